@@ -1,0 +1,70 @@
+"""BNext-18: the ResNet-18 frame, each residual pair being an ELM attention unit and a 3x3 feed-forward unit."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from bnext_jax.binary import SIGN_BELOW_18
+from bnext_jax.blocks import BinaryFeedForward, ElmAttention18
+from bnext_jax.layers import BatchNorm, Conv, Linear, PReLU, Temperature, wide
+
+WIDTHS = (64, 128, 256, 512)
+BLOCKS_PER_STAGE = 2
+
+
+class Block18(nnx.Module):
+    """Attention unit (stride and widening here), then a 3x3 feed-forward unit."""
+
+    def __init__(self, inputs, features, stride, *, rngs):
+        self.attention = ElmAttention18(inputs, features, stride, rngs=rngs)
+        self.feed_forward = BinaryFeedForward(features, 3, sign_below=SIGN_BELOW_18, rngs=rngs)
+
+    def __call__(self, x, temperature):
+        """[N,H,W,C] -> [N,H/stride,W/stride,C']."""
+        return self.feed_forward(self.attention(x, temperature), temperature)
+
+
+class BNext18(nnx.Module):
+    """The network.
+
+    Args:
+      num_classes: outputs of the classifier.
+      stem_stride: 2 = the ImageNet stem (7x7 stride 2, then 3x3 max pool stride 2); 1 = CIFAR's (3x3 stride 1, no
+        pool); None = 2 with 1000 classes and 1 otherwise.
+      widths: channels of the four stages; the first is the stem's.
+    """
+
+    def __init__(self, num_classes=1000, *, stem_stride=None, widths=WIDTHS, rngs):
+        self.downsample = (stem_stride or (2 if num_classes == 1000 else 1)) == 2
+        size, stride = (7, 2) if self.downsample else (3, 1)
+        self.conv = Conv(3, widths[0], size, stride, rngs=rngs)
+        self.norm = BatchNorm(widths[0])
+        stages, inputs = [], widths[0]
+        for features in widths:
+            stage = []
+            for j in range(BLOCKS_PER_STAGE):
+                stride = 2 if stages and j == 0 else 1
+                stage.append(Block18(inputs, features, stride, rngs=rngs))
+                inputs = features
+            stages.append(nnx.List(stage))
+        self.stages = nnx.List(stages)
+        self.prelu = PReLU(widths[-1])
+        self.classifier = Linear(widths[-1], num_classes, rngs=rngs)
+        self.temperature = Temperature(jnp.ones(()))
+
+    def __call__(self, images, temperature=None):
+        """[N,H,W,3] normalised, scalar T or None (the network's own) -> logits [N,num_classes] in float32 (float64 for float64).
+
+        Raises UserError for a height or width that a stride cannot halve.
+        """
+        temperature = self.temperature[...] if temperature is None else temperature
+        x = self.norm(self.conv(images))
+        if self.downsample:
+            x = lax.reduce_window(
+                x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+            )
+        for stage in self.stages:
+            for block in stage:
+                x = block(x, temperature)
+        pooled = self.prelu(x).astype(wide(x.dtype)).mean((1, 2))
+        return self.classifier(pooled)

@@ -1,0 +1,1 @@
+"""Training: mesh, optimiser, state, step, evaluation, checkpoints, the loop."""
