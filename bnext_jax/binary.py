@@ -20,7 +20,7 @@ LATENT_DEVIATION = 1e-3  # standard deviation of latent weights at first
 
 
 class LatentWeight(nnx.Param):
-    """A real weight behind a binary one. Metadata: bounds=(-1.5, 1.5) and the weight-decay group."""
+    """A real weight behind a binary one. Metadata: bounds=(-1.5, 1.5), the weight-decay group, sign_below (see binarize_weight)."""
 
 
 @jax.custom_vjp
@@ -88,7 +88,8 @@ class BinaryConv(nnx.Module):
     def __init__(self, inputs, features, size, stride=1, *, sign_below=SIGN_BELOW, rngs):
         self.size, self.stride, self.sign_below = size, stride, sign_below
         values = LATENT_DEVIATION * jax.random.normal(rngs.params(), (size, size, inputs, features))
-        self.kernel = LatentWeight(values, bounds=(-LATENT_BOUND, LATENT_BOUND), decay="weights")
+        bounds = (-LATENT_BOUND, LATENT_BOUND)
+        self.kernel = LatentWeight(values, bounds=bounds, decay="weights", sign_below=sign_below)
 
     def __call__(self, x, temperature, dtype=None):
         """x [N,H,W,C], T scalar -> [N, ceil(H/stride), ceil(W/stride), O] in `dtype` (None: that of x)."""

@@ -1,21 +1,11 @@
 """PyTorch's name and layout for every variable of ours (SPEC section 6)."""
 
-import dataclasses
-
 import numpy as np
-from flax import nnx
 
 from bnext_jax import blocks, layers, models
+from bnext_jax.convert import teacher_names
+from bnext_jax.convert.entry import Entry, affine, norm
 from bnext_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One tensor of a PyTorch state dict: its name, the variable that holds it here, and the layout that joins them."""
-
-    name: str
-    variable: nnx.Variable
-    layout: str
 
 
 # layout -> (ours to PyTorch, PyTorch to ours), on numpy arrays
@@ -30,20 +20,6 @@ LAYOUTS = {
 }
 
 
-def _norm(prefix, norm):
-    yield Entry(f"{prefix}.weight", norm.gain, "same")
-    yield Entry(f"{prefix}.bias", norm.bias, "same")
-    yield Entry(f"{prefix}.running_mean", norm.mean, "same")
-    yield Entry(f"{prefix}.running_var", norm.var, "same")
-    yield Entry(f"{prefix}.num_batches_tracked", norm.batches, "count")
-
-
-def _affine(prefix, layer, layout):
-    yield Entry(f"{prefix}.weight", layer.kernel, layout)
-    if layer.bias is not None:
-        yield Entry(f"{prefix}.bias", layer.bias, "same")
-
-
 def _unit(prefix, unit, temperature):
     if unit.scale is not None:
         yield Entry(f"{prefix}scale", unit.scale, "channel")
@@ -51,17 +27,17 @@ def _unit(prefix, unit, temperature):
     yield Entry(f"{prefix}binary_activation.temperature", temperature, "temperature")
     yield Entry(f"{prefix}binary_conv.weight", unit.conv.kernel, "conv")
     yield Entry(f"{prefix}binary_conv.temperature", temperature, "temperature")
-    yield from _norm(f"{prefix}norm1", unit.norm1)
-    yield from _norm(f"{prefix}norm2", unit.norm2)
+    yield from norm(f"{prefix}norm1", unit.norm1)
+    yield from norm(f"{prefix}norm2", unit.norm2)
     yield Entry(f"{prefix}activation1.weight", unit.activation1.slope, "same")
     yield Entry(f"{prefix}activation2.weight", unit.activation2.slope, "same")
     shortcut = getattr(unit, "shortcut", None)
     if shortcut is not None:
-        yield from _affine(f"{prefix}downsample.1", shortcut.conv, "conv")
-        yield from _norm(f"{prefix}downsample.2", shortcut.norm)
+        yield from affine(f"{prefix}downsample.1", shortcut.conv, "conv")
+        yield from norm(f"{prefix}downsample.2", shortcut.norm)
     if unit.gate is not None:
-        yield from _affine(f"{prefix}se.se.1", unit.gate.reduce, "gate")
-        yield from _affine(f"{prefix}se.se.3", unit.gate.expand, "gate")
+        yield from affine(f"{prefix}se.se.1", unit.gate.reduce, "gate")
+        yield from affine(f"{prefix}se.se.3", unit.gate.expand, "gate")
 
 
 def _block(prefix, block, temperature, elm_attention=True):
@@ -72,29 +48,31 @@ def _block(prefix, block, temperature, elm_attention=True):
 
 
 def _bnext(prefix, model, _):
-    yield from _affine("feature.0.conv1", model.stem.conv, "conv")
-    yield from _norm("feature.0.bn1", model.stem.norm)
+    yield from affine("feature.0.conv1", model.stem.conv, "conv")
+    yield from norm("feature.0.bn1", model.stem.norm)
     yield Entry("feature.0.prelu.weight", model.stem.prelu.slope, "same")
     for i, block in enumerate(model.blocks, start=1):
         yield from _block(f"feature.{i}.", block, model.temperature, model.elm_attention)
     yield Entry("prelu.weight", model.prelu.slope, "same")
-    yield from _affine("fc", model.classifier, "linear")
+    yield from affine("fc", model.classifier, "linear")
 
 
 def _bnext18(prefix, model, _):
-    yield from _affine("conv1", model.conv, "conv")
-    yield from _norm("bn1", model.norm)
+    yield from affine("conv1", model.conv, "conv")
+    yield from norm("bn1", model.norm)
     for i, stage in enumerate(model.stages):
         for j, block in enumerate(stage):
             yield from _unit(f"layer{i}.{j}.Attention.", block.attention, model.temperature)
             yield from _unit(f"layer{i}.{j}.FFN.", block.feed_forward, model.temperature)
     yield Entry("prelu.weight", model.prelu.slope, "same")
-    yield from _affine("fc", model.classifier, "linear")
+    yield from affine("fc", model.classifier, "linear")
 
 
 RULES = {
     models.BNext: _bnext,
     models.BNext18: _bnext18,
+    models.EfficientNet: teacher_names.efficientnet,
+    models.ConvNeXt: teacher_names.convnext,
     blocks.BasicBlock: _block,
     blocks.BinaryFeedForward: _unit,
     blocks.ElmAttention: _unit,

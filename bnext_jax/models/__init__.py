@@ -6,14 +6,20 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.bnext import WIDTHS, BNext
 from bnext_jax.models.bnext18 import BNext18
+from bnext_jax.models.convnext import SIZES, ConvNeXt
+from bnext_jax.models.efficientnet import SCALES, EfficientNet
 
-__all__ = ["MODELS", "create_model", "BNext", "BNext18"]
+__all__ = ["MODELS", "create_model", "BNext", "BNext18", "ConvNeXt", "EfficientNet"]
 
 # name -> (class, arguments that the name stands for)
 MODELS = {
     **{name: (BNext, {"widths": widths}) for name, widths in WIDTHS.items()},
     "bnext": (BNext, {}),  # widths=(...) of your own
     "bnext18": (BNext18, {}),
+    **{name: (EfficientNet, scale) for name, scale in SCALES.items()},
+    "efficientnet": (EfficientNet, {}),  # stages=(...), stem_width, head_width of your own
+    **{name: (ConvNeXt, size) for name, size in SIZES.items()},
+    "convnext": (ConvNeXt, {}),  # widths=(...), depths=(...) of your own
 }
 
 
@@ -21,7 +27,8 @@ def create_model(name, num_classes=1000, *, rngs, **arguments):
     """A network with fresh parameters, as an evaluation view (running statistics).
 
     Args:
-      name: a key of MODELS: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18; "bnext" with widths=(...).
+      name: a key of MODELS: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18; "bnext" with widths=(...);
+        the teachers efficientnet_b0, efficientnet_b2, efficientnet_b4, convnext_tiny, and both families by arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: of the network's class, e.g. elm_attention=False, stem_stride=1.

@@ -11,7 +11,7 @@ def clip_by_global_norm(max_norm):
     """PyTorch's clip: every gradient times min(1, max_norm / (norm + 1e-6)), norm being the global 2-norm."""
 
     def update(grads, _params):
-        factor = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + CLIP_EPSILON))
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + CLIP_EPSILON))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
     return optax.stateless(update)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.binary import LatentWeight
+from bnext_jax.layers import Buffer
 
 
 def flatten(state):
@@ -31,7 +32,7 @@ def unflatten(flat):
     return nested
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity, as jit wants it
 class Network:
     """A network split into structure and data.
 
@@ -39,13 +40,13 @@ class Network:
       graphdef: the structure, to be merged with variables inside jit.
       bounds: {path: (low, high)} of the parameters that are projected after each update.
       decay_groups: {path: "weights" or "rest"} of every parameter.
-      latent: paths of the latent weights, in order.
+      latent: {path: sign_below} of the latent weights (see binary.binarize_weight).
     """
 
     graphdef: nnx.GraphDef
     bounds: dict
     decay_groups: dict
-    latent: tuple
+    latent: dict
 
     def __call__(self, variables, images, temperature=None):
         """Logits and the variables that the forward changed: ({path: array}, [N,H,W,3], scalar) -> ([N,C], {path: array})."""
@@ -69,7 +70,7 @@ def split(model, *, training, batch_norm_group=None):
         graphdef=graphdef,
         bounds={path: pair for path, pair in bounds.items() if pair is not None},
         decay_groups={path: v.get_metadata()["decay"] for path, v in variables.items()},
-        latent=tuple(path for path, v in variables.items() if isinstance(v, LatentWeight)),
+        latent={path: v.get_metadata()["sign_below"] for path, v in variables.items() if isinstance(v, LatentWeight)},
     )
     return network, flatten(params), flatten(rest)
 
@@ -98,7 +99,5 @@ def initial_state(network, params, batch_stats, optimizer):
 
 def parameter_count(model):
     """Parameters as the PyTorch module counts them: those trained, and its unused PReLUs and norms."""
-    from bnext_jax.layers import Buffer
-
     counted = (nnx.state(model, kind) for kind in (nnx.Param, Buffer))
     return sum(int(np.prod(leaf.shape)) for state in counted for leaf in jax.tree.leaves(state))

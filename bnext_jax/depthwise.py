@@ -1,0 +1,132 @@
+"""Depthwise convolutions with PyTorch's padding of k // 2 on all sides, with a lowering for each platform.
+
+XLA's own depthwise convolution is slow on CPU, its gradients above all (15 to 20 times, see benchmarks), so there it
+becomes a sum of k * k shifted, scaled views. As in bnext_jax.convolution, `lax.platform_dependent` chooses at lowering
+time and both forms are the same sums in another order.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnext_jax.layers import Conv, wide
+
+
+def _plain(x, kernel, stride):
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(pad, pad), (pad, pad)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _view(padded, i, j, stride, shape):
+    """The strided view of `padded` [N,.,.,C] that kernel tap (i, j) meets: [N,H',W',C] for shape = (H', W')."""
+    n, _, _, channels = padded.shape
+    extents = [stride * (side - 1) + 1 for side in shape]
+    return lax.dynamic_slice(padded, (0, i, j, 0), (n, *extents, channels))[:, ::stride, ::stride]
+
+
+def _sum_of_taps(padded, kernel, stride, shape):
+    """sum over taps (i, j) of view(i, j) * kernel[i, j], in at least float32: [N,H',W',C] for shape = (H', W')."""
+    size, total = kernel.shape[0], wide(padded.dtype)
+    products = [
+        _view(padded, i, j, stride, shape).astype(total) * kernel[i, j, 0].astype(total)
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
+
+
+def _pad(x, pad):
+    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+
+def _cpu_forward(x, kernel, stride):
+    shape = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    return _sum_of_taps(_pad(x, kernel.shape[0] // 2), kernel, stride, shape)
+
+
+def _cpu_input_gradient(cotangent, kernel, stride, shape):
+    """The cotangent with stride - 1 zeros between its positions, convolved with the turned kernel: [N,H,W,C] = shape."""
+    pad = kernel.shape[0] // 2
+    edges = [(pad, side - 1 + pad - stride * (-(-side // stride) - 1), stride - 1) for side in shape[1:3]]
+    spread = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _sum_of_taps(spread, kernel[::-1, ::-1], 1, shape[1:3])
+
+
+def _cpu_kernel_gradient(x, cotangent, size, stride):
+    padded, total = _pad(x, size // 2), wide(x.dtype)
+
+    def tap(index):
+        view = _view(padded, index // size, index % size, stride, cotangent.shape[1:3])
+        return (view.astype(total) * cotangent.astype(total)).sum((1, 2)).sum(0)
+
+    # A loop: XLA's CPU compiler makes one slow pass of each tap's product and sum where it sees them all at once.
+    grads = lax.map(tap, jnp.arange(size * size))
+    return grads.reshape(size, size, 1, -1).astype(x.dtype)
+
+
+def _transposed(form, like, cotangent):
+    return jax.linear_transpose(form, like)(cotangent)[0]
+
+
+def _choose(cpu, default, *operands):
+    return lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_convolution(x, kernel, stride=1):
+    """Zero-padded: y[n,i,j,c] = sum over taps (u,v) of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,0,c].
+
+    Args:
+      x: [N, H, W, C]; float16, bfloat16, float32 or float64.
+      kernel: [k, k, 1, C] with odd k, the same type as x.
+      stride: positive integer.
+    Returns:
+      [N, ceil(H/stride), ceil(W/stride), C], the type of x.
+    Both gradients are the exact transposes of this linear map.
+    """
+    return _choose(lambda x, k: _cpu_forward(x, k, stride), lambda x, k: _plain(x, k, stride), x, kernel)
+
+
+def _forward(x, kernel, stride):
+    return depthwise_convolution(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, saved, cotangent):
+    x, kernel = saved
+    grad_x = _choose(
+        lambda g, k: _cpu_input_gradient(g, k, stride, x.shape),
+        lambda g, k: _transposed(lambda x: _plain(x, k, stride), jax.ShapeDtypeStruct(x.shape, x.dtype), g),
+        cotangent,
+        kernel,
+    )
+    grad_kernel = _choose(
+        lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride),
+        lambda x, g: _transposed(lambda k: _plain(x, k, stride), jax.ShapeDtypeStruct(kernel.shape, x.dtype), g),
+        x,
+        cotangent,
+    )
+    return grad_x, grad_kernel
+
+
+depthwise_convolution.defvjp(_forward, _backward)
+
+
+class DepthwiseConv(Conv):
+    """A depthwise convolution, one odd-sided kernel per channel, padded by size // 2. Arguments as Conv's."""
+
+    def __init__(self, features, size, stride=1, *, bias=False, rngs):
+        super().__init__(features, features, size, stride, groups=features, bias=bias, rngs=rngs)
+
+    def __call__(self, x):
+        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C], the type of x."""
+        y = depthwise_convolution(x, self.kernel[...].astype(x.dtype), self.stride)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)

@@ -1,0 +1,195 @@
+"""Checkpoints with Orbax v1: atomic, asynchronous, the newest few and the best kept, each describing itself.
+
+A work directory's `checkpoints/STEP` holds "network" (parameters and statistics) and "training" (step, optimiser), and
+JSON metadata: the model's name and arguments, temperature, step, epoch, preprocessing, class names, and the sha256 of
+both parts, because a flipped byte on disk would otherwise load in silence.
+"""
+
+import concurrent.futures
+import hashlib
+import logging
+import pathlib
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from bnext_jax.errors import UserError
+from bnext_jax.models import abstract_model
+from bnext_jax.train import state as state_lib
+
+log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+
+
+def digest(tree):
+    """sha256 over paths, shapes, types and bytes of all arrays of a tree, as hexadecimal text."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+
+    def of_leaf(item):
+        path, leaf = item
+        array = np.ascontiguousarray(leaf)
+        head = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode()
+        return hashlib.sha256(head + hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()).digest()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return hashlib.sha256(b"".join(pool.map(of_leaf, leaves))).hexdigest()
+
+
+def _parts(state):
+    return {
+        "network": {"params": state["params"], "batch_stats": state["batch_stats"]},
+        "training": {"step": state["step"], "opt_state": state["opt_state"]},
+    }
+
+
+def _load(path, abstract):
+    """The parts named in `abstract` and the metadata of one checkpoint. Raises whatever a damaged one makes Orbax raise."""
+    metadata = ocp.checkpointables_metadata(path).custom_metadata
+    parts = ocp.load_checkpointables(path, abstract)
+    for name, tree in parts.items():
+        if digest(tree) != metadata["sha256"][name]:
+            raise ValueError(f"the bytes of {name} in {path} are not those that were saved (sha256 differs)")
+    return parts, metadata
+
+
+def _newest_whole(steps, load, root):
+    """load(step) of the newest step that can be read, warning about each that cannot. Raises UserError if none can."""
+    problems = []
+    for step in sorted(steps, reverse=True):
+        try:
+            return load(step)
+        except Exception as error:  # truncated files surface as many kinds
+            reason = " ".join(str(error).split())[:200]
+            problems.append(f"{step}: {type(error).__name__}: {reason}")
+            log.warning("checkpoint %s of %s cannot be read (%s); trying the one before it", step, root, reason)
+    raise UserError(f"no checkpoint in {root} can be read ({'; '.join(problems)}); start again in a new work directory")
+
+
+class Checkpoints:
+    """The checkpoints of one run, being written. Use as a context manager: leaving it waits for the last save.
+
+    Args:
+      workdir: the run's folder. keep_latest, keep_best: how many are kept, by step and by top-1.
+    """
+
+    def __init__(self, workdir, keep_latest, keep_best):
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
+        self.root = pathlib.Path(workdir) / FOLDER
+        self._manager = ocp.training.Checkpointer(
+            self.root,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
+            cleanup_tmp_directories=True,
+        )
+        self._pending = None
+        self._unreadable = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.wait()
+        self._manager.close()
+
+    def wait(self):
+        """Waits for the save under way. Raises UserError if it could not be written."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._writing(pending.result)
+
+    def _writing(self, write):
+        try:
+            return write()
+        except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"a checkpoint could not be written to {self.root}: {reason}; free space or choose another --workdir") from error
+
+    def save(self, step, state, metadata, top1=None):
+        """Starts saving; returns when the arrays have been copied, so that `state` may be donated.
+
+        Args:
+          step: steps done. state: the whole training state. metadata: JSON data. top1: percent, if it was measured here.
+        Raises:
+          UserError: this or the previous save could not be written.
+        """
+        self.wait()
+        parts = _parts(state)
+        metadata = {**metadata, "sha256": {name: digest(tree) for name, tree in parts.items()}}
+        metrics = None if top1 is None else {"top1": float(top1)}
+        overwrite = step in self._unreadable
+        self._pending = self._writing(
+            lambda: self._manager.save_checkpointables_async(
+                step, parts, force=True, overwrite=overwrite, metrics=metrics, custom_metadata=metadata
+            )
+        )
+
+    def steps(self):
+        """Steps of the committed checkpoints, ascending."""
+        return [checkpoint.step for checkpoint in self._manager.checkpoints]
+
+    def restore(self, abstract_state):
+        """(state, metadata) of the newest checkpoint that is whole, or None where there is none.
+
+        abstract_state: the state's tree of jax.ShapeDtypeStruct with shardings. A damaged checkpoint is passed over
+        with a warning, and its step will be saved again. Raises UserError where all are damaged.
+        """
+
+        def load(step):
+            try:
+                return _load(self.root / str(step), _parts(abstract_state))
+            except Exception:
+                self._unreadable.add(step)
+                raise
+
+        if not self.steps():
+            return None
+        parts, metadata = _newest_whole(self.steps(), load, self.root)
+        return {**parts["network"], **parts["training"]}, metadata
+
+
+def _abstract(flat):
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return {path: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for path, v in flat.items()}
+
+
+def committed_steps(workdir):
+    """Steps of the checkpoints in a work directory, ascending; only looks, changes nothing.
+
+    Raises UserError where there is no such directory or no checkpoint in it.
+    """
+    root = pathlib.Path(workdir)
+    if not root.is_dir():
+        raise UserError(f"{workdir} does not exist; give a work directory that `train` wrote")
+    steps = sorted(int(entry.name) for entry in root.glob(f"{FOLDER}/*") if entry.name.isdigit())
+    if not steps:
+        raise UserError(f"{workdir} holds no checkpoint; give a work directory that `train` wrote")
+    return steps
+
+
+def describe(workdir):
+    """The metadata of the newest readable checkpoint, without its arrays. Raises UserError as load_network does."""
+    root = pathlib.Path(workdir) / FOLDER
+    return _newest_whole(
+        committed_steps(workdir), lambda step: ocp.checkpointables_metadata(root / str(step)).custom_metadata, root
+    )
+
+
+def load_network(workdir):
+    """(model, metadata) of the newest readable checkpoint of a work directory, the model as an evaluation view.
+
+    Raises:
+      UserError: no such directory, no checkpoint, or none that can be read.
+    """
+    root = pathlib.Path(workdir) / FOLDER
+
+    def load(step):
+        described = ocp.checkpointables_metadata(root / str(step)).custom_metadata["model"]
+        model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
+        _, params, batch_stats = state_lib.split(model, training=False)
+        abstract = {"network": {"params": _abstract(params), "batch_stats": _abstract(batch_stats)}}
+        parts, metadata = _load(root / str(step), abstract)
+        return state_lib.fill(model, parts["network"]["params"], parts["network"]["batch_stats"]), metadata
+
+    return _newest_whole(committed_steps(workdir), load, root)

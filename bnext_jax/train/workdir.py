@@ -1,0 +1,39 @@
+"""The work directory of a run: made, recognised, and refused where it belongs to another run."""
+
+import json
+import os
+import pathlib
+
+from bnext_jax.config import changed_fields, to_json
+from bnext_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+
+def claim(workdir, config):
+    """Makes a work directory, or checks that it holds the same run; writes the configuration into it.
+
+    Raises:
+      UserError: it cannot be made or written to, holds files of something else, or a run whose configuration differs
+        in fields that may not change (all are named).
+    """
+    if not workdir:
+        raise UserError("--workdir is missing; name the folder for checkpoints and logs")
+    root = pathlib.Path(workdir)
+    path = root / CONFIG_FILE
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            changed = changed_fields(json.loads(path.read_text()), config)
+            if changed:
+                raise UserError(
+                    f"{workdir} holds a run with other settings: {', '.join(changed)}; take another --workdir or the old settings"
+                )
+        elif any(entry.name != "config.tmp" for entry in root.iterdir()):
+            raise UserError(f"{workdir} is not empty and holds no run of ours; take a new or empty folder as --workdir")
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps(to_json(config), indent=1))
+        os.replace(partial, path)
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"the work directory {workdir} cannot be used: {error}") from error
+    return root

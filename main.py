@@ -1,0 +1,121 @@
+"""python main.py COMMAND [flags] [FILES]: reads a word and flags, calls one function, prints its result.
+
+Logs and progress go to standard error; the last line on standard output is the result as one JSON object.
+Exit code 0; 2 = a user's error, told in one sentence; a traceback is a bug.
+"""
+
+import json
+import logging
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from bnext_jax.errors import UserError
+
+
+def _train(config, workdir):
+    from bnext_jax.train.loop import train
+
+    return train(config, workdir)
+
+
+def _evaluate(checkpoint, config=None):
+    from bnext_jax.evaluate import evaluate
+
+    return evaluate(checkpoint, config)
+
+
+def _prepare(config):
+    from bnext_jax.data.sources import prepare
+
+    return prepare(config.data)
+
+
+def _count(checkpoint=None, model=None):
+    from bnext_jax.count import count
+
+    return count(checkpoint, model)
+
+
+def _plot(workdir, output, files):
+    from bnext_jax.plot import plot
+
+    return plot(files, workdir, output)
+
+
+def _quickstart(workdir, seed):
+    from bnext_jax.quickstart import quickstart
+
+    return quickstart(workdir, seed)
+
+
+# command -> (function, {flag: whether it must be given}, takes words or files)
+COMMANDS = {
+    "train": (_train, {"config": True, "workdir": True}, False),
+    "evaluate": (_evaluate, {"checkpoint": True, "config": False}, False),
+    "prepare": (_prepare, {"config": True}, False),
+    "count": (_count, {"checkpoint": False, "model": False}, False),
+    "plot": (_plot, {"workdir": True, "output": False}, True),
+    "quickstart": (_quickstart, {"workdir": False, "seed": False}, False),
+}
+
+
+def _define(name, values, line):
+    """One flag on a command's own FlagValues, so that main() can be called twice in a process."""
+    if name != "config":
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    elif any(word.split("=")[0].lstrip("-") == "config" for word in line):
+        config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=line)
+    else:
+        flags.DEFINE_string(name, None, "", flag_values=values)
+
+
+def parse(argv):
+    """argv -> (function, its keyword arguments). Raises UserError for anything that cannot be understood."""
+    if len(argv) < 2 or argv[1] not in COMMANDS:
+        given = f"unknown command {argv[1]!r}" if len(argv) > 1 else "a command is missing"
+        raise UserError(f"{given}; one of: {', '.join(COMMANDS)}")
+    command = argv[1]
+    function, names, takes_files = COMMANDS[command]
+    line, values = [argv[0], *argv[2:]], flags.FlagValues()
+    for name in names:
+        _define(name, values, line)
+    values.set_gnu_getopt(True)  # flags may stand behind file names
+    try:
+        files = values(line)[1:]
+        given = {name: values[name].value for name in names}
+        missing = [f"--{name}" for name, needed in names.items() if needed and given[name] is None]
+        if missing:
+            raise UserError(f"{command} needs {', '.join(missing)}")
+        if given.get("config") is not None:
+            given["config"].check()  # after the overrides; a config file that cannot be read shows here
+    except UserError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
+        raise UserError(f"{command}: " + " ".join(str(error).split()).strip('"')) from error
+    if files and not takes_files:
+        raise UserError(f"{command} takes no file names, got {' '.join(files)}")
+    return function, given | ({"files": files} if takes_files else {})
+
+
+def main(argv, out=None):
+    """Runs one command; prints its result as JSON on `out` (standard output); returns the exit code."""
+    try:
+        function, arguments = parse(argv)
+        result = function(**arguments)
+    except UserError as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result, allow_nan=False), file=out or sys.stdout, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read the global flags
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("bnext_jax").setLevel(logging.INFO)
+    result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
+    os.dup2(2, 1)  # whatever a library prints there goes to standard error
+    sys.exit(main(sys.argv, result_file))

@@ -1,0 +1,36 @@
+"""The teachers' networks of the reference: logits and pooled features in evaluation."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.convert import from_state_dict
+from bnext_jax.models import abstract_model
+from tests import golden_files
+
+
+@pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
+def test_teachers_logits_and_features_are_those_of_timm(path, monkeypatch):
+    arrays, meta = golden_files.read(path)
+    model = abstract_model(meta["timm_model"])
+    from_state_dict(model, golden_files.weights(arrays, meta))
+    shape = (meta["batch"], 3, meta["resolution"], meta["resolution"])
+    images = golden_files.nhwc(np.random.default_rng(meta["input_seed"]).standard_normal(shape, dtype=np.float32))
+    graphdef, state = nnx.split(model)
+
+    original = type(model).features
+
+    def outputs(state, images):
+        kept = {}
+
+        def features(self, images):  # keeps the map that the logits come from: a second pass would compile twice as long
+            kept["map"] = original(self, images)
+            return kept["map"]
+
+        monkeypatch.setattr(type(model), "features", features)
+        logits = nnx.merge(graphdef, state)(images)
+        return {"logits": logits, "features_mean": kept["map"].mean((1, 2))}
+
+    for key, found in jax.jit(outputs)(state, images).items():
+        assert np.abs(np.asarray(found) - arrays[key]).max() <= 1e-4 * arrays[key].std(), key

@@ -1,0 +1,159 @@
+"""EfficientNet and ConvNeXt: shapes, sizes, gradients and wrong arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.convert import from_state_dict, to_state_dict
+from bnext_jax.convert.state_dict import trainable
+from bnext_jax.errors import UserError
+from bnext_jax.models import abstract_model, create_model
+from bnext_jax.models.efficientnet import scaled_width
+
+CLASSES = 10
+NARROW = {
+    "efficientnet": {
+        "stem_width": 8,
+        "head_width": 16,
+        "stages": ((1, 3, 1, 8, 1), (4, 3, 2, 8, 1), (2, 5, 1, 8, 1)),
+    },
+    "convnext": {"widths": (8, 16, 24), "depths": (1, 1, 1)},
+}
+PARAMETERS = {
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b4": 19_341_616,
+    "convnext_tiny": 28_589_128,
+}
+narrow = pytest.mark.parametrize("name", NARROW)
+
+
+def _model(name, **arguments):
+    return create_model(name, CLASSES, rngs=nnx.Rngs(0), **{**NARROW[name], **arguments})
+
+
+def _images(side, batch=4, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(side).standard_normal((batch, side, side, 3)), dtype)
+
+
+def _logits(model, images):
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))(state, images)
+
+
+@pytest.fixture(scope="module", params=NARROW)
+def trained(request):
+    """(name, {path: parameter}, {path: gradient}, {path: new running statistic}) of one training-mode pass."""
+    model = nnx.view(_model(request.param), use_running_average=False, raise_if_not_found=False)
+    graphdef, parameters, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(parameters, rest, images):
+        network = nnx.merge(graphdef, parameters, rest, copy=True)
+        logits = network(images)
+        return -jax.nn.log_softmax(logits)[jnp.arange(4), jnp.arange(4)].mean(), nnx.state(network, nnx.BatchStat)
+
+    grads, statistics = jax.jit(jax.grad(loss, has_aux=True))(parameters, rest, _images(16))
+    flat = (dict(nnx.to_flat_state(state)) for state in (parameters, grads, statistics))
+    return request.param, *({path: variable[...] for path, variable in state.items()} for state in flat)
+
+
+@narrow
+@pytest.mark.parametrize("side", [16, 32])
+def test_narrow_network_maps_images_to_one_logit_a_class(name, side):
+    logits = _logits(_model(name), _images(side))
+    assert logits.shape == (4, CLASSES) and logits.dtype == jnp.float32
+    assert np.isfinite(logits).all() and np.std(logits, 0).min() > 0
+
+
+@narrow
+def test_one_stage_is_a_network_too(name):
+    one = {"efficientnet": {"stages": ((1, 3, 1, 8, 1),)}, "convnext": {"widths": (8,), "depths": (1,)}}
+    assert _logits(_model(name, **one[name]), _images(16)).shape == (4, CLASSES)
+
+
+@narrow
+def test_temperature_changes_no_logit(name):
+    model, images = abstract_model(name, CLASSES, **NARROW[name]), jnp.zeros((1, 16, 16, 3))
+    graphdef, state = nnx.split(model)
+    jaxprs = [str(jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x, t))(state, images)) for t in (None, 0.5)]
+    assert jaxprs[0] == jaxprs[1]
+
+
+@narrow
+def test_half_precision_images_give_float32_logits_near_those_of_float32_images(name):
+    model = _model(name)
+    exact, half = (_logits(model, _images(16, dtype=dtype)) for dtype in (np.float32, np.float16))
+    assert half.dtype == jnp.float32
+    assert np.abs(half - exact).max() <= 1e-2 * np.abs(exact).max()
+
+
+def test_every_parameter_has_a_gradient_that_is_not_zero_in_training_mode(trained):
+    _, parameters, grads, _ = trained
+    assert grads.keys() == parameters.keys()
+    assert [path for path, grad in grads.items() if not np.abs(grad).max() > 0] == []
+
+
+def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_and_nowhere_in_a_convnext(trained):
+    name, _, _, statistics = trained
+    counts = [int(value) for path, value in statistics.items() if path[-1] == "batches"]
+    assert counts == [1] * {"efficientnet": 10, "convnext": 0}[name]
+
+
+@narrow
+def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
+    model = _model(name)
+    tensors = to_state_dict(model)
+    groups = {key: variable.get_metadata("decay") for key, (variable, _) in trainable(model).items()}
+    assert groups == {key: "weights" if tensors[key].ndim == 4 else "rest" for key in groups}
+
+
+@narrow
+def test_state_dict_comes_back_as_it_went(name):
+    tensors = to_state_dict(_model(name))
+    again = to_state_dict(from_state_dict(abstract_model(name, CLASSES, **NARROW[name]), tensors))
+    assert tensors.keys() == again.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, again[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_count_is_the_published_one(name):
+    shapes = jax.tree.leaves(nnx.state(abstract_model(name), nnx.Param))
+    assert sum(leaf.size for leaf in shapes) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("width", "factor", "expected"), [(32, 1.1, 32), (16, 1.1, 16), (40, 1.4, 56), (11, 1.0, 16)])
+def test_scaled_width_is_a_multiple_of_eight_and_at_least_nine_tenths(width, factor, expected):
+    assert scaled_width(width, factor) == expected
+
+
+@pytest.mark.parametrize("shape", [(18, 16), (16, 24), (8, 16)])
+def test_convnext_refuses_images_that_it_cannot_patch_and_halve_evenly(shape):
+    with pytest.raises(UserError, match="multiples of 16"):
+        _model("convnext")(jnp.zeros((1, *shape, 3)))
+
+
+def test_efficientnet_rounds_halves_of_odd_sizes_up():
+    model = abstract_model("efficientnet", CLASSES, **NARROW["efficientnet"])
+    graphdef, state = nnx.split(model)
+    images = jnp.zeros((4, 17, 15, 3))
+    features = jax.eval_shape(lambda state, images: nnx.merge(graphdef, state).features(images), state, images)
+    assert features.shape == (4, 5, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("efficientnet", {"stages": ()}),
+        ("efficientnet", {"stages": ((1, 4, 1, 8, 1),)}),
+        ("efficientnet", {"stages": ((1, 3, 1, 8),)}),
+        ("convnext", {"widths": (8,), "depths": (1, 1)}),
+        ("convnext", {"widths": (), "depths": ()}),
+        ("convnext", {"widths": (8, 0), "depths": (1, 1)}),
+    ],
+)
+def test_shapes_that_are_no_network_raise_user_error(name, arguments):
+    with pytest.raises(UserError):
+        _model(name, **arguments)
