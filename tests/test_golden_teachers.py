@@ -24,7 +24,7 @@ def test_teachers_logits_and_features_are_those_of_timm(path, monkeypatch):
     def outputs(state, images):
         kept = {}
 
-        def features(self, images):  # keeps the map that the logits come from: a second pass would compile twice as long
+        def features(self, images):  # keeps the map behind the logits: a second pass would compile as long again
             kept["map"] = original(self, images)
             return kept["map"]
 

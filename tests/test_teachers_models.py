@@ -1,5 +1,7 @@
 """EfficientNet and ConvNeXt: shapes, sizes, gradients and wrong arguments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,12 @@ def _model(name, **arguments):
     return create_model(name, CLASSES, rngs=nnx.Rngs(0), **{**NARROW[name], **arguments})
 
 
+@functools.cache
+def _drawn(name):
+    """One narrow network for every test that changes nothing in it, drawn in one program (one a shape takes 10 s)."""
+    return nnx.jit(lambda: _model(name))()
+
+
 def _images(side, batch=4, dtype=np.float32):
     return jnp.asarray(np.random.default_rng(side).standard_normal((batch, side, side, 3)), dtype)
 
@@ -46,7 +54,7 @@ def _logits(model, images):
 @pytest.fixture(scope="module", params=NARROW)
 def trained(request):
     """(name, {path: parameter}, {path: gradient}, {path: new running statistic}) of one training-mode pass."""
-    model = nnx.view(_model(request.param), use_running_average=False, raise_if_not_found=False)
+    model = nnx.view(_drawn(request.param), use_running_average=False, raise_if_not_found=False)
     graphdef, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(parameters, rest, images):
@@ -62,7 +70,7 @@ def trained(request):
 @narrow
 @pytest.mark.parametrize("side", [16, 32])
 def test_narrow_network_maps_images_to_one_logit_a_class(name, side):
-    logits = _logits(_model(name), _images(side))
+    logits = _logits(_drawn(name), _images(side))
     assert logits.shape == (4, CLASSES) and logits.dtype == jnp.float32
     assert np.isfinite(logits).all() and np.std(logits, 0).min() > 0
 
@@ -77,13 +85,16 @@ def test_one_stage_is_a_network_too(name):
 def test_temperature_changes_no_logit(name):
     model, images = abstract_model(name, CLASSES, **NARROW[name]), jnp.zeros((1, 16, 16, 3))
     graphdef, state = nnx.split(model)
-    jaxprs = [str(jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x, t))(state, images)) for t in (None, 0.5)]
-    assert jaxprs[0] == jaxprs[1]
+
+    def program(temperature):
+        return str(jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x, temperature))(state, images))
+
+    assert program(None) == program(0.5)
 
 
 @narrow
 def test_half_precision_images_give_float32_logits_near_those_of_float32_images(name):
-    model = _model(name)
+    model = _drawn(name)
     exact, half = (_logits(model, _images(16, dtype=dtype)) for dtype in (np.float32, np.float16))
     assert half.dtype == jnp.float32
     assert np.abs(half - exact).max() <= 1e-2 * np.abs(exact).max()
@@ -103,7 +114,7 @@ def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_and_nowhere_in
 
 @narrow
 def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
-    model = _model(name)
+    model = _drawn(name)
     tensors = to_state_dict(model)
     groups = {key: variable.get_metadata("decay") for key, (variable, _) in trainable(model).items()}
     assert groups == {key: "weights" if tensors[key].ndim == 4 else "rest" for key in groups}
@@ -111,7 +122,7 @@ def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
 
 @narrow
 def test_state_dict_comes_back_as_it_went(name):
-    tensors = to_state_dict(_model(name))
+    tensors = to_state_dict(_drawn(name))
     again = to_state_dict(from_state_dict(abstract_model(name, CLASSES, **NARROW[name]), tensors))
     assert tensors.keys() == again.keys()
     for key, tensor in tensors.items():

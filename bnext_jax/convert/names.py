@@ -7,7 +7,6 @@ from bnext_jax.convert import teacher_names
 from bnext_jax.convert.entry import Entry, affine, norm
 from bnext_jax.errors import UserError
 
-
 # layout -> (ours to PyTorch, PyTorch to ours), on numpy arrays
 LAYOUTS = {
     "same": (lambda a: a, lambda a: a),

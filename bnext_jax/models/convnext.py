@@ -1,4 +1,6 @@
-"""ConvNeXt: patch embedding, stages of depthwise 7x7 blocks with layer norm and layer scale, 2x2 downsampling between them."""
+"""ConvNeXt: patches, then stages of depthwise 7x7 blocks with layer norm and layer scale, downsampled in between."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +91,9 @@ class ConvNeXt(nnx.Module):
         self.divisor = patch * 2 ** (len(widths) - 1)
         self.stem = Conv(3, widths[0], patch, patch, padding=0, bias=True, rngs=rngs)
         self.stem_norm = LayerNorm(widths[0])
-        pairs = zip(widths, widths[1:], strict=False)
-        self.downsamples = nnx.List([Downsample(inputs, features, rngs=rngs) for inputs, features in pairs])
+        self.downsamples = nnx.List(
+            [Downsample(inputs, features, rngs=rngs) for inputs, features in itertools.pairwise(widths)]
+        )
         self.stages = nnx.List(
             [
                 nnx.List([Block(features, layer_scale, rngs=rngs) for _ in range(depth)])

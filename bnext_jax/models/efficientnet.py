@@ -1,4 +1,4 @@
-"""EfficientNet in its PyTorch form: symmetric padding, batch-norm epsilon 1e-5, SiLU, squeeze-and-excitation in every block."""
+"""EfficientNet in its PyTorch form: symmetric padding, batch-norm epsilon 1e-5, SiLU, squeeze-and-excitation."""
 
 import math
 
@@ -76,7 +76,7 @@ class SqueezeExcitation(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection; the input is added where shapes agree.
+    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection, plus the input where shapes agree.
 
     Args:
       inputs, features: channels in and out. size: depthwise kernel side. stride: of the depthwise convolution.

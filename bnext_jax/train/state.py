@@ -6,13 +6,10 @@ benchmarks/train_step.py), a checkpoint's keys are readable, and bounds and deca
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bnext_jax.binary import LatentWeight
-from bnext_jax.layers import Buffer
 
 
 def flatten(state):
@@ -95,9 +92,3 @@ def initial_state(network, params, batch_stats, optimizer):
         "batch_stats": dict(batch_stats),
         "opt_state": optimizer.init(params),
     }
-
-
-def parameter_count(model):
-    """Parameters as the PyTorch module counts them: those trained, and its unused PReLUs and norms."""
-    counted = (nnx.state(model, kind) for kind in (nnx.Param, Buffer))
-    return sum(int(np.prod(leaf.shape)) for state in counted for leaf in jax.tree.leaves(state))

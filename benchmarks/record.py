@@ -1,0 +1,50 @@
+"""Writes a measurement with the command, the commit and the machine that made it."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results"
+
+
+def _processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _git(*words):
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()
+
+
+def machine():
+    """{"processor", "cores", "memory_gib", "python", "jax", "flax"} of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("jax", "flax")},
+    }
+
+
+def write(name, values):
+    """Writes results/NAME.json and prints it. `commit` ends in "+" where files were changed since that commit."""
+    changed = "+" if _git("status", "--porcelain", "--", "*.py") else ""
+    record = {
+        "command": "python " + " ".join([os.path.relpath(sys.argv[0], RESULTS.parent), *sys.argv[1:]]),
+        "commit": _git("rev-parse", "--short", "HEAD") + changed,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        **values,
+    }
+    text = json.dumps(record, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)

@@ -1,0 +1,117 @@
+"""BNext-T's training step and evaluation forward at 224 pixels, and what a step of BNext-L costs the host in Python.
+
+    python benchmarks/train_step.py            # the lowering that CPUs get
+    python benchmarks/train_step.py --both     # also the plain convolution, side by side in one run
+
+Each figure is the best of a few repetitions, float32, all cores. Memory is the process's peak.
+"""
+
+import pathlib
+import resource
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from benchmarks import record  # noqa: E402
+from bnext_jax import convolution  # noqa: E402
+from bnext_jax.config import OptimizerConfig, TemperatureConfig  # noqa: E402
+from bnext_jax.models import abstract_model, create_model  # noqa: E402
+from bnext_jax.train import evaluator, mesh, optimizer, state  # noqa: E402
+from bnext_jax.train.step import StepSpec, compile_step, make_step  # noqa: E402
+
+BATCH, PIXELS, REPEATS = 8, 224, 4
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def step_of(model, shardings):
+    """(compiled-on-call step, initial state) of a network with the ImageNet recipe's settings, cross-entropy."""
+    network, params, batch_stats = state.split(model, training=True)
+    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
+    float32 = jnp.dtype("float32")
+    spec = StepSpec(2502, 512, MEAN, STD, float32, float32, "product_of_means", None, OptimizerConfig(), TemperatureConfig())
+    return compile_step(make_step(network, {}, adamw, spec), shardings), (network, params, batch_stats, adamw)
+
+
+def best_seconds(function):
+    """The shortest of a few calls, in seconds."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def tiny(shardings):
+    """Compile seconds, step seconds and evaluation seconds of BNext-T, batch 8."""
+    model = create_model("bnext_tiny", rngs=nnx.Rngs(0))
+    step, (network, params, batch_stats, adamw) = step_of(model, shardings)
+    rng = np.random.default_rng(0)
+    batch = shardings.put_batch(
+        {"image": rng.integers(0, 256, (BATCH, PIXELS, PIXELS, 3), dtype=np.uint8), "label": rng.integers(0, 1000, BATCH, dtype=np.int32)}
+    )
+    current = shardings.put(state.initial_state(network, params, batch_stats, adamw))
+    start = time.perf_counter()
+    compiled = step.lower(current, batch, {}).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def one():
+        nonlocal current
+        current, metrics = compiled(current, batch, {})
+        return metrics["loss"]
+
+    one()
+    step_seconds = best_seconds(one)
+    evaluation, *_ = state.split(model, training=False)
+    eval_step = evaluator.make_eval_step(evaluation, shardings, mean=MEAN, std=STD, dtype=jnp.dtype("float32"))
+    variables = {**current["params"], **current["batch_stats"]}
+    masked = {**batch, "mask": shardings.put_batch({"mask": np.ones(BATCH, bool)})["mask"]}
+    jax.block_until_ready(eval_step(variables, masked))
+    return {
+        "compile_seconds": round(compile_seconds, 1),
+        "train_step_seconds": round(step_seconds, 3),
+        "eval_forward_seconds": round(best_seconds(lambda: eval_step(variables, masked)), 3),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def python_of_large(shardings):
+    """Milliseconds of Python per step for BNext-L's whole state: a jitted, donated update of one element a leaf."""
+    network, params, batch_stats = state.split(abstract_model("bnext_large"), training=True)
+    small = {part: {path: jnp.zeros((1,)) for path in flat} for part, flat in (("params", params), ("batch_stats", batch_stats))}
+    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
+    current = shardings.put(state.initial_state(network, {p: v for p, v in small["params"].items()}, small["batch_stats"], adamw))
+    update = jax.jit(
+        lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0, in_shardings=shardings.replicated, out_shardings=shardings.replicated
+    )
+    current = update(current)
+    times = []
+    for _ in range(20):
+        jax.block_until_ready(current)
+        start = time.perf_counter()
+        current = update(current)
+        times.append(time.perf_counter() - start)
+    return {"leaves": len(jax.tree.leaves(current)), "python_milliseconds": round(1000 * float(np.median(times)), 1)}
+
+
+def main():
+    """Runs everything and writes results/train_step.json."""
+    shardings = mesh.make_shardings()
+    values = {"bnext_tiny": tiny(shardings)}
+    if "--both" in sys.argv:
+        chosen = convolution._choose
+        convolution._choose = lambda cpu, default, *operands: default(*operands)
+        values["bnext_tiny_plain_convolution"] = tiny(shardings)
+        convolution._choose = chosen
+    values["bnext_large_host"] = python_of_large(shardings)
+    record.write("train_step", {"settings": {"batch": BATCH, "pixels": PIXELS, "precision": "float32"}, **values})
+
+
+if __name__ == "__main__":
+    main()
