@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnext_jax.errors import UserError
+from bnext_jax.process import restart_with_huge_pages
 
 
 def _train(config, workdir):
@@ -113,6 +114,7 @@ def main(argv, out=None):
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     flags.FLAGS.mark_as_parsed()  # Grain's workers read the global flags
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)

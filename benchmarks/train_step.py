@@ -6,12 +6,17 @@
 Each figure is the best of a few repetitions, float32, all cores. Memory is the process's peak.
 """
 
+import os
 import pathlib
 import resource
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from bnext_jax.process import restart_with_huge_pages  # noqa: E402
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # as main.py does
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -110,7 +115,7 @@ def main():
         values["bnext_tiny_plain_convolution"] = tiny(shardings)
         convolution._choose = chosen
     values["bnext_large_host"] = python_of_large(shardings)
-    record.write("train_step", {"settings": {"batch": BATCH, "pixels": PIXELS, "precision": "float32"}, **values})
+    record.write("train_step", {"settings": {"batch": BATCH, "pixels": PIXELS, "precision": "float32", "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}, **values})
 
 
 if __name__ == "__main__":

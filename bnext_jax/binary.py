@@ -5,6 +5,7 @@ the *binary* weight is what the forward pass multiplies with: clip(latent / temp
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -86,14 +87,13 @@ class BinaryConv(nnx.Module):
     """
 
     def __init__(self, inputs, features, size, stride=1, *, sign_below=SIGN_BELOW, rngs):
-        self.size, self.stride, self.sign_below = size, stride, sign_below
-        values = LATENT_DEVIATION * jax.random.normal(rngs.params(), (size, size, inputs, features))
+        self.stride, self.sign_below = stride, sign_below
+        shape = (size, size, inputs, features)
+        values = LATENT_DEVIATION * jax.random.normal(rngs.params(), (math.prod(shape),)).reshape(shape)
         bounds = (-LATENT_BOUND, LATENT_BOUND)
         self.kernel = LatentWeight(values, bounds=bounds, decay="weights", sign_below=sign_below)
 
     def __call__(self, x, temperature, dtype=None):
         """x [N,H,W,C], T scalar -> [N, ceil(H/stride), ceil(W/stride), O] in `dtype` (None: that of x)."""
         binary = binarize_weight(self.kernel[...], temperature, self.sign_below).astype(x.dtype)
-        if self.size == 1:
-            return jnp.matmul(x, binary[0, 0], preferred_element_type=dtype)
         return convolution(x, binary, self.stride, dtype)

@@ -4,6 +4,8 @@ Parameters carry their weight-decay group as metadata: "weights" for whatever ha
 dict (convolutions, gate convolutions, shift, scale), "rest" for everything else.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -27,7 +29,8 @@ class Temperature(nnx.Variable):
 def uniform(rngs, shape, fan_in):
     """PyTorch's default for weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), float array of `shape`."""
     bound = fan_in**-0.5
-    return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+    flat = jax.random.uniform(rngs.params(), (math.prod(shape),), minval=-bound, maxval=bound)  # compiles faster than in 4-D
+    return flat.reshape(shape)
 
 
 def wide(dtype):

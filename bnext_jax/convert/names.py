@@ -80,7 +80,7 @@ RULES = {
 
 
 def entries(module):
-    """The Entry of every tensor in the PyTorch state dict of `module` (a network, a block or a unit), in PyTorch's order of parts.
+    """The Entry of every tensor in the PyTorch state dict of `module` (network, block or unit), in PyTorch's order.
 
     Raises UserError for a module without a PyTorch counterpart.
     """

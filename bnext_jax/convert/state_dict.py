@@ -68,7 +68,7 @@ def to_state_dict(module):
     tensors = {}
     for entry in entries(module):
         to_torch, _ = LAYOUTS[entry.layout]
-        tensors[entry.name] = np.ascontiguousarray(to_torch(np.asarray(entry.variable[...])))
+        tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
     return tensors
 
 

@@ -9,7 +9,7 @@ from bnext_jax.models.bnext18 import BNext18
 from bnext_jax.models.convnext import SIZES, ConvNeXt
 from bnext_jax.models.efficientnet import SCALES, EfficientNet
 
-__all__ = ["MODELS", "create_model", "BNext", "BNext18", "ConvNeXt", "EfficientNet"]
+__all__ = ["MODELS", "BNext", "BNext18", "ConvNeXt", "EfficientNet", "create_model"]
 
 # name -> (class, arguments that the name stands for)
 MODELS = {
