@@ -13,22 +13,22 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from bnext_jax.process import restart_with_huge_pages  # noqa: E402
+from bnext_jax.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # as main.py does
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-from benchmarks import record  # noqa: E402
-from bnext_jax import convolution  # noqa: E402
-from bnext_jax.config import OptimizerConfig, TemperatureConfig  # noqa: E402
-from bnext_jax.models import abstract_model, create_model  # noqa: E402
-from bnext_jax.train import evaluator, mesh, optimizer, state  # noqa: E402
-from bnext_jax.train.step import StepSpec, compile_step, make_step  # noqa: E402
+from benchmarks import record
+from bnext_jax import lowering
+from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.models import abstract_model, create_model
+from bnext_jax.train import evaluator, mesh, optimizer, state
+from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 BATCH, PIXELS, REPEATS = 8, 224, 4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -93,7 +93,10 @@ def python_of_large(shardings):
     adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
     current = shardings.put(state.initial_state(network, {p: v for p, v in small["params"].items()}, small["batch_stats"], adamw))
     update = jax.jit(
-        lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0, in_shardings=shardings.replicated, out_shardings=shardings.replicated
+        lambda tree: jax.tree.map(lambda x: x + 1, tree),
+        donate_argnums=0,
+        in_shardings=shardings.replicated,
+        out_shardings=shardings.replicated,
     )
     current = update(current)
     times = []
@@ -110,12 +113,16 @@ def main():
     shardings = mesh.make_shardings()
     values = {"bnext_tiny": tiny(shardings)}
     if "--both" in sys.argv:
-        chosen = convolution._choose
-        convolution._choose = lambda cpu, default, *operands: default(*operands)
+        lowering.choose = lambda cpu, default, *operands: default(*operands)
         values["bnext_tiny_plain_convolution"] = tiny(shardings)
-        convolution._choose = chosen
     values["bnext_large_host"] = python_of_large(shardings)
-    record.write("train_step", {"settings": {"batch": BATCH, "pixels": PIXELS, "precision": "float32", "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")}, **values})
+    record.write(
+        "train_step",
+        {
+            "settings": {"batch": BATCH, "pixels": PIXELS, "precision": "float32", "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "")},
+            **values,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ class Config(ReadOnly):
                 raise UserError(f"config.{name} is {value}; it must be positive")
         group = self.batch_norm_group
         if group is not None and (group <= 0 or self.batch_size % group):
-            raise UserError(
-                f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}"
-            )
+            raise UserError(f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}")
         for name, value in (("precision", self.precision), ("distill.precision", self.distill.precision)):
             if value not in PRECISIONS:
                 raise UserError(f"config.{name} is {value!r}; one of: {', '.join(PRECISIONS)}")

@@ -2,8 +2,7 @@
 
 On accelerators the plain convolution is right. On CPU, XLA's own lowering of the kernel gradient and of strided or
 low-resolution convolutions is slow, so there they become k * k matrix products over shifted views (measured by
-benchmarks/train_step.py). Both are the same sums in another order; `lax.platform_dependent` chooses at lowering time,
-so that compiling for a TPU on a machine without one gives the TPU's program.
+benchmarks/train_step.py). Both are the same sums in another order; bnext_jax.lowering chooses.
 """
 
 import functools
@@ -11,6 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from bnext_jax import lowering
 
 # Below this many output positions per image a sum of matrix products beats XLA's CPU convolution.
 FEW_POSITIONS = 100
@@ -48,10 +49,7 @@ def _matmul(x, kernel, stride, dtype):
     """The same convolution as `_plain`, as a sum of k * k matrix products."""
     size, _, inputs, features = kernel.shape
     taps = kernel.reshape(size * size, inputs, features)
-    products = [
-        jnp.matmul(view, tap, preferred_element_type=dtype)
-        for view, tap in zip(_taps(x, size, stride), taps, strict=True)
-    ]
+    products = [jnp.matmul(view, tap, preferred_element_type=dtype) for view, tap in zip(_taps(x, size, stride), taps, strict=True)]
     out_h, out_w = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
     return functools.reduce(jnp.add, products).reshape(x.shape[0], out_h, out_w, features)
 
@@ -84,10 +82,6 @@ def _cpu_kernel_gradient(x, cotangent, size, stride):
     return jnp.stack(grads).reshape(size, size, x.shape[-1], cotangent.shape[-1])
 
 
-def _choose(cpu, default, *operands):
-    return lax.platform_dependent(*operands, cpu=cpu, default=default)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x, kernel, stride=1, dtype=None):
     """Zero-padded convolution: y[n,i,j,o] = sum over taps (u,v) and c of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,c,o].
@@ -102,9 +96,7 @@ def convolution(x, kernel, stride=1, dtype=None):
       [N, ceil(H/stride), ceil(W/stride), O].
     Both gradients are the exact transposes of this linear map.
     """
-    return _choose(
-        lambda x, k: _cpu_forward(x, k, stride, dtype), lambda x, k: _plain(x, k, stride, dtype), x, kernel
-    )
+    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, dtype), lambda x, k: _plain(x, k, stride, dtype), x, kernel)
 
 
 def _forward(x, kernel, stride, dtype):
@@ -114,13 +106,13 @@ def _forward(x, kernel, stride, dtype):
 def _backward(stride, dtype, saved, cotangent):
     x, kernel = saved
     cotangent = cotangent.astype(x.dtype)
-    grad_x = _choose(
+    grad_x = lowering.choose(
         lambda g, k: _cpu_input_gradient(g, k, stride, x.shape),
         lambda g, k: _transpose_input(_plain, g, k, stride, x.shape),
         cotangent,
         kernel,
     )
-    grad_kernel = _choose(
+    grad_kernel = lowering.choose(
         lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride),
         lambda x, g: _plain_kernel_gradient(x, g, kernel.shape[0], stride),
         x,

@@ -1,8 +1,7 @@
 """Depthwise convolutions with PyTorch's padding of k // 2 on all sides, with a lowering for each platform.
 
 XLA's own depthwise convolution is slow on CPU: gradients and output take 1.5 to 20 times as long as from a sum
-of k * k shifted, scaled views, which stands for it there. As in bnext_jax.convolution, `lax.platform_dependent` chooses
-at lowering time, and both forms are the same sums in another order.
+of k * k shifted, scaled views, which stands for it there. bnext_jax.lowering chooses; both forms are the same sums in another order.
 """
 
 import functools
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bnext_jax import lowering
 from bnext_jax.layers import Conv, wide
 
 
@@ -36,11 +36,7 @@ def _view(padded, i, j, stride, shape):
 def _sum_of_taps(padded, kernel, stride, shape):
     """sum over taps (i, j) of view(i, j) * kernel[i, j], in at least float32: [N,H',W',C] for shape = (H', W')."""
     size, total = kernel.shape[0], wide(padded.dtype)
-    products = [
-        _view(padded, i, j, stride, shape).astype(total) * kernel[i, j, 0].astype(total)
-        for i in range(size)
-        for j in range(size)
-    ]
+    products = [_view(padded, i, j, stride, shape).astype(total) * kernel[i, j, 0].astype(total) for i in range(size) for j in range(size)]
     return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
@@ -77,10 +73,6 @@ def _transposed(form, like, cotangent):
     return jax.linear_transpose(form, like)(cotangent)[0]
 
 
-def _choose(cpu, default, *operands):
-    return lax.platform_dependent(*operands, cpu=cpu, default=default)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_convolution(x, kernel, stride=1):
     """Zero-padded: y[n,i,j,c] = sum over taps (u,v) of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,0,c].
@@ -93,7 +85,7 @@ def depthwise_convolution(x, kernel, stride=1):
       [N, ceil(H/stride), ceil(W/stride), C], the type of x.
     Both gradients are the exact transposes of this linear map.
     """
-    return _choose(lambda x, k: _cpu_forward(x, k, stride), lambda x, k: _plain(x, k, stride), x, kernel)
+    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride), lambda x, k: _plain(x, k, stride), x, kernel)
 
 
 def _forward(x, kernel, stride):
@@ -102,13 +94,13 @@ def _forward(x, kernel, stride):
 
 def _backward(stride, saved, cotangent):
     x, kernel = saved
-    grad_x = _choose(
+    grad_x = lowering.choose(
         lambda g, k: _cpu_input_gradient(g, k, stride, x.shape),
         lambda g, k: _transposed(lambda x: _plain(x, k, stride), jax.ShapeDtypeStruct(x.shape, x.dtype), g),
         cotangent,
         kernel,
     )
-    grad_kernel = _choose(
+    grad_kernel = lowering.choose(
         lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride),
         lambda x, g: _transposed(lambda k: _plain(x, k, stride), jax.ShapeDtypeStruct(kernel.shape, x.dtype), g),
         x,

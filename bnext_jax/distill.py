@@ -57,5 +57,5 @@ def distillation_loss(logits, teacher_logits, *, form="product_of_means", group=
 
 
 def assistant_index(epoch, epochs, assistants):
-    """Which assistant teaches in `epoch`: floor(epoch / (epochs / assistants)), an index below `assistants` (diversified consecutive KD)."""
+    """Which assistant teaches in `epoch`: floor(epoch / (epochs / assistants)), an index below `assistants`."""
     return min(int(epoch // (epochs / assistants)), assistants - 1)

@@ -53,7 +53,7 @@ def evaluate(directory, config=None):
         **evaluator.evaluate(eval_step, variables, source, shardings, config.data, config.eval_batch_size),
         "step": metadata["step"],
         "temperature": metadata["temperature"],
-        "binary": watch.BinaryWatch(network.latent).is_binary(variables, metadata["temperature"]),
+        "binary": watch.is_binary(network.latent, variables, metadata["temperature"]),
         "precision": str(dtype),
         "model": metadata["model"]["name"],
     }

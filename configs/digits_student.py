@@ -14,9 +14,7 @@ MEAN, STD = (0.31,) * 3, (0.38,) * 3  # of the training split at 16x16
 
 def digits_data():
     """Sixteen pixels instead of eight, so that two strides leave a map; shifted by up to one pixel in training."""
-    return c.DataConfig(
-        name="digits", train_transform="resize(16)|pad_crop(1)", eval_transform="resize(16)", mean=MEAN, std=STD, threads=2
-    )
+    return c.DataConfig(name="digits", train_transform="resize(16)|pad_crop(1)", eval_transform="resize(16)", mean=MEAN, std=STD, threads=1)
 
 
 def get_config(form="distilled"):
@@ -24,11 +22,11 @@ def get_config(form="distilled"):
     if form not in ("distilled", "labels", "smoke"):
         raise ValueError(f"unknown form {form!r} of configs/digits_student.py: distilled, labels or smoke")
     config = c.Config(
-        model=c.ModelConfig(name="bnext", widths=(16, 32, 32, 64, 64)),
+        model=c.ModelConfig(name="bnext", widths=(16, 32, 64, 64)),
         data=digits_data(),
         optimizer=c.OptimizerConfig(learning_rate=5e-3, warmup_epochs=2, warmup_rate=1e-3),
         temperature=c.TemperatureConfig(exact_from=0.75),
-        epochs=40,
+        epochs=30,
         batch_size=64,
         eval_batch_size=120,
     )

@@ -1,8 +1,8 @@
 """The real-valued teachers of the digits example: a small EfficientNet (the assistant) and a better ConvNeXt (the main teacher).
 
-    python main.py train --config=configs/digits_teacher.py:assistant --workdir=runs/quickstart/assistant
-    python main.py train --config=configs/digits_teacher.py:main --workdir=runs/quickstart/main
-    python main.py train --config=configs/digits_teacher.py:smoke --workdir=/tmp/smoke                # one block, two epochs
+python main.py train --config=configs/digits_teacher.py:assistant --workdir=runs/quickstart/assistant
+python main.py train --config=configs/digits_teacher.py:main --workdir=runs/quickstart/main
+python main.py train --config=configs/digits_teacher.py:smoke --workdir=/tmp/smoke                # one block, two epochs
 """
 
 from bnext_jax import config as c
@@ -21,7 +21,7 @@ def get_config(form="main"):
         model=c.ModelConfig(name="efficientnet" if form == "assistant" else "convnext", extra=extra[form]),
         data=digits_data(),
         optimizer=c.OptimizerConfig(learning_rate=3e-3, warmup_epochs=2, warmup_rate=1e-3, decay_weights=1e-3),
-        epochs=2 if form == "smoke" else 20,
+        epochs=2 if form == "smoke" else 15,
         batch_size=64,
         eval_batch_size=120,
         tensorboard=form != "smoke",

@@ -1,13 +1,50 @@
-"""What every test shares: both lowerings of the convolution."""
+"""What tests share: both lowerings of the convolutions, the digits prepared once, a way to run commands."""
 
+import io
+import json
+import logging
+import os
+import pathlib
+
+import jax
 import pytest
 
-from bnext_jax import convolution
+# Compiled programs are kept between runs, and shared with the commands that tests start.
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+
+import main as program  # noqa: E402
+from bnext_jax import lowering as lowering_module  # noqa: E402
+from bnext_jax.config import DataConfig  # noqa: E402
+from bnext_jax.data import sources  # noqa: E402
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
 def lowering(request, monkeypatch):
-    """Runs a test with the CPU's form of the convolution and with the one that accelerators compile."""
+    """Runs a test with the CPU's form of the convolutions and with the one that accelerators compile."""
     if request.param == "accelerator":
-        monkeypatch.setattr(convolution, "_choose", lambda cpu, default, *operands: default(*operands))
+        monkeypatch.setattr(lowering_module, "choose", lambda cpu, default, *operands: default(*operands))
     return request.param
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The folder of the prepared digits dataset."""
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    sources.prepare(DataConfig(directory=folder))
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """run(words...) calls main() in process: (exit code, result or None, standard error)."""
+
+    def call(*words):
+        logging.getLogger("bnext_jax").setLevel(logging.INFO)
+        out = io.StringIO()
+        code = program.main(["main.py", *map(str, words)], out)
+        lines = out.getvalue().splitlines()
+        return code, json.loads(lines[-1]) if lines else None, capsys.readouterr().err
+
+    return call

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnext_jax import depthwise
+from bnext_jax import depthwise, lowering
 
 CASES = [(3, 1, (6, 6)), (3, 2, (6, 6)), (3, 2, (7, 5)), (5, 2, (8, 6)), (5, 1, (3, 4)), (7, 1, (8, 8)), (7, 3, (2, 9))]
 
@@ -25,7 +25,7 @@ def _data(size, shape, dtype=np.float32):
 def test_both_lowerings_give_the_same_output_and_gradients(size, stride, shape, monkeypatch):
     x, kernel = _data(size, shape)
     cpu = _outputs(x, kernel, stride)
-    monkeypatch.setattr(depthwise, "_choose", lambda cpu, default, *operands: default(*operands))
+    monkeypatch.setattr(lowering, "choose", lambda cpu, default, *operands: default(*operands))
     for found, expected in zip(cpu, _outputs(x, kernel, stride), strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
@@ -41,12 +41,12 @@ def test_output_is_the_sum_over_taps_of_zero_padded_positions():
     np.testing.assert_allclose(depthwise.depthwise_convolution(x, kernel, 2), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("lowering", ["cpu", "accelerator"])
-def test_bfloat16_gives_bfloat16_within_its_rounding(lowering, monkeypatch):
+@pytest.mark.parametrize("form", ["cpu", "accelerator"])
+def test_bfloat16_gives_bfloat16_within_its_rounding(form, monkeypatch):
     x, kernel = _data(7, (8, 8), jnp.bfloat16)
     exact = _outputs(x.astype(jnp.float32), kernel.astype(jnp.float32), 1)
-    if lowering == "accelerator":
-        monkeypatch.setattr(depthwise, "_choose", lambda cpu, default, *operands: default(*operands))
+    if form == "accelerator":
+        monkeypatch.setattr(lowering, "choose", lambda cpu, default, *operands: default(*operands))
     for found, expected in zip(_outputs(x, kernel, 1), exact, strict=True):
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(np.float32), expected, atol=2e-2 * np.abs(expected).max(), rtol=0)

@@ -28,9 +28,7 @@ def build(unit, arrays):
     if unit.startswith("block"):
         inputs = conv("Attention.")[0]
         features = 2 * inputs if "widen" in unit else inputs
-        return blocks.BasicBlock(
-            inputs, features, stride, elm_attention=unit.endswith("elm"), info_recoupling=recoupling, rngs=rngs
-        )
+        return blocks.BasicBlock(inputs, features, stride, elm_attention=unit.endswith("elm"), info_recoupling=recoupling, rngs=rngs)
     inputs, features = conv()
     if unit.startswith("bnext18_attention"):
         return blocks.ElmAttention18(inputs, features, stride, rngs=rngs)
@@ -55,9 +53,7 @@ def test_golden_unit_outputs_gradients_and_statistics(path, lowering):
     module = from_state_dict(build(meta["unit"], arrays), golden_files.weights(arrays, meta, calibrated=False))
     shape = meta["input_shape_nchw"]
     x = golden_files.nhwc(np.random.default_rng(meta["input_seed"]).standard_normal(shape, dtype=np.float32))
-    cotangent = golden_files.nhwc(
-        np.random.default_rng(meta["cotangent_seed"]).standard_normal(arrays["train"].shape, dtype=np.float32)
-    )
+    cotangent = golden_files.nhwc(np.random.default_rng(meta["cotangent_seed"]).standard_normal(arrays["train"].shape, dtype=np.float32))
     temperature = jnp.float32(meta["temperature"])
 
     evaluated = nnx.view(module, use_running_average=True)(x, temperature)

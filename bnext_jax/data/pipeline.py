@@ -19,13 +19,21 @@ def steps_per_epoch(source, batch_size):
     """N // batch. Raises UserError where that is 0."""
     if len(source) < batch_size:
         raise UserError(
-            f"config.batch_size {batch_size} is larger than the {len(source)} images of {source.name}'s {source.split} split; choose a smaller one"
+            f"config.batch_size {batch_size} is larger than the {len(source)} images of {source.name}'s {source.split} split;"
+            " choose a smaller one"
         )
     return len(source) // batch_size
 
 
-class TrainRows:
-    """Random access to this process's rows, step after step: element i is row rows[i mod R] of step i // R."""
+class TrainBatches:
+    """Random access to this process's rows of each step: element s is {"image": uint8 [R,H,W,3], "label": int32 [R]}.
+
+    Args:
+      source: data.sources.Source. transform: one line of data.transforms. batch_size: global. epochs: length of the run.
+      rows: this process's rows of each global batch. seed: of order and augmentation.
+    Raises:
+      UserError: an unknown transform, a batch larger than the split.
+    """
 
     def __init__(self, source, transform, *, batch_size, epochs, rows, seed):
         self.source, self.transform = source, Transform(transform)
@@ -34,51 +42,62 @@ class TrainRows:
         self.steps = epochs * self.steps_per_epoch
 
     def __len__(self):
-        return self.steps * len(self.rows)
+        return self.steps
 
-    def image_index(self, step, row):
-        """(epoch, index in the dataset) of one row of one step's global batch."""
+    def image_indices(self, step):
+        """(epoch, indices in the dataset) of this process's rows of one step."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         epoch_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        position = step_in_epoch * self.batch_size + row
-        return epoch, grain.experimental.index_shuffle(position, len(self.source) - 1, epoch_seed, SHUFFLE_ROUNDS)
+        positions = (step_in_epoch * self.batch_size + row for row in self.rows)
+        last = len(self.source) - 1
+        return epoch, [grain.experimental.index_shuffle(p, last, epoch_seed, SHUFFLE_ROUNDS) for p in positions]
 
-    def __getitem__(self, i):
-        step, local = divmod(i, len(self.rows))
-        epoch, index = self.image_index(step, self.rows[local])
-        image, label = self.source.example(index)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        return {"image": self.transform(image, rng), "label": np.int32(label)}
+    def __getitem__(self, step):
+        epoch, indices = self.image_indices(step)
+        examples = [self.source.example(index) for index in indices]
+        images = [
+            self.transform(image, np.random.default_rng([self.seed, epoch, index]))
+            for index, (image, _) in zip(indices, examples, strict=True)
+        ]
+        return {"image": _stack(images), "label": np.array([label for _, label in examples], np.int32)}
 
 
-class EvalRows:
-    """Every image once, in order, padded to whole batches; "mask" is False on padding."""
+class EvalBatches:
+    """Every image once, in order, padded to whole batches; "mask" [R] is False on padding. Otherwise as TrainBatches."""
 
     def __init__(self, source, transform, *, batch_size, rows):
         self.source, self.transform = source, Transform(transform)
         self.batch_size, self.rows = batch_size, rows
 
     def __len__(self):
-        return -(-len(self.source) // self.batch_size) * len(self.rows)
+        return -(-len(self.source) // self.batch_size)
 
-    def __getitem__(self, i):
-        batch, local = divmod(i, len(self.rows))
-        index = batch * self.batch_size + self.rows[local]
-        image, label = self.source.example(index if index < len(self.source) else 0)
-        image = self.transform(image, np.random.default_rng(0))
-        return {"image": image, "label": np.int32(label), "mask": np.bool_(index < len(self.source))}
+    def __getitem__(self, step):
+        indices = [step * self.batch_size + row for row in self.rows]
+        examples = [self.source.example(index if index < len(self.source) else 0) for index in indices]
+        return {
+            "image": _stack([self.transform(image, np.random.default_rng(0)) for image, _ in examples]),
+            "label": np.array([label for _, label in examples], np.int32),
+            "mask": np.array([index < len(self.source) for index in indices]),
+        }
 
 
-def batches(rows, *, start_step=0, threads=4, workers=0):
-    """An iterator over {"image": uint8 [R,H,W,3], "label": int32 [R], ...}, R = this process's rows of one step.
+def _stack(images):
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        raise UserError(f"the transform leaves images of different sizes ({sorted(shapes)[:3]}); let it end in a crop of one size")
+    return np.stack(images)
+
+
+def iterate(batches, *, start_step=0, threads=4, workers=0):
+    """An iterator over the elements of TrainBatches or EvalBatches, read ahead.
 
     Args:
-      rows: TrainRows or EvalRows.
       start_step: the first step to read; those before are skipped without being read.
-      threads: that decode, per process (or per worker). workers: processes that decode; 0 = threads alone.
+      threads: that decode, each a batch, per process (or per worker). workers: processes that decode; 0 = threads alone.
     """
-    dataset = grain.MapDataset.source(rows).batch(len(rows.rows))[start_step:]
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCHED_BATCHES)
+    dataset = grain.MapDataset.source(batches)[start_step:]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCHED_BATCHES))
     dataset = dataset.to_iter_dataset(options)
     if workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -87,5 +106,4 @@ def batches(rows, *, start_step=0, threads=4, workers=0):
 
 def image_shape(source, transform):
     """(height, width, 3) of the images that `transform` makes, from the split's first image."""
-    rows = EvalRows(source, transform, batch_size=1, rows=[0])
-    return rows[0]["image"].shape
+    return EvalBatches(source, transform, batch_size=1, rows=[0])[0]["image"].shape[1:]

@@ -112,7 +112,9 @@ def open_source(data, split):
     builder = _builder(data)
     if not builder.is_prepared():
         if data.name != "digits":
-            raise UserError(f"dataset {data.name} is not in {pathlib.Path(builder.data_dir)}; run `python main.py prepare` with this config first")
+            raise UserError(
+                f"dataset {data.name} is not in {pathlib.Path(builder.data_dir)}; run `python main.py prepare` with this config first"
+            )
         prepare(data)
         builder = _builder(data)
     class_names = _class_names(builder, data)

@@ -1,9 +1,9 @@
 """Transforms of one uint8 image, written on one line of the config: "pad_crop(4)|flip", "resize(16)|center_crop(16)".
 
-    resize(s)       Pillow's bicubic with antialiasing, shorter side to s, longer side int(s * long / short)
-    center_crop(s)  s x s, offset = round half to even of (size - s)/2
-    pad_crop(p)     zero-pad p pixels on all sides, then a random crop of the original size
-    flip            mirrored left to right with probability 1/2
+resize(s)       Pillow's bicubic with antialiasing, shorter side to s, longer side int(s * long / short)
+center_crop(s)  s x s, offset = round half to even of (size - s)/2
+pad_crop(p)     zero-pad p pixels on all sides, then a random crop of the original size
+flip            mirrored left to right with probability 1/2
 """
 
 import io

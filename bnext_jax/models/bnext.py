@@ -1,5 +1,7 @@
 """BNext-T, S, M and L: a real stem, binary blocks, a real head (SPEC section 1; paper, table 1)."""
 
+import itertools
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -18,7 +20,7 @@ WIDTHS = {
 
 def check_widths(widths):
     """Raises UserError unless each width equals the one before it or doubles it, and the first is at least 8."""
-    steps_fit = all(after in (before, 2 * before) for before, after in zip(widths, widths[1:], strict=False))
+    steps_fit = all(after in (before, 2 * before) for before, after in itertools.pairwise(widths))
     if len(widths) < 2 or min(widths) < 8 or not steps_fit:
         raise UserError(
             f"widths {tuple(widths)} are not a BNext: give the stem's width (8 or more) and one width a block,"
@@ -51,15 +53,13 @@ class BNext(nnx.Module):
       UserError: widths that are no BNext.
     """
 
-    def __init__(
-        self, widths, num_classes=1000, *, stem_stride=None, elm_attention=True, info_recoupling=True, rngs
-    ):
+    def __init__(self, widths, num_classes=1000, *, stem_stride=None, elm_attention=True, info_recoupling=True, rngs):
         check_widths(widths)
         stride = stem_stride or (2 if num_classes == 1000 else 1)
         self.elm_attention = elm_attention
         self.stem = Stem(widths[0], stride, rngs=rngs)
         blocks = []
-        for i, (inputs, features) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for i, (inputs, features) in enumerate(itertools.pairwise(widths), start=1):
             blocks.append(
                 BasicBlock(
                     inputs,

@@ -60,9 +60,7 @@ class BNext18(nnx.Module):
         temperature = self.temperature[...] if temperature is None else temperature
         x = self.norm(self.conv(images))
         if self.downsample:
-            x = lax.reduce_window(
-                x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
-            )
+            x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
         for stage in self.stages:
             for block in stage:
                 x = block(x, temperature)

@@ -91,9 +91,7 @@ class ConvNeXt(nnx.Module):
         self.divisor = patch * 2 ** (len(widths) - 1)
         self.stem = Conv(3, widths[0], patch, patch, padding=0, bias=True, rngs=rngs)
         self.stem_norm = LayerNorm(widths[0])
-        self.downsamples = nnx.List(
-            [Downsample(inputs, features, rngs=rngs) for inputs, features in itertools.pairwise(widths)]
-        )
+        self.downsamples = nnx.List([Downsample(inputs, features, rngs=rngs) for inputs, features in itertools.pairwise(widths)])
         self.stages = nnx.List(
             [
                 nnx.List([Block(features, layer_scale, rngs=rngs) for _ in range(depth)])

@@ -55,8 +55,7 @@ def check_stages(stages):
     for stage in stages:
         if len(stage) != 5 or any(not isinstance(n, int) or n < 1 for n in stage) or stage[1] % 2 == 0:
             raise UserError(
-                f"stage {tuple(stage)} is not (expansion, odd kernel side, stride, width, number of blocks), five"
-                " positive integers"
+                f"stage {tuple(stage)} is not (expansion, odd kernel side, stride, width, number of blocks), five positive integers"
             )
     if not stages:
         raise UserError("stages is empty; an EfficientNet needs at least one stage")

@@ -104,7 +104,9 @@ class Checkpoints:
             return write()
         except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"a checkpoint could not be written to {self.root}: {reason}; free space or choose another --workdir") from error
+            raise UserError(
+                f"a checkpoint could not be written to {self.root}: {reason}; free space or choose another --workdir"
+            ) from error
 
     def save(self, step, state, metadata, top1=None):
         """Starts saving; returns when the arrays have been copied, so that `state` may be donated.
@@ -171,9 +173,7 @@ def committed_steps(workdir):
 def describe(workdir):
     """The metadata of the newest readable checkpoint, without its arrays. Raises UserError as load_network does."""
     root = pathlib.Path(workdir) / FOLDER
-    return _newest_whole(
-        committed_steps(workdir), lambda step: ocp.checkpointables_metadata(root / str(step)).custom_metadata, root
-    )
+    return _newest_whole(committed_steps(workdir), lambda step: ocp.checkpointables_metadata(root / str(step)).custom_metadata, root)
 
 
 def load_network(workdir):

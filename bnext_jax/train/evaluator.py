@@ -40,10 +40,9 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size):
     Raises:
       AssertionError: the images counted are not the split's.
     """
-    rows = pipeline.EvalRows(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
-    sums = []
-    for batch in pipeline.batches(rows, threads=data.threads, workers=data.workers):
-        sums.append(eval_step(variables, shardings.put_batch(batch)))
+    batches = pipeline.EvalBatches(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
+    read = pipeline.iterate(batches, threads=data.threads, workers=data.workers)
+    sums = [eval_step(variables, shardings.put_batch(batch)) for batch in read]
     total = {name: sum(float(part[name]) for part in sums) for name in ("loss", "top1", "top5", "count")}
     assert total["count"] == len(source), f"counted {total['count']} of {len(source)} images"
     count = len(source)

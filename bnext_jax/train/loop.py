@@ -54,12 +54,12 @@ class Run:
         data = config.data
         self.train_source = sources.open_source(data, data.train_split)
         self.eval_source = sources.open_source(data, data.eval_split)
-        self.rows = pipeline.TrainRows(
+        self.batches = pipeline.TrainBatches(
             self.train_source, data.train_transform, batch_size=config.batch_size, epochs=config.epochs,
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
         )  # fmt: skip
-        self.steps_per_epoch, self.total_steps = self.rows.steps_per_epoch, self.rows.steps
-        self.image_shape = self.rows[0]["image"].shape
+        self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
+        self.image_shape = self.batches[0]["image"].shape[1:]
         eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # the network
         self.model_spec = {
@@ -67,9 +67,7 @@ class Run:
             "num_classes": len(self.train_source.class_names),
             "arguments": config.model.arguments(),
         }
-        model = create_model(
-            config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments()
-        )
+        model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
         self.eval_network, *_ = state.split(model, training=False)
         for shape in {self.image_shape, eval_shape}:
@@ -86,9 +84,7 @@ class Run:
             precision_type(config.distill.precision, self.dtype), config.distill.form, config.batch_norm_group,
             config.optimizer, config.temperature,
         )  # fmt: skip
-        self.eval_step = evaluator.make_eval_step(
-            self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype
-        )
+        self.eval_step = evaluator.make_eval_step(self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype)
         self.step = None
 
     def temperature(self, step):
@@ -160,7 +156,7 @@ def train(config, workdir_path):
         "steps": done,
         "epochs": done // run.steps_per_epoch,
         "temperature": temperature,
-        "binary": watch.BinaryWatch(run.network.latent).is_binary(run.state["params"], temperature),
+        "binary": watch.is_binary(run.network.latent, run.state["params"], temperature),
         "images": images,
         "train_seconds": seconds,
         "examples_per_second": images / seconds if seconds else 0.0,
@@ -184,9 +180,8 @@ def _resume(run, checkpoints):
 def _epochs(run, checkpoints, writer, start, last):
     """Steps start..last-1; returns (seconds spent in steps, the evaluation of the last step or None)."""
     config = run.config
-    data = pipeline.batches(run.rows, start_step=start, threads=config.data.threads, workers=config.data.workers) if start < last else None
-    meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent)
-    binary.look(run.state["params"], run.temperature(start))
+    data = pipeline.iterate(run.batches, start_step=start, threads=config.data.threads, workers=config.data.workers)
+    meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent, run.state["params"])
     seconds, final = 0.0, None
     began, waited = time.perf_counter(), 0.0
     with Progress("train", last, start) as progress:

@@ -28,9 +28,7 @@ def adamw(config, decay_groups):
       m and v bias-corrected (Loshchilov and Hutter, arXiv 1711.05101).
     """
     rates = {"weights": config.decay_weights, "rest": config.decay_rest}
-    decay = optax.stateless(
-        lambda updates, params: {path: u + rates[decay_groups[path]] * params[path] for path, u in updates.items()}
-    )
+    decay = optax.stateless(lambda updates, params: {path: u + rates[decay_groups[path]] * params[path] for path, u in updates.items()})
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return optax.chain(clip_by_global_norm(config.clip_norm), adam, decay)
 

@@ -6,6 +6,7 @@ benchmarks/train_step.py), a checkpoint's keys are readable, and bounds and deca
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -57,9 +58,7 @@ def split(model, *, training, batch_norm_group=None):
 
     training: batch statistics, with groups of `batch_norm_group` examples; otherwise running statistics.
     """
-    view = nnx.view(
-        model, use_running_average=not training, batch_norm_group=batch_norm_group, raise_if_not_found=False
-    )
+    view = nnx.view(model, use_running_average=not training, batch_norm_group=batch_norm_group, raise_if_not_found=False)
     graphdef, params, rest = nnx.split(view, nnx.Param, ...)
     variables = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(params)}
     bounds = {path: v.get_metadata().get("bounds") for path, v in variables.items()}
@@ -86,9 +85,10 @@ def project(params, bounds):
 def initial_state(network, params, batch_stats, optimizer):
     """{"step", "params", "batch_stats", "opt_state"}: the parameters projected, the optimiser at zero."""
     params = project(params, network.bounds)
-    return {
+    state = {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "batch_stats": dict(batch_stats),
         "opt_state": optimizer.init(params),
     }
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # no weak types, or the second step would compile again

@@ -1,8 +1,8 @@
 """The training step: student forward, teachers' forward, loss, gradients, AdamW, projection, as one pure function.
 
-    state = {"step", "params", "batch_stats", "opt_state"}      donated
-    batch = {"image": [N,H,W,3] uint8, or floating and already normalised; "label": [N] int32}
-    teachers = {"main": variables, "assistant": variables}      frozen, not donated, not differentiated
+state = {"step", "params", "batch_stats", "opt_state"}      donated
+batch = {"image": [N,H,W,3] uint8, or floating and already normalised; "label": [N] int32}
+teachers = {"main": variables, "assistant": variables}      frozen, not donated, not differentiated
 """
 
 import dataclasses
@@ -66,9 +66,7 @@ def make_step(student, teachers, optimizer, spec):
         if not teachers:
             return distill.cross_entropy(logits, batch["label"]).mean(), (logits, stats)
         seen = images.astype(spec.teacher_dtype)
-        teacher_logits = [
-            jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)
-        ]
+        teacher_logits = [jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)]
         loss = distill.distillation_loss(logits, teacher_logits, form=spec.form, group=spec.group)
         return loss, (logits, stats)
 
@@ -108,6 +106,4 @@ def compile_step(step, mesh_shardings):
     mesh_shardings: train.mesh.Shardings. Everything that goes in must have been put on the mesh, so that the run compiles once.
     """
     whole, batch = mesh_shardings.replicated, mesh_shardings.batch
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(whole, batch, whole), out_shardings=(whole, whole)
-    )
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole, batch, whole), out_shardings=(whole, whole))

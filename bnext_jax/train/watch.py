@@ -51,42 +51,45 @@ class Meter:
         self.last = values
 
 
-@functools.partial(jax.jit, static_argnums=(3,))
-def _binary_counts(latent, signs_before, temperature, sign_below):
-    signs = {path: jnp.sign(w).astype(jnp.int8) for path, w in latent.items()}
+@jax.jit
+def _signs(latent):
+    return {path: jnp.sign(w).astype(jnp.int8) for path, w in latent.items()}
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _count(latent, signs_before, temperature, sign_below):
     ones = [jnp.sum(jnp.abs(binarize_weight(w, temperature, sign_below)) == 1) for w in latent.values()]
-    flips = [jnp.sum(signs[path] != before) for path, before in signs_before.items()]
-    return signs, sum(ones), sum(flips, jnp.zeros((), jnp.int32))
+    flips = [jnp.sum(jnp.sign(w).astype(jnp.int8) != signs_before[path]) for path, w in latent.items()]
+    return sum(ones), sum(flips)
 
 
 class BinaryWatch:
-    """Share of binary weights at +-1 and flip ratio since the last look.
+    """Share of binary weights at +-1, and flip ratio: the share whose sign changed since the last look.
 
-    latent: {path: sign_below} (Network.latent).
+    latent: {path: sign_below} (Network.latent). params: {path: array}, the state at the first look.
     """
 
-    def __init__(self, latent):
-        self._paths = tuple(latent)
-        self._sign_below = next(iter(latent.values()), 0.0)
-        self._signs = {}
+    def __init__(self, latent, params):
+        self._paths, self._sign_below = tuple(latent), next(iter(latent.values()), 0.0)
+        self._before = _signs(self._chosen(params))
+
+    def _chosen(self, params):
+        return {path: params[path] for path in self._paths}
 
     def look(self, params, temperature):
-        """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights.
-
-        The flip ratio counts the weights whose sign differs from the last look; the first look has none.
-        """
+        """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights."""
         if not self._paths:
             return {}
-        latent = {path: params[path] for path in self._paths}
+        latent = self._chosen(params)
         total = sum(w.size for w in latent.values())
-        first = not self._signs
-        self._signs, ones, flips = _binary_counts(latent, self._signs, jnp.asarray(temperature), self._sign_below)
-        found = {"binary_share": int(ones) / total}
-        return found if first else {**found, "flip_ratio": int(flips) / total}
+        ones, flips = _count(latent, self._before, jnp.float32(temperature), self._sign_below)
+        self._before = _signs(latent)
+        return {"binary_share": int(ones) / total, "flip_ratio": int(flips) / total}
 
-    def is_binary(self, params, temperature):
-        """Whether every binary weight is exactly +-1 at this temperature; False for a network that has none."""
-        return self.look(params, temperature).get("binary_share") == 1.0
+
+def is_binary(latent, params, temperature):
+    """Whether every binary weight is exactly +-1 at this temperature; False for a network that has none. Arguments as above."""
+    return BinaryWatch(latent, params).look(params, temperature).get("binary_share") == 1.0
 
 
 class Writer:

@@ -1,0 +1,33 @@
+# make quickstart   environment, data, teachers, binary student, one JSON line
+# make test         environment, lint, tests (what CI runs)
+# make lint         ruff alone
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test lint clean
+.DELETE_ON_ERROR:
+
+$(VENV)/run.done: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev.done: requirements-dev.txt $(VENV)/run.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+quickstart: $(VENV)/run.done
+	$(BIN)/python main.py quickstart
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest --durations=15
+
+clean:
+	rm -rf $(VENV)

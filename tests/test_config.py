@@ -1,0 +1,59 @@
+"""The configuration: what it refuses, and what may change when a run resumes."""
+
+import dataclasses
+
+import pytest
+
+from bnext_jax import config as c
+from bnext_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": c.ModelConfig(name="resnet")}, "config.model.name is 'resnet'; one of: bnext_tiny"),
+        ({"epochs": 0}, "config.epochs is 0"),
+        ({"batch_size": 64, "batch_norm_group": 48}, "64 does not divide into groups of config.batch_norm_group 48"),
+        ({"precision": "float16"}, "config.precision is 'float16'"),
+        ({"distill": c.DistillConfig(main="a", form="sum")}, "config.distill.form is 'sum'"),
+        ({"distill": c.DistillConfig(assistants=("a",))}, "without config.distill.main"),
+        ({"temperature": c.TemperatureConfig(exact_from=1.5)}, "exact_from is 1.5"),
+        ({"temperature": c.TemperatureConfig(decay=0.0)}, "decay is 0.0"),
+        ({"data": c.DataConfig(std=(1.0, 0.0, 1.0))}, "config.data.std"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_field(change, message):
+    with pytest.raises(UserError, match=message):
+        c.Config(**change).check()
+
+
+def test_a_checked_configuration_is_read_only_in_all_its_parts():
+    config = c.Config().check()
+    for part, name in ((config, "epochs"), (config.optimizer, "learning_rate"), (config.data, "threads")):
+        with pytest.raises(AttributeError, match="read-only"):
+            setattr(part, name, 1)
+
+
+def test_only_fields_that_define_the_run_count_as_changed():
+    saved = c.to_json(c.Config())
+    other = c.Config(seed=1, tensorboard=False, eval_every_epochs=3, data=c.DataConfig(threads=9, train_transform="flip"))
+    assert c.changed_fields(saved, other) == ["config.data.train_transform (was '', now 'flip')", "config.seed (was 0, now 1)"]
+    assert c.changed_fields(saved, c.Config()) == []
+
+
+def test_a_models_arguments_are_those_that_differ_from_the_defaults():
+    assert c.ModelConfig(name="bnext", widths=(8, 16), elm_attention=False, extra={"a": 1}).arguments() == {
+        "a": 1,
+        "widths": (8, 16),
+        "elm_attention": False,
+    }
+
+
+def test_every_field_says_whether_it_may_change_on_resume():
+    def fields(cls):
+        for field in dataclasses.fields(cls):
+            yield field
+            if dataclasses.is_dataclass(field.type):
+                yield from fields(field.type)
+
+    assert all("resume" in field.metadata for field in fields(c.Config))

@@ -1,0 +1,171 @@
+"""Training runs through main(): resumption to the last bit, distillation, what is refused, what is recorded."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from bnext_jax.train import checkpoint, loop, watch
+
+STEPS = 44  # two epochs of 1437 // 64 batches
+
+
+@pytest.fixture(scope="module")
+def words(digits):
+    """What every command line of these tests shares."""
+    return [f"--config.data.directory={digits}", "--config.tensorboard=False"]
+
+
+@pytest.fixture
+def train(run, words):
+    """train(form, workdir, words...): (exit code, result, standard error)."""
+
+    def call(form, workdir, *more):
+        name = "digits_teacher" if form == "teacher" else "digits_student"
+        form = "smoke" if form == "teacher" else form
+        return run("train", f"--config=configs/{name}.py:{form}", f"--workdir={workdir}", *words, *more)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(digits, words, tmp_path_factory):
+    """A finished smoke run: (work directory, result)."""
+    import io
+
+    import main as program
+
+    folder, out = tmp_path_factory.mktemp("runs") / "whole", io.StringIO()
+    arguments = ["main.py", "train", "--config=configs/digits_student.py:smoke", f"--workdir={folder}", *words]
+    assert program.main(arguments, out) == 0
+    return folder, json.loads(out.getvalue())
+
+
+def saved_state(workdir):
+    """(step, {key: array}) of the newest checkpoint, everything in it."""
+    step = checkpoint.committed_steps(workdir)[-1]
+    tree = checkpoint.ocp.load_checkpointables(pathlib.Path(workdir) / "checkpoints" / str(step))
+    leaves = jax.tree_util.tree_leaves_with_path({name: tree[name] for name in ("network", "training")})
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_a_run_stopped_twice_inside_epochs_ends_bit_for_bit_as_the_whole_run(train, whole, tmp_path):
+    for stop in (10, 30, 0):
+        code, result, _ = train("smoke", tmp_path / "run", f"--config.stop_at_step={stop}")
+        assert code == 0 and result["steps"] == (stop or STEPS) and result["finished"] == (not stop)
+    (step, ours), (whole_step, theirs) = saved_state(tmp_path / "run"), saved_state(whole[0])
+    assert step == whole_step == STEPS and ours.keys() == theirs.keys() and len(ours) > 200
+    for key in ours:
+        assert ours[key].tobytes() == theirs[key].tobytes(), key
+    assert {k: result[k] for k in ("top1", "top5", "loss", "binary")} == {k: whole[1][k] for k in ("top1", "top5", "loss", "binary")}
+
+
+def test_a_short_run_ends_with_exactly_binary_weights_and_says_so(whole):
+    workdir, result = whole
+    assert result["binary"] is True and result["temperature"] == 0 and result["examples"] == 360
+    last = watch.read_metrics(workdir)[-1]
+    assert last["binary_share"] == 1 and 0 < last["flip_ratio"] < 1
+    model, metadata = checkpoint.load_network(workdir)
+    assert float(model.temperature[...]) == metadata["temperature"] == 0
+
+
+def test_each_epoch_is_recorded_with_all_that_is_watched(whole):
+    lines = watch.read_metrics(whole[0])
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 22), (2, 44)]
+    for key in ("train_loss", "train_top1", "test_top1", "learning_rate", "temperature", "images_per_second", "data_wait_seconds"):
+        assert all(key in line for line in lines), key
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)  # the warm-up's first epoch
+    assert lines[0]["temperature"] == 1
+
+
+def test_a_checkpoint_says_all_that_is_needed_to_use_it(whole):
+    described = checkpoint.describe(whole[0])
+    assert described["model"] == {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8, 16, 16]}}
+    assert (described["step"], described["epoch"], described["temperature"]) == (STEPS, 2, 0)
+    assert described["class_names"] == list("0123456789")
+    assert described["preprocessing"]["image_shape"] == [16, 16, 3]
+
+
+def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, whole):
+    code, result, _ = run("evaluate", f"--checkpoint={whole[0]}")
+    assert code == 0
+    assert {k: result[k] for k in ("top1", "top5", "loss", "examples", "binary")} == {
+        k: whole[1][k] for k in ("top1", "top5", "loss", "examples", "binary")
+    }
+    assert result["precision"] == "float32" and result["step"] == STEPS
+
+
+def test_curves_and_count_take_a_work_directory(run, whole, tmp_path):
+    code, result, _ = run("plot", "curves", f"--workdir={whole[0]}", f"--output={tmp_path / 'curves.png'}")
+    assert code == 0 and pathlib.Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    code, result, _ = run("count", f"--checkpoint={whole[0]}")
+    # 3x3 and 1x1 units on 8, 8, then 8, 8 and 8, then 16 and 16 channels
+    assert code == 0 and result["bnext"]["binary_weights"] == (9 + 1) * 64 + (9 + 2) * 64 + (9 + 1) * 256
+
+
+def test_a_student_learns_from_two_teachers_and_the_step_compiles_once(train, tmp_path, monkeypatch):
+    for role, extra in (("main", ()), ("assistant", ("--config.seed=5",))):
+        code, result, _ = train("teacher", tmp_path / role, *extra)
+        assert code == 0 and result["binary"] is False
+    steps = []
+    compile_step = loop.compile_step
+    monkeypatch.setattr(loop, "compile_step", lambda *args: steps.append(compile_step(*args)) or steps[-1])
+    distilled = [f"--config.distill.main={tmp_path / 'main'}", f"--config.distill.assistants=('{tmp_path / 'assistant'}',)"]
+    code, result, _ = train("smoke", tmp_path / "student", *distilled)
+    assert code == 0 and result["binary"] is True
+    assert [step._cache_size() for step in steps] == [1]
+    first, last = watch.read_metrics(tmp_path / "student")
+    # half the weighted entropies of two teachers over ten classes: at most (ln 10) / 2 plus their distance, falling
+    assert last["train_loss"] < first["train_loss"] < 2.0
+
+
+def test_the_assistant_changes_at_its_epoch(train, tmp_path, monkeypatch):
+    from bnext_jax.train import teachers
+
+    for role in ("a", "b"):
+        assert train("teacher", tmp_path / role, "--config.stop_at_step=1", f"--config.seed={ord(role)}")[0] == 0
+    appointed = []
+    appoint = teachers.Faculty.appoint
+    monkeypatch.setattr(teachers.Faculty, "appoint", lambda self, paths: appointed.append(paths) or appoint(self, paths))
+    distilled = [f"--config.distill.main={tmp_path / 'a'}", f"--config.distill.assistants=('{tmp_path / 'b'}','{tmp_path / 'a'}')"]
+    assert train("smoke", tmp_path / "student", *distilled)[0] == 0
+    assert appointed == [{"main": str(tmp_path / "a"), "assistant": str(tmp_path / "b")}, {"main": str(tmp_path / "a")}]
+
+
+def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(train, tmp_path):
+    assert train("smoke", tmp_path / "run", "--config.stop_at_step=10")[0] == 0
+    broken = "--config.data.std=(1e-38,1e-38,1e-38)"  # pixels overflow
+    code, result, error = train("smoke", tmp_path / "other", broken)
+    assert code == 2 and result is None and "not finite at step 0" in error and error.count("\n") < 4
+    assert not (tmp_path / "other" / "checkpoints").exists() or not list((tmp_path / "other" / "checkpoints").glob("[0-9]*"))
+    assert checkpoint.committed_steps(tmp_path / "run") == [10]
+
+
+def test_a_truncated_checkpoint_is_passed_over_with_a_warning(train, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    data = max((tmp_path / "run/checkpoints/44/network").rglob("d/*"), key=lambda p: p.stat().st_size)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    assert checkpoint.describe(tmp_path / "run")["step"] == 44  # its text is whole, its arrays are not
+    _model, metadata = checkpoint.load_network(tmp_path / "run")
+    assert metadata["step"] == 22
+    code, result, _ = train("smoke", tmp_path / "run")
+    assert code == 0 and result["steps"] == STEPS and result["top1"] == whole[1]["top1"]
+    assert saved_digest(tmp_path / "run") == saved_digest(whole[0])
+
+
+def saved_digest(workdir):
+    return checkpoint.describe(workdir)["sha256"]
+
+
+def test_a_flipped_byte_does_not_load_in_silence(whole, tmp_path, caplog):
+    shutil.copytree(whole[0], tmp_path / "run")
+    for data in (tmp_path / "run/checkpoints/44/network").rglob("d/*"):
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    assert checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
+    assert "checkpoint 44" in caplog.text
