@@ -73,6 +73,12 @@ def _define(name, values, line):
         flags.DEFINE_string(name, None, "", flag_values=values)
 
 
+def _sentence(error):
+    """The message of an error on one line; of a traceback inside it (config files that fail) the last line."""
+    text = str(error).strip().strip('"')
+    return " ".join(text.splitlines()[-1].split() if "Traceback" in text else text.split())
+
+
 def parse(argv):
     """argv -> (function, its keyword arguments). Raises UserError for anything that cannot be understood."""
     if len(argv) < 2 or argv[1] not in COMMANDS:
@@ -95,7 +101,7 @@ def parse(argv):
     except UserError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
-        raise UserError(f"{command}: " + " ".join(str(error).split()).strip('"')) from error
+        raise UserError(f"{command}: {_sentence(error)}") from error
     if files and not takes_files:
         raise UserError(f"{command} takes no file names, got {' '.join(files)}")
     return function, given | ({"files": files} if takes_files else {})
@@ -115,9 +121,10 @@ def main(argv, out=None):
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    flags.FLAGS.mark_as_parsed()  # Grain's workers read the global flags
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
+    for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
     os.dup2(2, 1)  # whatever a library prints there goes to standard error
     sys.exit(main(sys.argv, result_file))

@@ -168,6 +168,10 @@ class Config(ReadOnly):
         share = self.temperature.exact_from
         if share is not None and not 0 < share < 1:
             raise UserError(f"config.temperature.exact_from is {share}; it is a share of the run, between 0 and 1")
+        if share is not None and share * self.epochs > self.epochs - 1:
+            raise UserError(
+                f"config.temperature.exact_from {share} leaves no whole epoch of {self.epochs} with exact signs; choose a smaller share"
+            )
         if not 0 < self.temperature.decay <= 1:
             raise UserError(f"config.temperature.decay is {self.temperature.decay}; it must lie in (0, 1]")
         if len(self.data.mean) != 3 or len(self.data.std) != 3 or min(self.data.std) <= 0:

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -111,9 +110,9 @@ def test_a_work_directory_that_cannot_be_made_is_told(run, tmp_path, place):
     refused(run("train", SMOKE, f"--workdir={tmp_path / place}"), "cannot be used")
 
 
-def command(*words, **options):
+def command(*words):
     """A real process in the repository's root; TensorBoard off, compiled programs shared."""
-    return subprocess.run([sys.executable, "main.py", *map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False, **options)
+    return subprocess.run([sys.executable, "main.py", *map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def result_of(done):
@@ -136,13 +135,20 @@ def test_every_command_runs_as_a_process_with_its_result_alone_on_standard_outpu
 
 
 def test_a_checkpoint_that_cannot_be_written_whole_is_told_and_leaves_nothing_to_mistake(digits, tmp_path):
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes: every larger file fails like a full disk
-
-    done = command(
+    words = [
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=False", f"--config.data.directory={digits}",
-        preexec_fn=small_files, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""},
-    )  # fmt: skip
+    ]  # fmt: skip
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 20; exec "$@"',
+        "limited",
+        sys.executable,
+        "main.py",
+        *words,
+    ]  # KiB: larger files fail like a full disk
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
+    done = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "could not be written to" in done.stderr.splitlines()[-1] and not done.stdout
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()] == []

@@ -18,6 +18,7 @@ from bnext_jax.errors import UserError
         ({"distill": c.DistillConfig(main="a", form="sum")}, "config.distill.form is 'sum'"),
         ({"distill": c.DistillConfig(assistants=("a",))}, "without config.distill.main"),
         ({"temperature": c.TemperatureConfig(exact_from=1.5)}, "exact_from is 1.5"),
+        ({"epochs": 3, "temperature": c.TemperatureConfig(exact_from=0.7)}, "leaves no whole epoch of 3 with exact signs"),
         ({"temperature": c.TemperatureConfig(decay=0.0)}, "decay is 0.0"),
         ({"data": c.DataConfig(std=(1.0, 0.0, 1.0))}, "config.data.std"),
     ],

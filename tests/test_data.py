@@ -150,7 +150,7 @@ def test_grey_images_are_repeated_on_three_channels():
     assert image.shape == (5, 4, 3) and (image == image[:, :, :1]).all()
 
 
-class FakeCifar10(tfds.core.GeneratorBasedBuilder):
+class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has a cifar10 of its own
     """Eight noise images under TFDS's own name, features and version."""
 
     name, VERSION = "cifar10", tfds.builder_cls("cifar10").VERSION

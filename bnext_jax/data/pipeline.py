@@ -7,6 +7,7 @@ each order are left out. Augmentation depends on (seed, e, image). A process rea
 
 import grain
 import numpy as np
+from absl import flags
 
 from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
@@ -100,6 +101,8 @@ def iterate(batches, *, start_step=0, threads=4, workers=0):
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCHED_BATCHES))
     dataset = dataset.to_iter_dataset(options)
     if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's global flags, which our commands do not use
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)
 

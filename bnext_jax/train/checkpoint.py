@@ -89,9 +89,15 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.wait()
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            try:
+                self._manager.close()
+            except Exception:  # it raises a failed save's error once more, when that has already been told
+                log.debug("closing %s", self.root, exc_info=True)
 
     def wait(self):
         """Waits for the save under way. Raises UserError if it could not be written."""
