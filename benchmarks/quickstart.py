@@ -13,15 +13,15 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from bnext_jax.process import restart_with_huge_pages  # noqa: E402
+from bnext_jax.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()
 
-from benchmarks import record  # noqa: E402
-from bnext_jax.quickstart import quickstart  # noqa: E402
-from bnext_jax.train.loop import train  # noqa: E402
-from configs import digits_student  # noqa: E402
+from benchmarks import record
+from bnext_jax.quickstart import quickstart
+from bnext_jax.train.loop import train
+from configs import digits_student
 
 SEEDS = (0, 1, 2)
 

@@ -175,3 +175,11 @@ def test_a_flipped_byte_does_not_load_in_silence(whole, tmp_path, caplog):
         data.write_bytes(content)
     assert checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
     assert "checkpoint 44" in caplog.text
+
+
+def test_the_digest_tells_one_flipped_bit_one_renamed_key_and_one_other_type():
+    tree = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
+    flipped = {**tree, "a": (tree["a"].view(np.uint32) ^ np.array([0, 0, 0, 1, 0, 0], np.uint32)).view(np.float32)}
+    others = [flipped, {"a": tree["a"], "c": tree["b"]}, {**tree, "b": tree["b"].astype(np.float64)}, {**tree, "b": tree["b"].reshape(4)}]
+    assert checkpoint.digest(tree) == checkpoint.digest({k: v.copy() for k, v in tree.items()})
+    assert len({checkpoint.digest(t) for t in (tree, *others)}) == 5
