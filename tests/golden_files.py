@@ -7,15 +7,13 @@ import zlib
 
 import numpy as np
 
-FOLDER = pathlib.Path(os.environ.get("BNEXT_GOLDENS") or pathlib.Path(__file__).parent / "goldens")
+OWN = pathlib.Path(__file__).parent / "goldens"
+FOLDER = pathlib.Path(os.environ.get("BNEXT_GOLDENS") or OWN)
 
 
 def files(kind):
-    """Every file of one folder of the set, sorted; an empty set is an error, never a silent skip."""
-    found = sorted((FOLDER / kind).glob("*.npz"))
-    if not found:
-        raise FileNotFoundError(f"no reference outputs in {FOLDER / kind}")
-    return found
+    """Every file of one folder of the set, sorted. Where there is none, one path that no test can read, never a silent skip."""
+    return sorted((FOLDER / kind).glob("*.npz")) or [FOLDER / kind / "missing.npz"]
 
 
 def read(path):

@@ -92,9 +92,11 @@ def test_a_teacher_of_other_classes_is_refused(digits, tmp_path, run, monkeypatc
 
 def test_a_work_directory_of_another_run_names_the_fields_that_differ(run, digits, tmp_path):
     words = ["train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.data.train_split=none"]
-    refused(run(*words), "no split")  # the folder now belongs to that configuration
+    refused(run(*words), "no split")
+    refused(run(*words, "--config.seed=6"), "no split")  # nothing is lost, so a first attempt binds to nothing
+    (tmp_path / "run/checkpoints/22").mkdir(parents=True)
     outcome = run(*words, "--config.seed=7", "--config.optimizer.learning_rate=0.5")
-    refused(outcome, "config.optimizer.learning_rate (was 0.005, now 0.5)", "config.seed (was 0, now 7)")
+    refused(outcome, "config.optimizer.learning_rate (was 0.005, now 0.5)", "config.seed (was 6, now 7)")
 
 
 def test_a_folder_of_something_else_is_not_taken_as_work_directory(run, tmp_path):

@@ -16,7 +16,7 @@ def drawn(path):
 
 @pytest.mark.parametrize("size", ["tiny_10c_32px", "tiny_10c_32px_no_elm_attention_no_infor_recoupling", "18_10c_32px"])
 def test_a_round_trip_is_the_identity_in_names_order_types_and_values(size):
-    tensors, meta = drawn(golden_files.FOLDER / "models" / f"bnext_{size}.npz")
+    tensors, meta = drawn(golden_files.OWN / "models" / f"bnext_{size}.npz")
     name = "bnext18" if meta["size"] == "18" else f"bnext_{meta['size']}"
     switches = {} if meta["size"] == "18" else {key: meta[key] for key in ("elm_attention", "info_recoupling")}
     back = to_state_dict(from_state_dict(abstract_model(name, meta["num_classes"], **switches), tensors))
@@ -27,7 +27,7 @@ def test_a_round_trip_is_the_identity_in_names_order_types_and_values(size):
 
 
 def state_dict():
-    tensors, meta = drawn(golden_files.FOLDER / "training" / "trajectory_ce.npz")
+    tensors, meta = drawn(golden_files.OWN / "training" / "trajectory_ce.npz")
     return tensors, abstract_model("bnext", meta["num_classes"], widths=tuple(meta["widths"]))
 
 

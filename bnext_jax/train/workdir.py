@@ -13,9 +13,11 @@ CONFIG_FILE = "config.json"
 def claim(workdir, config):
     """Makes a work directory, or checks that it holds the same run; writes the configuration into it.
 
+    A run without any checkpoint yet has nothing to lose and may change all its settings.
+
     Raises:
-      UserError: it cannot be made or written to, holds files of something else, or a run whose configuration differs
-        in fields that may not change (all are named).
+      UserError: it cannot be made or written to, holds files of something else, or a run with checkpoints whose
+        configuration differs in fields that may not change (all are named).
     """
     if not workdir:
         raise UserError("--workdir is missing; name the folder for checkpoints and logs")
@@ -23,13 +25,13 @@ def claim(workdir, config):
     path = root / CONFIG_FILE
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.exists() and any(entry.name.isdigit() for entry in root.glob("checkpoints/*")):
             changed = changed_fields(json.loads(path.read_text()), config)
             if changed:
                 raise UserError(
                     f"{workdir} holds a run with other settings: {', '.join(changed)}; take another --workdir or the old settings"
                 )
-        elif any(entry.name != "config.tmp" for entry in root.iterdir()):
+        elif not path.exists() and any(entry.name != "config.tmp" for entry in root.iterdir()):
             raise UserError(f"{workdir} is not empty and holds no run of ours; take a new or empty folder as --workdir")
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(to_json(config), indent=1))
