@@ -13,6 +13,7 @@ import pytest
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: reads of damaged checkpoints leave tasks behind
 
 import main as program  # noqa: E402
 from bnext_jax import lowering as lowering_module  # noqa: E402

@@ -1,6 +1,7 @@
 """Training runs through main(): resumption to the last bit, distillation, what is refused, what is recorded."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -40,7 +41,8 @@ def whole(digits, words, tmp_path_factory):
     import main as program
 
     folder, out = tmp_path_factory.mktemp("runs") / "whole", io.StringIO()
-    arguments = ["main.py", "train", "--config=configs/digits_student.py:smoke", f"--workdir={folder}", *words]
+    relative = os.path.relpath(folder)  # as people type it
+    arguments = ["main.py", "train", "--config=configs/digits_student.py:smoke", f"--workdir={relative}", *words]
     assert program.main(arguments, out) == 0
     return folder, json.loads(out.getvalue())
 

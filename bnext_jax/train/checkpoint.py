@@ -36,6 +36,10 @@ def digest(tree):
         return hashlib.sha256(b"".join(pool.map(of_leaf, leaves))).hexdigest()
 
 
+def _root(workdir):
+    return pathlib.Path(workdir).absolute() / FOLDER  # Orbax takes absolute paths only
+
+
 def _parts(state):
     return {
         "network": {"params": state["params"], "batch_stats": state["batch_stats"]},
@@ -76,7 +80,7 @@ class Checkpoints:
     def __init__(self, workdir, keep_latest, keep_best):
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
-        self.root = pathlib.Path(workdir) / FOLDER
+        self.root = _root(workdir)
         self._manager = ocp.training.Checkpointer(
             self.root,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -178,7 +182,7 @@ def committed_steps(workdir):
 
 def describe(workdir):
     """The metadata of the newest readable checkpoint, without its arrays. Raises UserError as load_network does."""
-    root = pathlib.Path(workdir) / FOLDER
+    root = _root(workdir)
     return _newest_whole(committed_steps(workdir), lambda step: ocp.checkpointables_metadata(root / str(step)).custom_metadata, root)
 
 
@@ -188,7 +192,7 @@ def load_network(workdir):
     Raises:
       UserError: no such directory, no checkpoint, or none that can be read.
     """
-    root = pathlib.Path(workdir) / FOLDER
+    root = _root(workdir)
 
     def load(step):
         described = ocp.checkpointables_metadata(root / str(step)).custom_metadata["model"]
