@@ -91,7 +91,7 @@ def python_of_large(shardings):
     network, params, batch_stats = state.split(abstract_model("bnext_large"), training=True)
     small = {part: {path: jnp.zeros((1,)) for path in flat} for part, flat in (("params", params), ("batch_stats", batch_stats))}
     adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
-    current = shardings.put(state.initial_state(network, {p: v for p, v in small["params"].items()}, small["batch_stats"], adamw))
+    current = shardings.put(state.initial_state(network, small["params"], small["batch_stats"], adamw))
     update = jax.jit(
         lambda tree: jax.tree.map(lambda x: x + 1, tree),
         donate_argnums=0,

@@ -186,6 +186,18 @@ def to_json(config):
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def from_json(values, cls=Config):
+    """The configuration that to_json made plain, unchecked; `cls` is the dataclass of the part at hand."""
+    parts = {}
+    for field in dataclasses.fields(cls):
+        value = values[field.name]
+        if dataclasses.is_dataclass(field.type):
+            parts[field.name] = from_json(value, field.type)
+        else:
+            parts[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**parts)
+
+
 def changed_fields(saved, config):
     """Names of the fields that may not change on resume and differ between `saved` (from to_json) and `config`, with both values."""
 

@@ -17,7 +17,8 @@ from bnext_jax import lowering
 FEW_POSITIONS = 100
 
 
-def _plain(x, kernel, stride, dtype):
+def plain(x, kernel, stride, dtype=None, groups=1):
+    """XLA's convolution, padded by k // 2: what accelerators get. Arguments as convolution's; groups: feature groups."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -25,6 +26,7 @@ def _plain(x, kernel, stride, dtype):
         (stride, stride),
         [(pad, pad), (pad, pad)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
         preferred_element_type=dtype,
     )
 
@@ -46,7 +48,7 @@ def _taps(x, size, stride):
 
 
 def _matmul(x, kernel, stride, dtype):
-    """The same convolution as `_plain`, as a sum of k * k matrix products."""
+    """The same convolution as `plain`, as a sum of k * k matrix products."""
     size, _, inputs, features = kernel.shape
     taps = kernel.reshape(size * size, inputs, features)
     products = [jnp.matmul(view, tap, preferred_element_type=dtype) for view, tap in zip(_taps(x, size, stride), taps, strict=True)]
@@ -56,7 +58,7 @@ def _matmul(x, kernel, stride, dtype):
 
 def _cpu_forward(x, kernel, stride, dtype):
     positions = (x.shape[1] // stride) * (x.shape[2] // stride)
-    form = _matmul if positions < FEW_POSITIONS or kernel.shape[0] == 1 else _plain
+    form = _matmul if positions < FEW_POSITIONS or kernel.shape[0] == 1 else plain
     return form(x, kernel, stride, dtype)
 
 
@@ -73,7 +75,7 @@ def _cpu_input_gradient(cotangent, kernel, stride, shape):
 
 def _plain_kernel_gradient(x, cotangent, size, stride):
     like = jax.ShapeDtypeStruct((size, size, x.shape[-1], cotangent.shape[-1]), cotangent.dtype)
-    return jax.linear_transpose(lambda k: _plain(x, k, stride, cotangent.dtype), like)(cotangent)[0]
+    return jax.linear_transpose(lambda k: plain(x, k, stride, cotangent.dtype), like)(cotangent)[0]
 
 
 def _cpu_kernel_gradient(x, cotangent, size, stride):
@@ -96,7 +98,7 @@ def convolution(x, kernel, stride=1, dtype=None):
       [N, ceil(H/stride), ceil(W/stride), O].
     Both gradients are the exact transposes of this linear map.
     """
-    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, dtype), lambda x, k: _plain(x, k, stride, dtype), x, kernel)
+    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, dtype), lambda x, k: plain(x, k, stride, dtype), x, kernel)
 
 
 def _forward(x, kernel, stride, dtype):
@@ -108,7 +110,7 @@ def _backward(stride, dtype, saved, cotangent):
     cotangent = cotangent.astype(x.dtype)
     grad_x = lowering.choose(
         lambda g, k: _cpu_input_gradient(g, k, stride, x.shape),
-        lambda g, k: _transpose_input(_plain, g, k, stride, x.shape),
+        lambda g, k: _transpose_input(plain, g, k, stride, x.shape),
         cotangent,
         kernel,
     )

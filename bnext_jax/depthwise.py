@@ -11,19 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from bnext_jax import lowering
+from bnext_jax.convolution import plain
 from bnext_jax.layers import Conv, wide
 
 
 def _plain(x, kernel, stride):
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(pad, pad), (pad, pad)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+    return plain(x, kernel, stride, groups=x.shape[-1])
 
 
 def _view(padded, i, j, stride, shape):

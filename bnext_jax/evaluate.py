@@ -2,25 +2,11 @@
 
 import jax
 
-from bnext_jax import config as config_lib
+from bnext_jax.config import from_json
 from bnext_jax.data import sources
 from bnext_jax.errors import UserError
 from bnext_jax.train import checkpoint, evaluator, mesh, state, watch
 from bnext_jax.train.loop import check_input, precision_type
-
-
-def _saved_config(saved):
-    """The Config that a checkpoint carries, checked."""
-
-    def build(cls, values):
-        parts = {}
-        for field in config_lib.dataclasses.fields(cls):
-            value = values[field.name]
-            nested = isinstance(field.type, type) and config_lib.dataclasses.is_dataclass(field.type)
-            parts[field.name] = build(field.type, value) if nested else tuple(value) if isinstance(value, list) else value
-        return cls(**parts)
-
-    return build(config_lib.Config, saved).check()
 
 
 def evaluate(directory, config=None):
@@ -34,7 +20,7 @@ def evaluate(directory, config=None):
       UserError: no readable checkpoint, or classes that are not the dataset's.
     """
     model, metadata = checkpoint.load_network(directory)
-    config = config or _saved_config(metadata["config"])
+    config = config or from_json(metadata["config"]).check()
     source = sources.open_source(config.data, config.data.eval_split)
     if list(source.class_names) != metadata["class_names"]:
         raise UserError(

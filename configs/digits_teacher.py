@@ -1,4 +1,4 @@
-"""The real-valued teachers of the digits example: a small EfficientNet (the assistant) and a better ConvNeXt (the main teacher).
+"""The real-valued teachers of the digits example: a small EfficientNet (the assistant) and a ConvNeXt (the main teacher).
 
 python main.py train --config=configs/digits_teacher.py:assistant --workdir=runs/quickstart/assistant
 python main.py train --config=configs/digits_teacher.py:main --workdir=runs/quickstart/main

@@ -58,3 +58,10 @@ def test_every_field_says_whether_it_may_change_on_resume():
                 yield from fields(field.type)
 
     assert all("resume" in field.metadata for field in fields(c.Config))
+
+
+def test_a_configuration_comes_back_from_its_plain_form():
+    config = c.Config(
+        model=c.ModelConfig(name="bnext", widths=(8, 16), stem_stride=2), distill=c.DistillConfig(main="a", assistants=("b",))
+    )
+    assert c.from_json(c.to_json(config)) == config

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from bnext_jax.convert import from_state_dict, to_state_dict
-from bnext_jax.convert.state_dict import trainable
+from bnext_jax.convert.names import entries
 from bnext_jax.errors import UserError
 from bnext_jax.models import abstract_model
 from bnext_jax.models.convnext import Block
@@ -121,7 +121,7 @@ def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_and_nowhere_in
 def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
     model = _drawn(name)
     tensors = to_state_dict(model)
-    groups = {key: variable.get_metadata("decay") for key, (variable, _) in trainable(model).items()}
+    groups = {e.name: e.variable.get_metadata("decay") for e in entries(model) if isinstance(e.variable, nnx.Param)}
     assert groups == {key: "weights" if tensors[key].ndim == 4 else "rest" for key in groups}
 
 

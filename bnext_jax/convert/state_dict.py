@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bnext_jax.convert.names import LAYOUTS, entries
 from bnext_jax.errors import UserError
@@ -70,8 +69,3 @@ def to_state_dict(module):
         to_torch, _ = LAYOUTS[entry.layout]
         tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
     return tensors
-
-
-def trainable(module):
-    """{PyTorch name: (nnx.Param, layout)} of the tensors that training changes by gradient."""
-    return {e.name: (e.variable, e.layout) for e in entries(module) if isinstance(e.variable, nnx.Param)}

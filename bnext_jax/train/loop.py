@@ -118,7 +118,7 @@ class Run:
         )
 
     def prepare_epoch(self, epoch):
-        """Puts the epoch's teachers in office; compiles a step where they are of another structure."""
+        """Puts the epoch's teachers in office; makes a new step, which compiles at its first call, where they change."""
         changed = self.faculty.appoint(teachers.roles(self.config.distill, self.config.epochs, epoch))
         if changed or self.step is None:
             step = make_step(self.network, dict(self.faculty.networks), self.optimizer, self.spec)

@@ -13,9 +13,13 @@ from flax import nnx
 from bnext_jax.binary import LatentWeight
 
 
+def _variables(state):
+    return {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+
+
 def flatten(state):
     """nnx.State -> {"a/b/0": array}."""
-    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+    return {path: variable.get_value() for path, variable in _variables(state).items()}
 
 
 def unflatten(flat):
@@ -60,7 +64,7 @@ def split(model, *, training, batch_norm_group=None):
     """
     view = nnx.view(model, use_running_average=not training, batch_norm_group=batch_norm_group, raise_if_not_found=False)
     graphdef, params, rest = nnx.split(view, nnx.Param, ...)
-    variables = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(params)}
+    variables = _variables(params)
     bounds = {path: v.get_metadata().get("bounds") for path, v in variables.items()}
     network = Network(
         graphdef=graphdef,
@@ -72,7 +76,7 @@ def split(model, *, training, batch_norm_group=None):
 
 
 def fill(model, params, batch_stats):
-    """Writes flat dicts of arrays into a module (abstract or not), in place; returns it. Paths must match exactly."""
+    """A module of the same structure as `model` (abstract or not) that holds these flat dicts of arrays. Paths must match exactly."""
     graphdef, _ = nnx.split(model)
     return nnx.merge(graphdef, unflatten({**params, **batch_stats}))
 

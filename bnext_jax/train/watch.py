@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
 
@@ -40,7 +41,7 @@ class Meter:
             return
         (step, metrics), self._unread = self._unread, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not jnp.isfinite(values["loss"]) or not jnp.isfinite(values["grad_norm"]):
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             raise UserError(
                 f"the loss or its gradient is not finite at step {step} (loss {values['loss']}, gradient norm {values['grad_norm']});"
                 " the last good checkpoint is kept: lower config.optimizer.learning_rate or look at the data, in a new --workdir"
