@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 
 from absl import flags
 from ml_collections import config_flags
@@ -125,6 +126,7 @@ if __name__ == "__main__":
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
     for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # what Orbax leaves where a file fails
     result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
     os.dup2(2, 1)  # whatever a library prints there goes to standard error
     sys.exit(main(sys.argv, result_file))

@@ -174,11 +174,6 @@ def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(t
     assert np.isfinite(train("smoke", tmp_path / "run", "--config.stop_at_step=14")[1]["loss"])
 
 
-# Orbax leaves coroutines behind where reading fails; they are not what is tested
-unfinished_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
-
-
-@unfinished_reads
 def test_a_truncated_checkpoint_is_passed_over_with_a_warning(train, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     data = max((tmp_path / "run/checkpoints/44/network").rglob("d/*"), key=lambda p: p.stat().st_size)
@@ -195,7 +190,6 @@ def saved_digest(workdir):
     return checkpoint.describe(workdir)["sha256"]
 
 
-@unfinished_reads
 def test_a_flipped_byte_does_not_load_in_silence(whole, tmp_path, caplog):
     shutil.copytree(whole[0], tmp_path / "run")
     for data in (tmp_path / "run/checkpoints/44/network").rglob("d/*"):
