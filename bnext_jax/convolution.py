@@ -17,14 +17,14 @@ from bnext_jax import lowering
 FEW_POSITIONS = 100
 
 
-def plain(x, kernel, stride, dtype=None, groups=1):
-    """XLA's convolution, padded by k // 2: what accelerators get. Arguments as convolution's; groups: feature groups."""
+def plain(x, kernel, stride, dtype=None, groups=1, pads=None):
+    """XLA's convolution: what accelerators get. Arguments as convolution's; groups: feature groups; pads: None = k // 2 on all sides."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [(pad, pad), (pad, pad)],
+        [(pad, pad), (pad, pad)] if pads is None else pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
         preferred_element_type=dtype,

@@ -1,4 +1,4 @@
-"""Depthwise convolutions with PyTorch's padding of k // 2 on all sides, with a lowering for each platform.
+"""Depthwise convolutions with a lowering for each platform.
 
 XLA's own depthwise convolution is slow on CPU: gradients and output take 1.5 to 20 times as long as from a sum
 of k * k shifted, scaled views, which stands for it there. bnext_jax.lowering chooses; both forms are the same sums in another order.
@@ -15,8 +15,8 @@ from bnext_jax.convolution import plain
 from bnext_jax.layers import Conv, wide
 
 
-def _plain(x, kernel, stride):
-    return plain(x, kernel, stride, groups=x.shape[-1])
+def _plain(x, kernel, stride, pads):
+    return plain(x, kernel, stride, groups=x.shape[-1], pads=pads)
 
 
 def _view(padded, i, j, stride, shape):
@@ -33,25 +33,28 @@ def _sum_of_taps(padded, kernel, stride, shape):
     return functools.reduce(jnp.add, products).astype(padded.dtype)
 
 
-def _pad(x, pad):
-    return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+def _pad(x, pads):
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def _cpu_forward(x, kernel, stride):
-    shape = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
-    return _sum_of_taps(_pad(x, kernel.shape[0] // 2), kernel, stride, shape)
+def _cpu_forward(x, kernel, stride, pads):
+    shape = [(side + sum(pad) - kernel.shape[0]) // stride + 1 for side, pad in zip(x.shape[1:3], pads, strict=True)]
+    return _sum_of_taps(_pad(x, pads), kernel, stride, shape)
 
 
-def _cpu_input_gradient(cotangent, kernel, stride, shape):
+def _cpu_input_gradient(cotangent, kernel, stride, pads, shape):
     """The cotangent, stride - 1 zeros between its positions, convolved with the turned kernel: [N,H,W,C] = shape."""
-    pad = kernel.shape[0] // 2
-    edges = [(pad, side - 1 + pad - stride * (-(-side // stride) - 1), stride - 1) for side in shape[1:3]]
+    size = kernel.shape[0]
+    edges = [
+        (size - 1 - before, side - 1 + before - stride * (out - 1), stride - 1)
+        for side, out, (before, _) in zip(shape[1:3], cotangent.shape[1:3], pads, strict=True)
+    ]
     spread = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     return _sum_of_taps(spread, kernel[::-1, ::-1], 1, shape[1:3])
 
 
-def _cpu_kernel_gradient(x, cotangent, size, stride):
-    padded, total = _pad(x, size // 2), wide(x.dtype)
+def _cpu_kernel_gradient(x, cotangent, size, stride, pads):
+    padded, total = _pad(x, pads), wide(x.dtype)
 
     def tap(index):
         view = _view(padded, index // size, index % size, stride, cotangent.shape[1:3])
@@ -66,36 +69,37 @@ def _transposed(form, like, cotangent):
     return jax.linear_transpose(form, like)(cotangent)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_convolution(x, kernel, stride=1):
-    """Zero-padded: y[n,i,j,c] = sum over taps (u,v) of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,0,c].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise_convolution(x, kernel, stride, pads):
+    """Zero-padded: y[n,i,j,c] = sum over taps (u,v) of x[n, i*stride+u-top, j*stride+v-left, c] * kernel[u,v,0,c].
 
     Args:
       x: [N, H, W, C]; float16, bfloat16, float32 or float64.
-      kernel: [k, k, 1, C] with odd k, the same type as x.
+      kernel: [k, k, 1, C], the same type as x.
       stride: positive integer.
+      pads: ((top, bottom), (left, right)) in pixels, each less than k.
     Returns:
-      [N, ceil(H/stride), ceil(W/stride), C], the type of x.
+      [N, (H + top + bottom - k) // stride + 1, (W + left + right - k) // stride + 1, C], the type of x.
     Both gradients are the exact transposes of this linear map.
     """
-    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride), lambda x, k: _plain(x, k, stride), x, kernel)
+    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, pads), lambda x, k: _plain(x, k, stride, pads), x, kernel)
 
 
-def _forward(x, kernel, stride):
-    return depthwise_convolution(x, kernel, stride), (x, kernel)
+def _forward(x, kernel, stride, pads):
+    return depthwise_convolution(x, kernel, stride, pads), (x, kernel)
 
 
-def _backward(stride, saved, cotangent):
+def _backward(stride, pads, saved, cotangent):
     x, kernel = saved
     grad_x = lowering.choose(
-        lambda g, k: _cpu_input_gradient(g, k, stride, x.shape),
-        lambda g, k: _transposed(lambda x: _plain(x, k, stride), jax.ShapeDtypeStruct(x.shape, x.dtype), g),
+        lambda g, k: _cpu_input_gradient(g, k, stride, pads, x.shape),
+        lambda g, k: _transposed(lambda x: _plain(x, k, stride, pads), jax.ShapeDtypeStruct(x.shape, x.dtype), g),
         cotangent,
         kernel,
     )
     grad_kernel = lowering.choose(
-        lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride),
-        lambda x, g: _transposed(lambda k: _plain(x, k, stride), jax.ShapeDtypeStruct(kernel.shape, x.dtype), g),
+        lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride, pads),
+        lambda x, g: _transposed(lambda k: _plain(x, k, stride, pads), jax.ShapeDtypeStruct(kernel.shape, x.dtype), g),
         x,
         cotangent,
     )
@@ -106,12 +110,12 @@ depthwise_convolution.defvjp(_forward, _backward)
 
 
 class DepthwiseConv(Conv):
-    """A depthwise convolution, one odd-sided kernel per channel, padded by size // 2. Arguments as Conv's."""
+    """A depthwise convolution, one odd-sided kernel per channel. Arguments as Conv's."""
 
-    def __init__(self, features, size, stride=1, *, bias=False, rngs):
-        super().__init__(features, features, size, stride, groups=features, bias=bias, rngs=rngs)
+    def __init__(self, features, size, stride=1, *, padding=None, bias=False, rngs):
+        super().__init__(features, features, size, stride, padding=padding, groups=features, bias=bias, rngs=rngs)
 
     def __call__(self, x):
         """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C], the type of x."""
-        y = depthwise_convolution(x, self.kernel[...].astype(x.dtype), self.stride)
+        y = depthwise_convolution(x, self.kernel[...].astype(x.dtype), self.stride, self.pads(x))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)

@@ -61,10 +61,11 @@ class PReLU(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A real convolution with PyTorch's padding and initialisation.
+    """A real convolution with PyTorch's padding (or TensorFlow's) and initialisation.
 
     Args:
-      inputs, features: channels. size: kernel side. stride: in pixels. padding: pixels on all sides (None: size // 2).
+      inputs, features: channels. size: kernel side. stride: in pixels. padding: pixels on all sides (None: size // 2),
+        or "SAME", TensorFlow's rule: ceil(side / stride) positions, the odd pixel below and on the right.
       groups: feature groups (= inputs for a depthwise convolution). bias: whether there is one.
     """
 
@@ -75,13 +76,19 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(uniform(rngs, (size, size, inputs // groups, features), fan_in), decay="weights")
         self.bias = nnx.Param(uniform(rngs, (features,), fan_in), decay="rest") if bias else None
 
+    def pads(self, x):
+        """((top, bottom), (left, right)) in pixels for a map [N,H,W,C]."""
+        if self.padding == "SAME":
+            return tuple(lax.padtype_to_pads(x.shape[1:3], self.kernel.shape[:2], (self.stride, self.stride), "SAME"))
+        return ((self.padding, self.padding),) * 2
+
     def __call__(self, x):
         """[N,H,W,inputs] -> [N,H',W',features], the type of x."""
         y = lax.conv_general_dilated(
             x,
             self.kernel[...].astype(x.dtype),
             (self.stride, self.stride),
-            [(self.padding, self.padding)] * 2,
+            self.pads(x),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )

@@ -8,11 +8,13 @@ import pytest
 from bnext_jax import depthwise, lowering
 
 CASES = [(3, 1, (6, 6)), (3, 2, (6, 6)), (3, 2, (7, 5)), (5, 2, (8, 6)), (5, 1, (3, 4)), (7, 1, (8, 8)), (7, 3, (2, 9))]
+UNEVEN = ((0, 1), (1, 2))  # as TensorFlow pads
 
 
-def _outputs(x, kernel, stride):
-    """The output, and its gradients for a cotangent that differs at every position."""
-    y, pullback = jax.vjp(lambda x, k: depthwise.depthwise_convolution(x, k, stride), x, kernel)
+def _outputs(x, kernel, stride, pads=None):
+    """The output, and its gradients for a cotangent that differs at every position; pads: None = k // 2 on all sides."""
+    pads = pads or ((kernel.shape[0] // 2,) * 2,) * 2
+    y, pullback = jax.vjp(lambda x, k: depthwise.depthwise_convolution(x, k, stride, pads), x, kernel)
     return y, *pullback(jnp.sin(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype))
 
 
@@ -21,24 +23,27 @@ def _data(size, shape, dtype=np.float32):
     return jnp.asarray(draw((2, *shape, 4)), dtype), jnp.asarray(draw((size, size, 1, 4)), dtype)
 
 
-@pytest.mark.parametrize(("size", "stride", "shape"), CASES)
-def test_both_lowerings_give_the_same_output_and_gradients(size, stride, shape, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "stride", "shape", "pads"), [*((*case, None) for case in CASES), (3, 2, (6, 8), UNEVEN), (5, 2, (7, 6), UNEVEN)]
+)
+def test_both_lowerings_give_the_same_output_and_gradients(size, stride, shape, pads, monkeypatch):
     x, kernel = _data(size, shape)
-    cpu = _outputs(x, kernel, stride)
+    cpu = _outputs(x, kernel, stride, pads)
     monkeypatch.setattr(lowering, "choose", lambda cpu, default, *operands: default(*operands))
-    for found, expected in zip(cpu, _outputs(x, kernel, stride), strict=True):
+    for found, expected in zip(cpu, _outputs(x, kernel, stride, pads), strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 def test_output_is_the_sum_over_taps_of_zero_padded_positions():
     x, kernel = _data(3, (5, 4))
-    padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    pads = ((1, 1), (0, 1))
+    padded = np.pad(np.asarray(x), ((0, 0), *pads, (0, 0)))
     expected = np.zeros((2, 3, 2, 4))
     for i, j in np.ndindex(3, 2):
         window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
         expected[:, i, j] = (window * np.asarray(kernel)[:, :, 0]).sum((1, 2))
-    np.testing.assert_allclose(depthwise.depthwise_convolution(x, kernel, 2), expected, atol=1e-5)
+    np.testing.assert_allclose(depthwise.depthwise_convolution(x, kernel, 2, pads), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["cpu", "accelerator"])

@@ -26,6 +26,7 @@ PARAMETERS = {
     "efficientnet_b0": 5_288_548,
     "efficientnet_b2": 9_109_994,
     "efficientnet_b4": 19_341_616,
+    "tf_efficientnet_lite0": 4_652_008,
     "convnext_tiny": 28_589_128,
 }
 narrow = pytest.mark.parametrize("name", NARROW)
@@ -171,6 +172,7 @@ def test_efficientnet_rounds_halves_of_odd_sizes_up():
         ("efficientnet", {"stages": ()}),
         ("efficientnet", {"stages": ((1, 4, 1, 8, 1),)}),
         ("efficientnet", {"stages": ((1, 3, 1, 8),)}),
+        ("efficientnet", {"style": "caffe"}),
         ("convnext", {"widths": (8,), "depths": (1, 1)}),
         ("convnext", {"widths": (), "depths": ()}),
         ("convnext", {"widths": (8, 0), "depths": (1, 1)}),

@@ -11,8 +11,9 @@ def _inverted_residual(prefix, block):
         yield from norm(f"{prefix}bn1", block.expand_norm)
     yield from affine(f"{prefix}conv_dw", block.depthwise, "conv")
     yield from norm(f"{prefix}bn{2 if expands else 1}", block.depthwise_norm)
-    yield from affine(f"{prefix}se.conv_reduce", block.excitation.reduce, "gate")
-    yield from affine(f"{prefix}se.conv_expand", block.excitation.expand, "gate")
+    if block.excitation is not None:
+        yield from affine(f"{prefix}se.conv_reduce", block.excitation.reduce, "gate")
+        yield from affine(f"{prefix}se.conv_expand", block.excitation.expand, "gate")
     yield from affine(f"{prefix}{'conv_pwl' if expands else 'conv_pw'}", block.project, "conv")
     yield from norm(f"{prefix}bn{3 if expands else 2}", block.project_norm)
 

@@ -28,7 +28,8 @@ def create_model(name, num_classes=1000, *, rngs, **arguments):
 
     Args:
       name: a key of MODELS: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18; "bnext" with widths=(...);
-        the teachers efficientnet_b0, efficientnet_b2, efficientnet_b4, convnext_tiny, and both families by arguments.
+        the teachers efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, and both
+        families by arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: of the network's class, e.g. elm_attention=False, stem_stride=1.

@@ -1,13 +1,15 @@
-"""EfficientNet in its PyTorch form: symmetric padding, batch-norm epsilon 1e-5, SiLU, squeeze-and-excitation."""
+"""EfficientNet in timm's PyTorch form, and EfficientNet-Lite as TensorFlow trained it; STYLES says how they differ."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 from flax import nnx
 
 from bnext_jax.depthwise import DepthwiseConv
 from bnext_jax.errors import UserError
-from bnext_jax.layers import BatchNorm, Conv, Linear, spatial, wide
+from bnext_jax.layers import NORM_EPSILON, BatchNorm, Conv, Linear, spatial, wide
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 # B0's stages: expansion (1 = depthwise-separable), kernel side, stride of the first block, width, number of blocks.
@@ -47,6 +49,28 @@ SCALES = {
     "efficientnet_b0": scaled(1.0, 1.0),
     "efficientnet_b2": scaled(1.1, 1.2),
     "efficientnet_b4": scaled(1.4, 1.8),
+    "tf_efficientnet_lite0": {**scaled(1.0, 1.0), "style": "tf_lite"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What the two editions do differently.
+
+    Attributes:
+      activation: of every convolution but the projections. excitation: whether blocks have squeeze-and-excitation.
+      padding: of convolutions larger than 1x1, see layers.Conv. epsilon: of batch norm.
+    """
+
+    activation: Callable
+    excitation: bool
+    padding: str | None
+    epsilon: float
+
+
+STYLES = {
+    "pytorch": Style(jax.nn.silu, True, None, NORM_EPSILON),
+    "tf_lite": Style(jax.nn.relu6, False, "SAME", 1e-3),
 }
 
 
@@ -79,27 +103,30 @@ class InvertedResidual(nnx.Module):
 
     Args:
       inputs, features: channels in and out. size: depthwise kernel side. stride: of the depthwise convolution.
-      expansion: inner width / inputs; 1 leaves the expansion out: the depthwise-separable block.
+      expansion: inner width / inputs; 1 leaves the expansion out: the depthwise-separable block. style: a Style.
     """
 
-    def __init__(self, inputs, features, size, stride, expansion, *, rngs):
+    def __init__(self, inputs, features, size, stride, expansion, *, style, rngs):
         inner = inputs * expansion
+        self.activation = style.activation
         self.residual = stride == 1 and inputs == features
         self.expand = Conv(inputs, inner, 1, rngs=rngs) if expansion > 1 else None
-        self.expand_norm = BatchNorm(inner) if expansion > 1 else None
-        self.depthwise = DepthwiseConv(inner, size, stride, rngs=rngs)
-        self.depthwise_norm = BatchNorm(inner)
-        self.excitation = SqueezeExcitation(inner, max(1, round(inputs * SQUEEZE)), rngs=rngs)
+        self.expand_norm = BatchNorm(inner, epsilon=style.epsilon) if expansion > 1 else None
+        self.depthwise = DepthwiseConv(inner, size, stride, padding=style.padding, rngs=rngs)
+        self.depthwise_norm = BatchNorm(inner, epsilon=style.epsilon)
+        self.excitation = SqueezeExcitation(inner, max(1, round(inputs * SQUEEZE)), rngs=rngs) if style.excitation else None
         self.project = Conv(inner, features, 1, rngs=rngs)
-        self.project_norm = BatchNorm(features)
+        self.project_norm = BatchNorm(features, epsilon=style.epsilon)
 
     def __call__(self, x):
         """[N,H,W,inputs] -> [N,ceil(H/stride),ceil(W/stride),features], the type of x."""
         y = x
         if self.expand is not None:
-            y = jax.nn.silu(self.expand_norm(self.expand(y)))
-        y = jax.nn.silu(self.depthwise_norm(self.depthwise(y)))
-        y = self.project_norm(self.project(self.excitation(y)))
+            y = self.activation(self.expand_norm(self.expand(y)))
+        y = self.activation(self.depthwise_norm(self.depthwise(y)))
+        if self.excitation is not None:
+            y = self.excitation(y)
+        y = self.project_norm(self.project(y))
         return x + y if self.residual else y
 
 
@@ -111,8 +138,9 @@ class EfficientNet(nnx.Module):
       stem_width: channels of the 3x3 stem. stem_stride: its stride.
       head_width: channels of the 1x1 convolution before the pooling.
       stages: one (expansion, kernel side, stride, width, number of blocks) a stage; see STAGES.
+      style: a key of STYLES.
     Raises:
-      UserError: stages of another form.
+      UserError: stages of another form, an unknown style.
     Any image size will do: a stride of 2 takes an odd height or width to the half rounded up, as in PyTorch.
     """
 
@@ -124,31 +152,36 @@ class EfficientNet(nnx.Module):
         head_width=HEAD_WIDTH,
         stages=STAGES,
         stem_stride=2,
+        style="pytorch",
         rngs,
     ):
         check_stages(stages)
-        self.stem = Conv(3, stem_width, 3, stem_stride, rngs=rngs)
-        self.stem_norm = BatchNorm(stem_width)
+        if style not in STYLES:
+            raise UserError(f"an EfficientNet's style is one of {', '.join(STYLES)}, not {style!r}")
+        style = STYLES[style]
+        self.activation = style.activation
+        self.stem = Conv(3, stem_width, 3, stem_stride, padding=style.padding, rngs=rngs)
+        self.stem_norm = BatchNorm(stem_width, epsilon=style.epsilon)
         built, inputs = [], stem_width
         for expansion, size, stride, features, depth in stages:
             blocks = []
             for j in range(depth):
                 step = stride if j == 0 else 1
-                blocks.append(InvertedResidual(inputs, features, size, step, expansion, rngs=rngs))
+                blocks.append(InvertedResidual(inputs, features, size, step, expansion, style=style, rngs=rngs))
                 inputs = features
             built.append(nnx.List(blocks))
         self.stages = nnx.List(built)
         self.head = Conv(inputs, head_width, 1, rngs=rngs)
-        self.head_norm = BatchNorm(head_width)
+        self.head_norm = BatchNorm(head_width, epsilon=style.epsilon)
         self.classifier = Linear(head_width, num_classes, rngs=rngs)
 
     def features(self, images):
         """The last map, after the head's norm and activation: [N,H,W,3] -> [N,H',W',head_width], the type of images."""
-        x = jax.nn.silu(self.stem_norm(self.stem(images)))
+        x = self.activation(self.stem_norm(self.stem(images)))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return jax.nn.silu(self.head_norm(self.head(x)))
+        return self.activation(self.head_norm(self.head(x)))
 
     def __call__(self, images, temperature=None):
         """Logits.

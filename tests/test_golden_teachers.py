@@ -9,13 +9,9 @@ from bnext_jax.convert import from_state_dict
 from bnext_jax.models import abstract_model
 from tests import golden_files
 
-FILES = [
-    golden_files.OWN / "teachers" / f"{name}.npz" for name in ("efficientnet_b0", "efficientnet_b2", "efficientnet_b4", "convnext_tiny")
-]
 
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_teachers_logits_and_features_are_those_of_timm(path, monkeypatch):
+@pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
+def test_golden_logits_and_features(path, monkeypatch):
     arrays, meta = golden_files.read(path)
     model = abstract_model(meta["timm_model"])
     from_state_dict(model, golden_files.weights(arrays, meta))

@@ -1,0 +1,138 @@
+"""Which network a PyTorch state dict belongs to, told from its names and shapes alone."""
+
+import re
+
+from bnext_jax.errors import UserError
+from bnext_jax.models import MODELS
+from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
+from bnext_jax.models.convnext import SIZES
+from bnext_jax.models.efficientnet import SCALES, STAGES
+
+# efficientnet_lite_pytorch's name of a block's part -> timm's; with an expansion its norms and 1x1 convolutions count from it
+LITE_PARTS = {
+    True: {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"},
+    False: {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"},
+}  # fmt: skip
+LITE_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+LITE_BLOCKS = [(i, j) for i, stage in enumerate(STAGES) for j in range(stage[4])]  # of Lite0, in order
+
+
+def timm_names(tensors):
+    """A state dict in the naming of efficientnet_lite_pytorch under timm's names; any other as it is."""
+    if "_conv_stem.weight" not in tensors:
+        return tensors
+    return {_lite_name(name): array for name, array in tensors.items()}
+
+
+def _lite_name(name):
+    first, _, rest = name.partition(".")
+    if first != "_blocks":
+        return f"{LITE_ENDS.get(first, first)}.{rest}"
+    number, part, leaf = rest.split(".", 2)
+    if int(number) >= len(LITE_BLOCKS):
+        return name
+    i, j = LITE_BLOCKS[int(number)]
+    return f"blocks.{i}.{j}.{LITE_PARTS[STAGES[i][0] > 1].get(part, part)}.{leaf}"
+
+
+def _width(tensors, prefix):
+    """Channels of the unit behind a prefix, from the first of its per-channel tensors that is there."""
+    for leaf in ("move.bias", "scale", "norm1.weight", "activation1.weight", "norm2.weight"):
+        if f"{prefix}{leaf}" in tensors:
+            shape = tensors[f"{prefix}{leaf}"].shape
+            return shape[1] if len(shape) == 4 else shape[0]
+    raise KeyError(f"{prefix}move.bias")
+
+
+def _classes(tensors, layer):
+    for leaf in ("weight", "bias"):
+        if f"{layer}.{leaf}" in tensors:
+            return tensors[f"{layer}.{leaf}"].shape[0]
+    raise KeyError(f"{layer}.weight")
+
+
+def _count(tensors, pattern):
+    """1 + the largest number that `pattern` captures among the names."""
+    found = [int(match[1]) for match in map(re.compile(pattern).match, tensors) if match]
+    return max(found, default=-1) + 1
+
+
+def _bnext(tensors):
+    elm_attention = any(".Attention." in name for name in tensors)
+    widths = []
+    for i in range(1, _count(tensors, r"feature\.(\d+)\.")):
+        unit = "Attention" if elm_attention and i % 2 == 0 else "FFN_3x3"
+        if not any(name.startswith(f"feature.{i}.{unit}.") for name in tensors):
+            unit = "Attention" if unit == "FFN_3x3" else "FFN_3x3"
+        inputs = _width(tensors, f"feature.{i}.{unit}.")
+        widths.append(inputs)
+        doubles = any(name.startswith((f"feature.{i}.FFN_1.", f"feature.{i}.FFN_2.")) for name in tensors)
+        last = 2 * inputs if doubles else inputs
+    arguments = {"widths": (*widths, last)}
+    if not elm_attention:
+        arguments["elm_attention"] = False
+    if not any(name.endswith(".scale") for name in tensors if name.startswith("feature.")):
+        arguments["info_recoupling"] = False
+    return "bnext", _classes(tensors, "fc"), arguments
+
+
+def _bnext18(tensors):
+    classes = _classes(tensors, "fc")
+    widths = tuple(_width(tensors, f"layer{i}.0.FFN.") for i in range(len(WIDTHS_18)))
+    stride = 2 if tensors["conv1.weight"].shape[-1] == 7 else 1
+    arguments = {} if widths == WIDTHS_18 else {"widths": widths}
+    return "bnext18", classes, arguments if stride == (2 if classes == 1000 else 1) else {**arguments, "stem_stride": stride}
+
+
+def _efficientnet(tensors):
+    ends = tensors["conv_stem.weight"].shape[0], tensors["conv_head.weight"].shape[0]
+    style = "pytorch" if any(".se." in name for name in tensors) else "tf_lite"
+    for name, scale in SCALES.items():
+        if (scale["stem_width"], scale["head_width"]) == ends and scale.get("style", "pytorch") == style:
+            return name, _classes(tensors, "classifier"), {}
+    raise UserError(
+        f"the file holds an EfficientNet with {ends[0]} channels in its stem and {ends[1]} in its head; known are {', '.join(SCALES)}"
+    )
+
+
+def _convnext(tensors):
+    stages = range(_count(tensors, r"stages\.(\d+)\."))
+    widths = tuple(tensors[f"stages.{i}.blocks.0.conv_dw.weight"].shape[0] for i in stages)
+    depths = tuple(_count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in stages)
+    return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths}
+
+
+FAMILIES = {
+    "feature.": _bnext,
+    "layer0.": _bnext18,
+    "conv_stem.": _efficientnet,
+    "stages.": _convnext,
+}
+NAMED = {**SIZES, **{name: fixed for name, (_, fixed) in MODELS.items() if name.startswith("bnext_")}}
+
+
+def recognise(tensors):
+    """The network that a state dict belongs to.
+
+    Args:
+      tensors: {PyTorch name: array}, timm's names for the teachers.
+    Returns:
+      (name, num_classes, arguments) for create_model; the name is a key of MODELS, "bnext" or "convnext" with widths
+      of its own where no published network has them.
+    Raises:
+      UserError: names of another network, or too few tensors to tell the widths.
+    """
+    for prefix, family in FAMILIES.items():
+        if any(name.startswith(prefix) for name in tensors):
+            try:
+                name, classes, arguments = family(tensors)
+            except (KeyError, IndexError, UnboundLocalError) as error:
+                raise UserError(
+                    f"the file looks like a {family.__name__[1:]} but lacks {error}, without which its widths cannot be told"
+                ) from error
+            for known, fixed in NAMED.items():
+                if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):
+                    return known, classes, {key: value for key, value in arguments.items() if key not in fixed}
+            return name, classes, arguments
+    some = ", ".join(list(tensors)[:3])
+    raise UserError(f"the file holds no network that is known here (it starts with {some}); known: {', '.join(MODELS)}")

@@ -1,0 +1,188 @@
+"""PyTorch files from strangers: read without running anything in them, written whole or not at all.
+
+`.pth`, `.pth.tar`, `.pt` and `.bin` go through torch.load(weights_only=True) alone, mapped into memory, so that the
+optimiser's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
+"""
+
+import dataclasses
+import os
+import pathlib
+import pickle
+import re
+
+import numpy as np
+
+from bnext_jax.errors import UserError
+
+PICKLED, SAFE = "PyTorch", "safetensors"
+SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".safetensors": SAFE}
+NEEDED = "install it with `pip install -r requirements-convert.txt`"
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchFile:
+    """tensors: {PyTorch name: numpy array}, without "module."; epoch, temperature: as the file says, or None."""
+
+    tensors: dict
+    epoch: int | None = None
+    temperature: float | None = None
+
+
+def kind(path):
+    """PICKLED or SAFE by a file's suffix, None for any other."""
+    name = pathlib.Path(path).name
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def _content(path):
+    """PICKLED or SAFE by a file's first bytes, None for anything else. Raises UserError where there are none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise UserError(f"{path} is empty; fetch it again")
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or the older bare pickle
+        return PICKLED
+    return SAFE if len(head) == 9 and head[8:] == b"{" else None
+
+
+def read(path):
+    """Reads a state dict or a training checkpoint.
+
+    Args:
+      path: a file with one of SUFFIXES; its content must be what the suffix says.
+    Returns:
+      TorchFile; arrays of float16 and bfloat16 become float32.
+    Raises:
+      UserError: missing, empty, truncated, of another kind than its suffix says, without tensors, with anything in it
+        that would run code, or PyTorch is needed and missing.
+    """
+    expected, found = kind(path), _content(path)
+    if expected is None:
+        raise UserError(f"{path} is no PyTorch file by its name; its suffix must be one of {', '.join(SUFFIXES)}")
+    if found is None:
+        raise UserError(f"{path} holds neither PyTorch's format nor safetensors; it is damaged or something else")
+    if found != expected:
+        raise UserError(f"{path} is a {found} file, which its suffix does not say; rename it")
+    return _read_safe(path) if found == SAFE else _read_pickled(path)
+
+
+def _read_safe(path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            notes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            epoch, temperature = (notes.get(key) for key in ("epoch", "temperature"))
+            return TorchFile(
+                _named(path, tensors), epoch if epoch is None else int(epoch), temperature if temperature is None else float(temperature)
+            )
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
+
+
+def _harmless():
+    """Numbers of numpy, which the history in a training checkpoint may hold, under the names that numpy 1 and 2 pickle."""
+    scalar = np._core.multiarray.scalar
+    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _read_pickled(path):
+    torch = _torch(path)
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap can only be used" not in str(error):
+                    raise
+                content = torch.load(path, map_location="cpu", weights_only=True)  # the older format cannot be mapped
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"{named[1]}" if named else _first_line(error)
+        raise UserError(f"{path} was not loaded: it would run code or make objects ({what}); only files of tensors are read") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint")
+    nested = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
+    state = content if nested is None else nested
+    tensors = {name: _array(value) for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    others = [str(name) for name in state if name not in tensors]
+    if nested is not None and others:
+        raise UserError(f"{path} has entries in its state dict that are no tensors: {', '.join(others)}")
+    epoch, temperature = ((content.get(key) if nested is not None else None) for key in ("epoch", "temp"))
+    return TorchFile(
+        _named(path, tensors),
+        epoch if isinstance(epoch, int) else None,
+        float(temperature) if isinstance(temperature, int | float) else None,
+    )
+
+
+def _torch(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} needs PyTorch; {NEEDED}, or use a .safetensors file") from error
+    return torch
+
+
+def _array(tensor):
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
+
+
+def _named(path, tensors):
+    """The tensors without the "module." that training on several GPUs puts before each name."""
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
+    prefix = "module."
+    if all(name.startswith(prefix) for name in tensors):
+        return {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return tensors
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def write(path, tensors, *, epoch, temperature):
+    """Writes a state dict: a training checkpoint for `.pth.tar`, else the bare state dict.
+
+    Args:
+      path: the file; its suffix says which kind, see SUFFIXES. tensors: {PyTorch name: numpy array}.
+      epoch: integer, and temperature: float or None; kept in `.pth.tar` (`epoch`, `temp`) and in safetensors' notes.
+    Raises:
+      UserError: unknown suffix, the file exists, or it cannot be written; then nothing is left of it.
+    """
+    path = pathlib.Path(path)
+    target = kind(path)
+    if target is None:
+        raise UserError(f"{path} has no suffix of a PyTorch file; use one of {', '.join(SUFFIXES)}")
+    if path.exists():
+        raise UserError(f"{path} exists; remove it or name another file")
+    notes = {"epoch": int(epoch)} if temperature is None else {"epoch": int(epoch), "temp": float(temperature)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if target == SAFE:
+            from safetensors.numpy import save_file
+
+            save_file(tensors, partial, metadata={"format": "pt", **{_SAFE_NOTES[key]: str(value) for key, value in notes.items()}})
+        else:
+            torch = _torch(path)
+            state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+            torch.save({"state_dict": state, **notes} if path.name.endswith(".pth.tar") else state, partial)
+        os.replace(partial, path)
+    except UserError:
+        raise
+    except Exception as error:  # PyTorch and safetensors tell a full disk in errors of their own
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({_first_line(error)}); nothing is left of it") from error
+
+
+_SAFE_NOTES = {"epoch": "epoch", "temp": "temperature"}
