@@ -29,6 +29,18 @@ def _evaluate(checkpoint, config=None):
     return evaluate(checkpoint, config)
 
 
+def _predict(files, checkpoint=None, model=None):
+    from bnext_jax.predict import predict
+
+    return predict(files, checkpoint, model)
+
+
+def _convert(source, output, model=None):
+    from bnext_jax.exchange import exchange
+
+    return exchange(source, output, model)
+
+
 def _prepare(config):
     from bnext_jax.data.sources import prepare
 
@@ -57,6 +69,8 @@ def _quickstart(workdir, seed):
 COMMANDS = {
     "train": (_train, {"config": True, "workdir": True}, False),
     "evaluate": (_evaluate, {"checkpoint": True, "config": False}, False),
+    "predict": (_predict, {"checkpoint": False, "model": False}, True),
+    "convert": (_convert, {"source": True, "output": True, "model": False}, False),
     "prepare": (_prepare, {"config": True}, False),
     "count": (_count, {"checkpoint": False, "model": False}, False),
     "plot": (_plot, {"workdir": True, "output": False}, True),

@@ -49,6 +49,7 @@ class ModelConfig(ReadOnly):
     stem_stride: int | None = fixed(None)  # 1 or 2; None = 2 with 1000 classes, 1 otherwise
     elm_attention: bool = fixed(True)  # False: the ablation without ELM attention
     info_recoupling: bool = fixed(True)  # False: the ablation without info-recoupling
+    start_from: str = fixed("")  # work directory or PyTorch file whose weights the run starts from (fine-tuning); "" = fresh ones
     extra: dict = fixed(dict)  # further arguments of the network's class (the real-valued teachers' depths, stages)
 
     def arguments(self):
@@ -56,7 +57,7 @@ class ModelConfig(ReadOnly):
         chosen = dict(self.extra)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "extra") and value != field.default:
+            if field.name not in ("name", "start_from", "extra") and value != field.default:
                 chosen[field.name] = value
         return chosen
 
@@ -105,8 +106,10 @@ class TemperatureConfig(ReadOnly):
 class DistillConfig(ReadOnly):
     """Knowledge distillation. Without a main teacher the loss is cross-entropy with the labels."""
 
-    main: str = fixed("")  # work directory of the main teacher's run
-    assistants: tuple[str, ...] = fixed(())  # work directories, in the order of the schedule; may repeat the main one
+    # A teacher is a work directory or a PyTorch file; or TAG=FILE with a tag of bnext_jax.teachers, and its checksum is checked.
+    main: str = fixed("")
+    assistants: tuple[str, ...] = fixed(())  # in the order of the schedule; may repeat the main one
+    measure: bool = free(False)  # print each teacher's own top-1 on the evaluation split before the first step
     form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
     precision: str = fixed("auto")  # of the teachers' forward; "auto" = that of the student
 

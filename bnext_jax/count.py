@@ -10,7 +10,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.layers import Buffer
 from bnext_jax.models import MODELS, abstract_model
 from bnext_jax.models.bnext import WIDTHS
-from bnext_jax.train import checkpoint
+from bnext_jax.train import networks
 
 BITS_PER_BYTE = 8
 BYTES_PER_FLOAT = 4
@@ -32,14 +32,14 @@ def size(model):
 
 
 def count(directory=None, model=None):
-    """{name: size} of a work directory's network, of one model, or of the published ones.
+    """{name: size} of the network in a work directory or PyTorch file, of one model, or of the published ones.
 
-    Raises UserError for an unknown model, one that needs widths, a missing work directory, or both arguments at once.
+    Raises UserError for an unknown model, one that needs widths, a missing work directory or file, or both arguments at once.
     """
     if directory and model:
         raise UserError("count takes --checkpoint or --model, not both")
     if directory:
-        described = checkpoint.describe(directory)["model"]
+        described = networks.describe(directory)["model"]
         return {described["name"]: size(abstract_model(described["name"], described["num_classes"], **described["arguments"]))}
     names = [model] if model else [*WIDTHS, "bnext18"]
     if model == "bnext":

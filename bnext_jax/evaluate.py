@@ -1,30 +1,33 @@
-"""The command `evaluate`: top-1 and top-5 of a work directory's network over every image of a split, each counted once."""
+"""The command `evaluate`: top-1 and top-5 of a network over every image of a split, each counted once."""
 
 import jax
 
 from bnext_jax.config import from_json
 from bnext_jax.data import sources
 from bnext_jax.errors import UserError
-from bnext_jax.train import checkpoint, evaluator, mesh, state, watch
+from bnext_jax.train import evaluator, mesh, networks, state, watch
 from bnext_jax.train.loop import check_input, precision_type
 
 
 def evaluate(directory, config=None):
-    """Evaluates the newest readable checkpoint of a work directory.
+    """Evaluates the newest readable checkpoint of a work directory, or the network in a PyTorch file.
 
     Args:
-      directory: the work directory. config: whose dataset and batch size to use; None = those of the checkpoint.
+      directory: the work directory or file. config: whose dataset and batch size to use; None = those of the checkpoint,
+        which a converted network and a PyTorch file do not have.
     Returns:
       {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model"}.
     Raises:
-      UserError: no readable checkpoint, or classes that are not the dataset's.
+      UserError: no readable checkpoint, no config, or classes that are not the dataset's.
     """
-    model, metadata = checkpoint.load_network(directory)
+    model, metadata = networks.load(directory)
+    if config is None and metadata["config"] is None:
+        raise UserError(f"{directory} does not say on which dataset; add --config=configs/NAME.py")
     config = config or from_json(metadata["config"]).check()
     source = sources.open_source(config.data, config.data.eval_split)
-    if list(source.class_names) != metadata["class_names"]:
+    if not networks.fits_classes(metadata, source.class_names):
         raise UserError(
-            f"{directory} was trained on {len(metadata['class_names'])} classes that are not the {len(source.class_names)} of"
+            f"{directory} was trained on {metadata['model']['num_classes']} classes that are not the {len(source.class_names)} of"
             f" {config.data.name}; evaluate it with its own dataset"
         )
     shardings = mesh.make_shardings()

@@ -8,10 +8,10 @@ from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
 from bnext_jax.models.convnext import SIZES
 from bnext_jax.models.efficientnet import SCALES, STAGES
 
-# efficientnet_lite_pytorch's name of a block's part -> timm's; with an expansion its norms and 1x1 convolutions count from it
-LITE_PARTS = {
-    True: {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"},
-    False: {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"},
+# efficientnet_lite_pytorch's name of a block's part -> timm's, in a block without and with an expansion
+SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3",
 }  # fmt: skip
 LITE_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 LITE_BLOCKS = [(i, j) for i, stage in enumerate(STAGES) for j in range(stage[4])]  # of Lite0, in order
@@ -32,7 +32,8 @@ def _lite_name(name):
     if int(number) >= len(LITE_BLOCKS):
         return name
     i, j = LITE_BLOCKS[int(number)]
-    return f"blocks.{i}.{j}.{LITE_PARTS[STAGES[i][0] > 1].get(part, part)}.{leaf}"
+    parts = INVERTED if STAGES[i][0] > 1 else SEPARABLE
+    return f"blocks.{i}.{j}.{parts.get(part, part)}.{leaf}"
 
 
 def _width(tensors, prefix):
@@ -58,18 +59,11 @@ def _count(tensors, pattern):
 
 
 def _bnext(tensors):
-    elm_attention = any(".Attention." in name for name in tensors)
-    widths = []
-    for i in range(1, _count(tensors, r"feature\.(\d+)\.")):
-        unit = "Attention" if elm_attention and i % 2 == 0 else "FFN_3x3"
-        if not any(name.startswith(f"feature.{i}.{unit}.") for name in tensors):
-            unit = "Attention" if unit == "FFN_3x3" else "FFN_3x3"
-        inputs = _width(tensors, f"feature.{i}.{unit}.")
-        widths.append(inputs)
-        doubles = any(name.startswith((f"feature.{i}.FFN_1.", f"feature.{i}.FFN_2.")) for name in tensors)
-        last = 2 * inputs if doubles else inputs
-    arguments = {"widths": (*widths, last)}
-    if not elm_attention:
+    unit = "Attention" if any(".Attention." in name for name in tensors) else "FFN_3x3"
+    widths = [_width(tensors, f"feature.{i}.{unit}.") for i in range(1, _count(tensors, r"feature\.(\d+)\."))]
+    doubles = any(name.startswith((f"feature.{len(widths)}.FFN_1.", f"feature.{len(widths)}.FFN_2.")) for name in tensors)
+    arguments = {"widths": (*widths, widths[-1] * (2 if doubles else 1))}
+    if unit != "Attention":
         arguments["elm_attention"] = False
     if not any(name.endswith(".scale") for name in tensors if name.startswith("feature.")):
         arguments["info_recoupling"] = False

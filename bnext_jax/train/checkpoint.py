@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import logging
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -47,6 +48,11 @@ def _parts(state):
     }
 
 
+def _reason(error):
+    """An error's message on one line, cut to a readable length."""
+    return " ".join(str(error).split())[:300]
+
+
 def _load(path, abstract):
     """The parts named in `abstract` and the metadata of one checkpoint. Raises whatever a damaged one makes Orbax raise."""
     metadata = ocp.checkpointables_metadata(path).custom_metadata
@@ -64,7 +70,7 @@ def _newest_whole(steps, load, root):
         try:
             return load(step)
         except Exception as error:  # truncated files surface as many kinds
-            reason = " ".join(str(error).split())[:200]
+            reason = _reason(error)
             problems.append(f"{step}: {type(error).__name__}: {reason}")
             log.warning("checkpoint %s of %s cannot be read (%s); trying the one before it", step, root, reason)
     raise UserError(f"no checkpoint in {root} can be read ({'; '.join(problems)}); start again in a new work directory")
@@ -113,9 +119,8 @@ class Checkpoints:
         try:
             return write()
         except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
-            reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"a checkpoint could not be written to {self.root}: {reason}; free space or choose another --workdir"
+                f"a checkpoint could not be written to {self.root}: {_reason(error)}; free space or choose another --workdir"
             ) from error
 
     def save(self, step, state, metadata, top1=None):
@@ -159,6 +164,23 @@ class Checkpoints:
             return None
         parts, metadata = _newest_whole(self.steps(), load, self.root)
         return {**parts["network"], **parts["training"]}, metadata
+
+
+def save_network(folder, params, batch_stats, metadata):
+    """Writes a network alone, for evaluation and for teaching, as the only checkpoint of a new work directory.
+
+    Args:
+      folder: must not exist. params, batch_stats: flat dicts. metadata: as a run's, see train.loop.
+    Raises:
+      UserError: it cannot be written; then nothing is left of it.
+    """
+    parts = {"network": {"params": params, "batch_stats": batch_stats}}
+    metadata = {**metadata, "sha256": {name: digest(tree) for name, tree in parts.items()}}
+    try:
+        ocp.save_checkpointables(_root(folder) / str(metadata["step"]), parts, custom_metadata=metadata)
+    except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{folder} could not be written ({_reason(error)}); nothing is left of it") from error
 
 
 def _abstract(flat):

@@ -11,7 +11,7 @@ from bnext_jax.config import to_json
 from bnext_jax.data import pipeline, sources
 from bnext_jax.errors import UserError
 from bnext_jax.models import create_model
-from bnext_jax.train import checkpoint, evaluator, mesh, optimizer, state, teachers, watch, workdir
+from bnext_jax.train import checkpoint, evaluator, mesh, networks, optimizer, state, teachers, watch, workdir
 from bnext_jax.train.progress import Progress
 from bnext_jax.train.step import StepSpec, compile_step, make_step
 
@@ -69,6 +69,8 @@ class Run:
         }
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
+        if config.model.start_from:
+            params, batch_stats = networks.start_from(config.model.start_from, params, batch_stats)
         self.eval_network, *_ = state.split(model, training=False)
         for shape in {self.image_shape, eval_shape}:
             check_input(self.eval_network, {**params, **batch_stats}, shape)
@@ -117,6 +119,18 @@ class Run:
             self.eval_step, variables, self.eval_source, self.shardings, self.config.data, self.config.eval_batch_size
         )
 
+    def measure_teachers(self):
+        """Logs each teacher's own top-1 on the evaluation split, in the student's preprocessing and the teachers' precision."""
+        config, data = self.config, self.config.data
+        for name in dict.fromkeys(filter(None, (config.distill.main, *config.distill.assistants))):
+            model, _ = networks.load(teachers.located(name))
+            network, params, batch_stats = state.split(model, training=False)
+            step = evaluator.make_eval_step(network, self.shardings, mean=data.mean, std=data.std, dtype=self.spec.teacher_dtype)
+            found = evaluator.evaluate(
+                step, self.shardings.put({**params, **batch_stats}), self.eval_source, self.shardings, data, config.eval_batch_size
+            )
+            log.info("teacher %s: %s top-1 %.2f %%, top-5 %.2f %%", name, data.eval_split, found["top1"], found["top5"])
+
     def prepare_epoch(self, epoch):
         """Puts the epoch's teachers in office; makes a new step, which compiles at its first call, where they change."""
         changed = self.faculty.appoint(teachers.roles(self.config.distill, self.config.epochs, epoch))
@@ -142,6 +156,8 @@ def train(config, workdir_path):
     keep = config.checkpoint
     with checkpoint.Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints:
         start = _resume(run, checkpoints)
+        if config.distill.measure:
+            run.measure_teachers()
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
         writer = watch.Writer(folder, start, config.tensorboard)
         try:

@@ -1,14 +1,16 @@
-"""The frozen teachers of a run: which work directory teaches in which epoch, and their networks."""
+"""The frozen teachers of a run: which one teaches in which epoch, and their networks."""
 
 import dataclasses
+import pathlib
 
+from bnext_jax import teachers
 from bnext_jax.distill import assistant_index
 from bnext_jax.errors import UserError
-from bnext_jax.train import checkpoint, state
+from bnext_jax.train import networks, state
 
 
 def roles(distill, epochs, epoch):
-    """{"main": work directory, "assistant": work directory} of an epoch; {} without distillation.
+    """{"main": path, "assistant": path} of an epoch, each a work directory or a PyTorch file; {} without distillation.
 
     Equal roles are one teacher: H and alpha of two equal teachers give the loss of one (BNext-L's last third).
 
@@ -17,23 +19,42 @@ def roles(distill, epochs, epoch):
     """
     if not distill.main:
         return {}
+    main = located(distill.main)
     if not distill.assistants:
-        return {"main": distill.main}
-    assistant = distill.assistants[assistant_index(epoch, epochs, len(distill.assistants))]
-    return {"main": distill.main} if assistant == distill.main else {"main": distill.main, "assistant": assistant}
+        return {"main": main}
+    assistant = located(distill.assistants[assistant_index(epoch, epochs, len(distill.assistants))])
+    return {"main": main} if assistant == main else {"main": main, "assistant": assistant}
+
+
+def _parts(teacher):
+    """(tag, path) of a teacher's name in the config: "TAG=FILE", or a path, whose tag is ""."""
+    tag, equals, path = teacher.partition("=")
+    return (tag, path) if equals and not pathlib.Path(teacher).exists() else ("", teacher)
+
+
+def located(teacher):
+    """The path in a teacher's name in the config, "PATH" or "TAG=FILE"."""
+    return _parts(teacher)[1]
 
 
 def check(distill, class_names, mean, std):
-    """Raises UserError unless every teacher can be read, knows the same classes and expects the same pixel scale.
+    """Raises UserError unless every teacher can be read, is what its tag says, and knows the dataset's classes and pixel scale.
 
     distill: DistillConfig. class_names: of the student's dataset. mean, std: of the student's pixels.
     """
-    for path in dict.fromkeys(filter(None, (distill.main, *distill.assistants))):
-        described = checkpoint.describe(path)
-        if described["class_names"] != list(class_names):
+    for teacher in dict.fromkeys(filter(None, (distill.main, *distill.assistants))):
+        tag, path = _parts(teacher)
+        if tag:
+            teachers.check_file(tag, path)
+        described = networks.describe(path)
+        name = described["model"]["name"]
+        if tag and name != teachers.ROSTER[tag].model:
+            raise UserError(f"{path} holds {name}, not the {teachers.ROSTER[tag].model} of teacher {tag}")
+        if not networks.fits_classes(described, class_names):
+            count = described["model"]["num_classes"]
             raise UserError(
-                f"the teacher in {path} knows {len(described['class_names'])} classes, the dataset has {len(class_names)} or names"
-                " them differently; train it on the student's dataset"
+                f"the teacher in {path} knows {count} classes, the dataset has {len(class_names)} or names them differently;"
+                " train it on the student's dataset"
             )
         scale = described["preprocessing"]["mean"], described["preprocessing"]["std"]
         if scale != (list(mean), list(std)):
@@ -53,14 +74,14 @@ class Faculty:
     variables: dict = dataclasses.field(default_factory=dict)
 
     def appoint(self, paths):
-        """Loads what `paths` ({role: work directory}) adds, frees what it drops; returns whether anything changed."""
+        """Loads what `paths` ({role: path}) adds, frees what it drops; returns whether anything changed."""
         if paths == self.paths:
             return False
         for role in self.paths.keys() - paths.keys():
             del self.networks[role], self.variables[role]
         for role, path in paths.items():
             if self.paths.get(role) != path:
-                model, _ = checkpoint.load_network(path)
+                model, _ = networks.load(path)
                 self.networks[role], params, batch_stats = state.split(model, training=False)
                 self.variables[role] = self.shardings.put({**params, **batch_stats})
         self.paths = dict(paths)

@@ -1,0 +1,50 @@
+"""The command `convert`: a PyTorch file to a work directory of ours, or a network of ours to a PyTorch file."""
+
+import pathlib
+import tempfile
+
+from bnext_jax import convert, teachers
+from bnext_jax.convert import torch_files
+from bnext_jax.count import size
+from bnext_jax.errors import UserError
+from bnext_jax.train import checkpoint, networks, state
+
+
+def exchange(source, output, model=None):
+    """Converts; the direction follows from `output`: a PyTorch file by its suffix, else a work directory.
+
+    Args:
+      source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.teachers.ROSTER), which is fetched.
+      output: what to write; it must not exist. model: the network's name, as a check.
+    Returns:
+      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
+    Raises:
+      UserError: a source that cannot be read or does not fit, an output that exists or cannot be written.
+    """
+    if pathlib.Path(output).exists():
+        raise UserError(f"{output} exists; remove it or name another --output")
+    with tempfile.TemporaryDirectory() as folder:
+        path, fetched = source, source in teachers.ROSTER and not pathlib.Path(source).exists()
+        if fetched:  # a safetensors output is the hub's own file, so that its checksum stays true
+            path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
+            teachers.fetch(source, path)
+        network, metadata = networks.load(path, model)
+    described = metadata["model"]
+    if path == output:
+        pass
+    elif torch_files.kind(output):
+        temperature = metadata["temperature"] if getattr(network, "temperature", None) is not None else None
+        torch_files.write(output, convert.to_state_dict(network), epoch=metadata["epoch"], temperature=temperature)
+    else:
+        _, params, batch_stats = state.split(network, training=False)
+        checkpoint.save_network(output, params, batch_stats, metadata)
+    return {
+        "model": described["name"],
+        "num_classes": described["num_classes"],
+        "arguments": described["arguments"],
+        "parameters": size(network)["parameters"],
+        "epoch": metadata["epoch"],
+        "temperature": metadata["temperature"],
+        "source": str(source),
+        "output": str(output),
+    }

@@ -1,0 +1,93 @@
+"""The command `predict`: photos in, the five most probable classes out."""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from bnext_jax import teachers
+from bnext_jax.data.imagenet import readable
+from bnext_jax.data.transforms import Transform, center_crop, decode, resize
+from bnext_jax.errors import UserError
+from bnext_jax.train import networks, state
+from bnext_jax.train.progress import Progress
+from bnext_jax.train.step import normalise
+
+TOP = 5
+BATCH = 16
+
+
+def read_photo(path, transform, shape):
+    """One photo as the network was shown its images: the evaluation transform, then resized and cropped where that is not enough.
+
+    Args:
+      path: an image file that Pillow reads. transform: data.transforms.Transform. shape: (height, width, 3) of the network.
+    Returns:
+      uint8 array of `shape`.
+    Raises:
+      UserError: no file, or no image.
+    """
+    try:
+        image = transform(decode(pathlib.Path(path).read_bytes()), None)
+    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is no image that can be read: {error}") from error
+    except OSError as error:  # also what Pillow says of a truncated image
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if image.shape != tuple(shape):  # networks for small images have no resize in their transform
+        image = center_crop(resize(image, None, max(shape[:2])), None, max(shape[:2]))
+    return image
+
+
+def predict(files, checkpoint=None, model=None):
+    """Classifies photos.
+
+    Args:
+      files: image files. checkpoint: a work directory or a PyTorch file. model: without a checkpoint, the network whose
+        weights an installed package carries (teachers.PACKAGED); with one, a check of its name.
+    Returns:
+      {"model", "epoch", "temperature", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
+    Raises:
+      UserError: no photo, one that cannot be read, neither checkpoint nor model, or what networks.load says.
+    """
+    if not files:
+        raise UserError("predict needs one image or more: python main.py predict --checkpoint=PATH IMAGE [IMAGE ...]")
+    if not checkpoint and not model:
+        raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
+    network, metadata = networks.load(checkpoint or teachers.packaged(model), model)
+    preprocessing = metadata["preprocessing"]
+    transform, shape = Transform(preprocessing["eval_transform"]), tuple(preprocessing["image_shape"])
+    images = np.stack([read_photo(path, transform, shape) for path in files])
+    names = readable(metadata["class_names"], metadata["model"]["num_classes"])
+    structure, params, batch_stats = state.split(network, training=False)
+
+    @jax.jit
+    def probabilities(variables, images):
+        with jax.default_matmul_precision("highest"):
+            pixels = normalise(images, tuple(preprocessing["mean"]), tuple(preprocessing["std"]), np.dtype("float32"))
+            return jax.nn.softmax(structure(variables, pixels)[0])
+
+    size, found = min(BATCH, len(images)), []
+    with Progress("predict", -(-len(images) // size), 0) as progress:
+        for start in range(0, len(images), size):
+            batch = np.resize(images[start : start + size], (size, *shape))  # repeats images where the last batch is short
+            found.extend(np.asarray(probabilities({**params, **batch_stats}, batch))[: len(images) - start])
+            progress.step()
+    rows = [_best(path, row, names) for path, row in zip(files, found, strict=True)]
+    print(table(rows), file=sys.stderr)
+    return {"model": metadata["model"]["name"], "epoch": metadata["epoch"], "temperature": metadata["temperature"], "images": rows}
+
+
+def _best(path, row, names):
+    order = np.argsort(-row, kind="stable")[:TOP]
+    return {"file": str(path), "top5": [{"class": int(i), "name": names[i], "probability": float(row[i])} for i in order]}
+
+
+def table(rows):
+    """The predictions as text, one line a class. rows: the "images" of predict's result."""
+    lines = []
+    for row in rows:
+        lines.append(row["file"])
+        lines += [f"  {100 * best['probability']:5.1f} %  {best['class']:4d}  {best['name']}" for best in row["top5"]]
+    return "\n".join(lines)

