@@ -26,10 +26,12 @@ class BinaryUnit(nnx.Module):
       size: kernel side, 1 or 3. stride: 1 or 2; with 2 height and width must be even.
       info_recoupling: False removes `scale` and the gate (r = y).
       norm_kind, prelu_kind: nnx.Param, or Buffer where the unit never uses its second norm, its first PReLU.
-      sign_below: see binarize_weight.
+      sign_below: see binarize_weight. gate_bits: of the quantised gate, None = float.
     """
 
-    def __init__(self, inputs, features, size, stride, *, info_recoupling, norm_kind, prelu_kind, sign_below, rngs):
+    def __init__(
+        self, inputs, features, size, stride, *, info_recoupling, norm_kind, prelu_kind, sign_below, gate_bits=None, rngs
+    ):  # fmt: skip
         self.stride = stride
         self.shift = nnx.Param(jnp.zeros((inputs,)), decay="weights")
         self.conv = BinaryConv(inputs, features, size, stride, sign_below=sign_below, rngs=rngs)
@@ -37,7 +39,7 @@ class BinaryUnit(nnx.Module):
         self.activation1, self.activation2 = PReLU(inputs, kind=prelu_kind), PReLU(features)
         if info_recoupling:
             self.scale = nnx.Param(jnp.full((features,), SCALE_AT_FIRST), bounds=(0.0, 1.0), decay="weights")
-            self.gate = Gate(features, rngs=rngs)
+            self.gate = Gate(features, bits=gate_bits, rngs=rngs)
         else:
             self.scale = self.gate = None
 
@@ -72,11 +74,11 @@ class BinaryUnit(nnx.Module):
 class BinaryFeedForward(BinaryUnit):
     """out = batch_norm_2(gate(mix) * y) + x', x' = pool(x); without info-recoupling out = y + x' (norm2 is skipped)."""
 
-    def __init__(self, features, size, stride=1, *, info_recoupling=True, sign_below=SIGN_BELOW, rngs):
+    def __init__(self, features, size, stride=1, *, info_recoupling=True, sign_below=SIGN_BELOW, gate_bits=None, rngs):
         norm_kind = nnx.Param if info_recoupling else Buffer
         super().__init__(
             features, features, size, stride, info_recoupling=info_recoupling, norm_kind=norm_kind,
-            prelu_kind=Buffer, sign_below=sign_below, rngs=rngs,
+            prelu_kind=Buffer, sign_below=sign_below, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def __call__(self, x, temperature):
@@ -91,10 +93,10 @@ class BinaryFeedForward(BinaryUnit):
 class ElmAttention(BinaryUnit):
     """Element-wise attention, 3x3: res = pool(prelu_1(x)); out = batch_norm_2(gate(mix) * y * res) + res."""
 
-    def __init__(self, features, stride=1, *, info_recoupling=True, rngs):
+    def __init__(self, features, stride=1, *, info_recoupling=True, gate_bits=None, rngs):
         super().__init__(
             features, features, 3, stride, info_recoupling=info_recoupling, norm_kind=nnx.Param,
-            prelu_kind=nnx.Param, sign_below=SIGN_BELOW, rngs=rngs,
+            prelu_kind=nnx.Param, sign_below=SIGN_BELOW, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def attend(self, y, mixed, residual):
@@ -145,17 +147,15 @@ class BasicBlock(nnx.Module):
     Args:
       inputs, features: channels in and out; features is inputs or 2 * inputs.
       stride: 1 or 2, carried by the 3x3 unit. elm_attention: whether the 3x3 unit is ELM attention.
-      info_recoupling: see BinaryUnit.
+      **options: info_recoupling and gate_bits, see BinaryUnit.
     """
 
-    def __init__(self, inputs, features, stride, *, elm_attention, info_recoupling, rngs):
+    def __init__(self, inputs, features, stride, *, elm_attention, rngs, **options):
         if elm_attention:
-            self.unit3x3 = ElmAttention(inputs, stride, info_recoupling=info_recoupling, rngs=rngs)
+            self.unit3x3 = ElmAttention(inputs, stride, rngs=rngs, **options)
         else:
-            self.unit3x3 = BinaryFeedForward(inputs, 3, stride, info_recoupling=info_recoupling, rngs=rngs)
-        self.units1x1 = nnx.List(
-            BinaryFeedForward(inputs, 1, info_recoupling=info_recoupling, rngs=rngs) for _ in range(features // inputs)
-        )
+            self.unit3x3 = BinaryFeedForward(inputs, 3, stride, rngs=rngs, **options)
+        self.units1x1 = nnx.List(BinaryFeedForward(inputs, 1, rngs=rngs, **options) for _ in range(features // inputs))
 
     def __call__(self, x, temperature):
         """x [N,H,W,inputs], temperature scalar -> [N,H/stride,W/stride,features]."""

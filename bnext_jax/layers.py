@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
+from bnext_jax.quantize import CLASSIFIER_CLIP, CLIP, Quantizer
 
 NORM_EPSILON = 1e-5
 NORM_DECAY = 0.9  # of the running statistics; PyTorch calls this momentum 0.1
@@ -67,14 +68,16 @@ class Conv(nnx.Module):
       inputs, features: channels. size: kernel side. stride: in pixels. padding: pixels on all sides (None: size // 2),
         or "SAME", TensorFlow's rule: ceil(side / stride) positions, the odd pixel below and on the right.
       groups: feature groups (= inputs for a depthwise convolution). bias: whether there is one.
+      weight_bits: of the quantised kernel, one range per (input, output) pair; None = a float kernel. The input is never quantised.
     """
 
-    def __init__(self, inputs, features, size, stride=1, *, padding=None, groups=1, bias=False, rngs):
+    def __init__(self, inputs, features, size, stride=1, *, padding=None, groups=1, bias=False, weight_bits=None, rngs):
         self.stride, self.groups = stride, groups
         self.padding = size // 2 if padding is None else padding
         fan_in = size * size * inputs // groups
         self.kernel = nnx.Param(uniform(rngs, (size, size, inputs // groups, features), fan_in), decay="weights")
         self.bias = nnx.Param(uniform(rngs, (features,), fan_in), decay="rest") if bias else None
+        self.quantizer = Quantizer(weight_bits, (0, 1)) if weight_bits else None
 
     def pads(self, x):
         """((top, bottom), (left, right)) in pixels for a map [N,H,W,C]."""
@@ -84,9 +87,10 @@ class Conv(nnx.Module):
 
     def __call__(self, x):
         """[N,H,W,inputs] -> [N,H',W',features], the type of x."""
+        kernel = self.kernel[...] if self.quantizer is None else self.quantizer.kernel(self.kernel[...])
         y = lax.conv_general_dilated(
             x,
-            self.kernel[...].astype(x.dtype),
+            kernel.astype(x.dtype),
             (self.stride, self.stride),
             self.pads(x),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -99,25 +103,31 @@ class Linear(nnx.Module):
     """y = x W + b with PyTorch's initialisation; W [inputs, features], b [features].
 
     decay: the weight-decay group of W; "weights" for a 1x1 convolution, "rest" for a classifier (see the module's text).
+    bits: of quantised W and x (None = float). The classifier's quantiser clips at +-25, that of a 1x1 convolution at +-1000.
     """
 
-    def __init__(self, inputs, features, *, decay="rest", rngs):
+    def __init__(self, inputs, features, *, decay="rest", bits=None, rngs):
         self.kernel = nnx.Param(uniform(rngs, (inputs, features), inputs), decay=decay)
         self.bias = nnx.Param(uniform(rngs, (features,), inputs), decay="rest")
+        limit = CLASSIFIER_CLIP if decay == "rest" else CLIP
+        self.quantizer = Quantizer(bits, (0,), limit=limit, unused_scale=decay == "rest") if bits else None
 
     def __call__(self, x):
         """[..., inputs] -> [..., features], the type of x."""
-        return jnp.matmul(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        kernel = self.kernel[...]
+        if self.quantizer is not None:
+            x, kernel = self.quantizer.input(x), self.quantizer.kernel(kernel)
+        return jnp.matmul(x, kernel.astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
 class Gate(nnx.Module):
-    """Squeeze-and-excitation on channel means: gate(m) = sigmoid(W2 relu(W1 m + b1) + b2), W1: C -> C/8, W2: C/8 -> C."""
+    """Squeeze-and-excitation on channel means: gate(m) = sigmoid(W2 relu(W1 m + b1) + b2), W1: C -> C/8, W2: C/8 -> C. bits: see Linear."""
 
-    def __init__(self, features, *, rngs):
+    def __init__(self, features, *, bits=None, rngs):
         if features < 8:
             raise UserError(f"a gate needs at least 8 channels, got {features}; choose widths of 8 and more")
-        self.reduce = Linear(features, features // 8, decay="weights", rngs=rngs)
-        self.expand = Linear(features // 8, features, decay="weights", rngs=rngs)
+        self.reduce = Linear(features, features // 8, decay="weights", bits=bits, rngs=rngs)
+        self.expand = Linear(features // 8, features, decay="weights", bits=bits, rngs=rngs)
 
     def __call__(self, mean):
         """Channel means [N,C] -> factors in (0, 1), [N,C]."""

@@ -6,7 +6,7 @@ import pathlib
 import bnext_jax
 
 ORDER = [
-    "errors", "process", "lowering", "convolution", "binary", "layers", "depthwise", "blocks", "models", "convert", "teachers",
+    "errors", "process", "lowering", "convolution", "binary", "quantize", "layers", "depthwise", "blocks", "models", "convert", "teachers",
     "config", "distill", "data", "train", "evaluate", "predict", "count", "exchange", "plot", "quickstart",
 ]  # fmt: skip
 ROOT = pathlib.Path(bnext_jax.__file__).parent

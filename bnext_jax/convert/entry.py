@@ -24,7 +24,13 @@ def norm(prefix, layer):
 
 
 def affine(prefix, layer, layout):
-    """The kernel, in `layout` (a key of names.LAYOUTS), and the bias, if any, of a Conv or Linear."""
+    """The kernel, in `layout` (a key of names.LAYOUTS), the bias and the clip limits, if any, of a Conv or Linear."""
     yield Entry(f"{prefix}.weight", layer.kernel, layout)
     if layer.bias is not None:
         yield Entry(f"{prefix}.bias", layer.bias, "same")
+    quantizer = layer.quantizer
+    if quantizer is not None:
+        if quantizer.scale is not None:
+            yield Entry(f"{prefix}.scale", quantizer.scale, "same")
+        yield Entry(f"{prefix}.weight_clip_val", quantizer.weight_clip, "same")
+        yield Entry(f"{prefix}.{'activation' if quantizer.scale is None else 'act'}_clip_val", quantizer.input_clip, "same")

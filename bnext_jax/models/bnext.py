@@ -31,8 +31,8 @@ def check_widths(widths):
 class Stem(nnx.Module):
     """Real 3x3 convolution and batch norm, without activation; the state dict's PReLU there is never used."""
 
-    def __init__(self, features, stride, *, rngs):
-        self.conv = Conv(3, features, 3, stride, rngs=rngs)
+    def __init__(self, features, stride, *, bits=None, rngs):
+        self.conv = Conv(3, features, 3, stride, weight_bits=bits, rngs=rngs)
         self.norm = BatchNorm(features)
         self.prelu = PReLU(features, slope=float(features), kind=Buffer)
 
@@ -49,15 +49,29 @@ class BNext(nnx.Module):
       num_classes: outputs of the classifier.
       stem_stride: 1 or 2; None = the reference's rule, 2 with 1000 classes and 1 otherwise.
       elm_attention, info_recoupling: the ablation's switches.
+      gate_bits, stem_bits, classifier_bits: of the quantised edition's layers; None = float. Its published form has gates
+        at 4 or 8 bit, stem and classifier at 8.
     Raises:
       UserError: widths that are no BNext.
     """
 
-    def __init__(self, widths, num_classes=1000, *, stem_stride=None, elm_attention=True, info_recoupling=True, rngs):
+    def __init__(
+        self,
+        widths,
+        num_classes=1000,
+        *,
+        stem_stride=None,
+        elm_attention=True,
+        info_recoupling=True,
+        gate_bits=None,
+        stem_bits=None,
+        classifier_bits=None,
+        rngs,
+    ):
         check_widths(widths)
         stride = stem_stride or (2 if num_classes == 1000 else 1)
         self.elm_attention = elm_attention
-        self.stem = Stem(widths[0], stride, rngs=rngs)
+        self.stem = Stem(widths[0], stride, bits=stem_bits, rngs=rngs)
         blocks = []
         for i, (inputs, features) in enumerate(itertools.pairwise(widths), start=1):
             blocks.append(
@@ -67,12 +81,13 @@ class BNext(nnx.Module):
                     2 if features != inputs and i > 1 else 1,
                     elm_attention=elm_attention and i % 2 == 0,
                     info_recoupling=info_recoupling,
+                    gate_bits=gate_bits,
                     rngs=rngs,
                 )
             )
         self.blocks = nnx.List(blocks)
         self.prelu = PReLU(widths[-1])
-        self.classifier = Linear(widths[-1], num_classes, rngs=rngs)
+        self.classifier = Linear(widths[-1], num_classes, bits=classifier_bits, rngs=rngs)
         self.temperature = Temperature(jnp.ones(()))
 
     def __call__(self, images, temperature=None):
