@@ -122,6 +122,12 @@ def parse(argv):
     return function, given | ({"files": files} if takes_files else {})
 
 
+def _unraisable(told):
+    """sys.unraisablehook: reads that Orbax abandons where a file fails end on its closed event loop, hundreds of them."""
+    if str(told.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(told)
+
+
 def main(argv, out=None):
     """Runs one command; prints its result as JSON on `out` (standard output); returns the exit code."""
     try:
@@ -141,6 +147,7 @@ if __name__ == "__main__":
     for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # what Orbax leaves where a file fails
+    sys.unraisablehook = _unraisable
     result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
     os.dup2(2, 1)  # whatever a library prints there goes to standard error
     sys.exit(main(sys.argv, result_file))

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from bnext_jax.train import networks
+
 ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = "--config=configs/digits_student.py:smoke"
 
@@ -82,10 +84,8 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
 
 
 def test_a_teacher_of_other_classes_is_refused(digits, tmp_path, run, monkeypatch):
-    from bnext_jax.train import checkpoint
-
-    described = {"class_names": ["cat", "dog"], "preprocessing": {}}
-    monkeypatch.setattr(checkpoint, "describe", lambda path: described)
+    described = {"model": {"name": "bnext18", "num_classes": 2}, "class_names": ["cat", "dog"], "preprocessing": {}}
+    monkeypatch.setattr(networks, "describe", lambda path: described)
     outcome = run("train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.distill.main=teacher")
     refused(outcome, "the teacher in teacher knows 2 classes, the dataset has 10")
 
