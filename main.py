@@ -35,10 +35,10 @@ def _predict(files, checkpoint=None, model=None):
     return predict(files, checkpoint, model)
 
 
-def _convert(source, output, model=None):
+def _convert(source, output, model=None, gate_bits=None):
     from bnext_jax.exchange import exchange
 
-    return exchange(source, output, model)
+    return exchange(source, output, model, gate_bits)
 
 
 def _prepare(config):
@@ -70,7 +70,7 @@ COMMANDS = {
     "train": (_train, {"config": True, "workdir": True}, False),
     "evaluate": (_evaluate, {"checkpoint": True, "config": False}, False),
     "predict": (_predict, {"checkpoint": False, "model": False}, True),
-    "convert": (_convert, {"source": True, "output": True, "model": False}, False),
+    "convert": (_convert, {"source": True, "output": True, "model": False, "gate_bits": False}, False),
     "prepare": (_prepare, {"config": True}, False),
     "count": (_count, {"checkpoint": False, "model": False}, False),
     "plot": (_plot, {"workdir": True, "output": False}, True),

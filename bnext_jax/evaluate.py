@@ -3,7 +3,7 @@
 import jax
 
 from bnext_jax.config import from_json
-from bnext_jax.data import sources
+from bnext_jax.data import pipeline, sources
 from bnext_jax.errors import UserError
 from bnext_jax.train import evaluator, mesh, networks, state, watch
 from bnext_jax.train.loop import check_input, precision_type
@@ -15,6 +15,7 @@ def evaluate(directory, config=None):
     Args:
       directory: the work directory or file. config: whose dataset and batch size to use; None = those of the checkpoint,
         which a converted network and a PyTorch file do not have.
+        Images are scaled by the network's own mean and std; by the config's where a PyTorch file does not say them.
     Returns:
       {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model"}.
     Raises:
@@ -34,10 +35,10 @@ def evaluate(directory, config=None):
     mesh.check_batch("eval_batch_size", config.eval_batch_size, None, jax.device_count())
     network, params, batch_stats = state.split(model, training=False)
     variables = shardings.put({**params, **batch_stats})
-    check_input(network, variables, tuple(metadata["preprocessing"]["image_shape"]))
+    check_input(network, variables, pipeline.image_shape(source, config.data.eval_transform))
     dtype = precision_type(config.precision)
-    scale = {name: tuple(metadata["preprocessing"][name]) for name in ("mean", "std")}
-    eval_step = evaluator.make_eval_step(network, shardings, dtype=dtype, **scale)
+    scale = metadata["preprocessing"] or {"mean": config.data.mean, "std": config.data.std}
+    eval_step = evaluator.make_eval_step(network, shardings, mean=tuple(scale["mean"]), std=tuple(scale["std"]), dtype=dtype)
     return {
         **evaluator.evaluate(eval_step, variables, source, shardings, config.data, config.eval_batch_size),
         "step": metadata["step"],

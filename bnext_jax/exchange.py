@@ -10,17 +10,20 @@ from bnext_jax.errors import UserError
 from bnext_jax.train import checkpoint, networks, state
 
 
-def exchange(source, output, model=None):
+def exchange(source, output, model=None, gate_bits=None):
     """Converts; the direction follows from `output`: a PyTorch file by its suffix, else a work directory.
 
     Args:
       source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.teachers.ROSTER), which is fetched.
       output: what to write; it must not exist. model: the network's name, as a check.
+      gate_bits: "4" or "8", of a PyTorch file of the quantised edition, which does not say it.
     Returns:
       {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
     Raises:
       UserError: a source that cannot be read or does not fit, an output that exists or cannot be written.
     """
+    if gate_bits not in (None, "4", "8"):
+        raise UserError(f"--gate_bits is {gate_bits!r}; the quantised edition has gates of 4 or 8 bits")
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")
     with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +31,7 @@ def exchange(source, output, model=None):
         if fetched:  # a safetensors output is the hub's own file, so that its checksum stays true
             path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
             teachers.fetch(source, path)
-        network, metadata = networks.load(path, model)
+        network, metadata = networks.load(path, model, gate_bits and int(gate_bits))
     described = metadata["model"]
     if path == output:
         pass

@@ -1,5 +1,6 @@
 """The command `predict`: photos in, the five most probable classes out."""
 
+import logging
 import pathlib
 import sys
 
@@ -8,15 +9,18 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from bnext_jax import teachers
-from bnext_jax.data.imagenet import readable
+from bnext_jax.data import imagenet
 from bnext_jax.data.transforms import Transform, center_crop, decode, resize
 from bnext_jax.errors import UserError
 from bnext_jax.train import networks, state
 from bnext_jax.train.progress import Progress
 from bnext_jax.train.step import normalise
 
+log = logging.getLogger(__name__)
 TOP = 5
 BATCH = 16
+CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
+CIFAR_CLASSES = (10, 100)
 
 
 def read_photo(path, transform, shape):
@@ -40,6 +44,11 @@ def read_photo(path, transform, shape):
     return image
 
 
+def assumed(num_classes):
+    """The preprocessing taken where a PyTorch file of other than 1,000 classes does not say it: the published recipes' (SPEC section 3)."""
+    return CIFAR if num_classes in CIFAR_CLASSES else networks.preprocessing("bnext", imagenet.CLASSES)
+
+
 def predict(files, checkpoint=None, model=None):
     """Classifies photos.
 
@@ -57,9 +66,15 @@ def predict(files, checkpoint=None, model=None):
         raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
     network, metadata = networks.load(checkpoint or teachers.packaged(model), model)
     preprocessing = metadata["preprocessing"]
+    if preprocessing is None:
+        preprocessing = assumed(metadata["model"]["num_classes"])
+        log.warning(
+            "%s does not say how its images were scaled; taken: %s pixels, mean %s, std %s",
+            checkpoint, preprocessing["image_shape"][0], preprocessing["mean"], preprocessing["std"],
+        )  # fmt: skip
     transform, shape = Transform(preprocessing["eval_transform"]), tuple(preprocessing["image_shape"])
     images = np.stack([read_photo(path, transform, shape) for path in files])
-    names = readable(metadata["class_names"], metadata["model"]["num_classes"])
+    names = imagenet.readable(metadata["class_names"], metadata["model"]["num_classes"])
     structure, params, batch_stats = state.split(network, training=False)
 
     @jax.jit

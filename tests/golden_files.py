@@ -23,7 +23,8 @@ def read(path):
     return arrays, json.loads(str(arrays.pop("meta")))
 
 
-def _draw(name, shape, seed, temperature):
+def draw(name, shape, seed, temperature):
+    """The array of one PyTorch name."""
     if name == "fc.scale":
         return np.zeros(shape, np.float32)
     if name.endswith("clip_val"):
@@ -60,7 +61,7 @@ def weights(arrays, meta, *, calibrated=True):
     for name, shape in zip(map(str, arrays["names"]), arrays["shapes"], strict=True):
         stored = arrays.get(f"stat:{name}") if calibrated else None
         temperature = meta.get("temperature", 1.0)
-        drawn[name] = _draw(name, tuple(json.loads(str(shape))), meta["weight_seed"], temperature) if stored is None else stored
+        drawn[name] = draw(name, tuple(json.loads(str(shape))), meta["weight_seed"], temperature) if stored is None else stored
     return drawn
 
 

@@ -172,15 +172,19 @@ def save_network(folder, params, batch_stats, metadata):
     Args:
       folder: must not exist. params, batch_stats: flat dicts. metadata: as a run's, see train.loop.
     Raises:
-      UserError: it cannot be written; then nothing is left of it.
+      UserError: it cannot be written; then there is nothing under that name.
     """
     parts = {"network": {"params": params, "batch_stats": batch_stats}}
     metadata = {**metadata, "sha256": {name: digest(tree) for name, tree in parts.items()}}
+    folder = pathlib.Path(folder).absolute()
+    partial = folder.with_name(f".{folder.name}.partial")  # where a write fails, Orbax's threads still make folders behind our back
     try:
-        ocp.save_checkpointables(_root(folder) / str(metadata["step"]), parts, custom_metadata=metadata)
+        shutil.rmtree(partial, ignore_errors=True)
+        ocp.save_checkpointables(_root(partial) / str(metadata["step"]), parts, custom_metadata=metadata)
+        partial.rename(folder)
     except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{folder} could not be written ({_reason(error)}); nothing is left of it") from error
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{folder} could not be written ({_reason(error)}); nothing is left under that name") from error
 
 
 def _abstract(flat):

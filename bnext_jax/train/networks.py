@@ -3,23 +3,24 @@
 import logging
 import pathlib
 
+import numpy as np
+
 from bnext_jax import convert, teachers
 from bnext_jax.convert import torch_files
+from bnext_jax.data.imagenet import CLASSES
 from bnext_jax.errors import UserError
 from bnext_jax.models import abstract_model
 from bnext_jax.train import checkpoint, state
 
 log = logging.getLogger(__name__)
 SIZE, RESIZED = 224, 235  # BNext's evaluation on ImageNet: SPEC section 3
-CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
-CIFAR_CLASSES = (10, 100)
 
 
-def _preprocessing(name, num_classes):
-    """What a published network of this name expects, as a checkpoint's metadata says it."""
+def preprocessing(name, num_classes):
+    """What a network published for ImageNet expects, as a checkpoint's metadata says it; None with other than 1,000 classes."""
+    if num_classes != CLASSES:
+        return None
     teacher = teachers.of_model(name)
-    if teacher is None and num_classes in CIFAR_CLASSES:
-        return CIFAR
     size = SIZE if teacher is None else teacher.size
     line = f"resize({RESIZED})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
     mean, std = (teachers.IMAGENET_MEAN, teachers.IMAGENET_STD) if teacher is None else (teacher.mean, teacher.std)
@@ -39,17 +40,25 @@ def _recognised(path, expected):
     return file, tensors, found
 
 
-def from_file(path, expected=None):
+def from_file(path, expected=None, gate_bits=None):
     """The network in a PyTorch file.
 
     Args:
-      path: see convert.torch_files.read. expected: the model's name, checked where it is given.
+      path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8, of
+        the quantised edition, whose files do not say it; None = 4, with a warning.
     Returns:
-      (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown.
+      (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown,
+      and the preprocessing is None except for ImageNet's 1,000 classes.
     Raises:
       UserError: a file that cannot be read, no network that is known, another than expected, tensors that do not fit.
     """
     file, tensors, (name, classes, arguments) = _recognised(path, expected)
+    if "gate_bits" not in arguments and gate_bits is not None:
+        raise UserError(f"{path} is not of the quantised edition; leave --gate_bits out")
+    if gate_bits is not None:
+        arguments = {**arguments, "gate_bits": gate_bits}
+    elif "gate_bits" in arguments:
+        log.warning("%s does not say whether its gates have 4 or 8 bits; taken: %d (see convert --gate_bits)", path, arguments["gate_bits"])
     model = abstract_model(name, classes, **arguments)
     try:
         convert.from_state_dict(model, tensors)
@@ -57,14 +66,14 @@ def from_file(path, expected=None):
         raise UserError(f"{path} is nearly {name} with {classes} classes: {error}") from error
     own = getattr(model, "temperature", None)
     temperature = 1.0 if own is None else float(own[...])
-    if own is not None and file.temperature not in (None, temperature):
+    if own is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s: the tensors count", path, file.temperature, temperature)
     metadata = {
         "model": {"name": name, "num_classes": classes, "arguments": arguments},
         "step": 0,
         "epoch": file.epoch or 0,
         "temperature": temperature,
-        "preprocessing": _preprocessing(name, classes),
+        "preprocessing": preprocessing(name, classes),
         "class_names": [],
         "precision": "float32",
         "config": None,
@@ -73,12 +82,14 @@ def from_file(path, expected=None):
     return model, metadata
 
 
-def load(path, expected=None):
+def load(path, expected=None, gate_bits=None):
     """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's."""
     if not pathlib.Path(path).is_dir():
         if not pathlib.Path(path).exists():
             raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
-        return from_file(path, expected)
+        return from_file(path, expected, gate_bits)
+    if gate_bits is not None:
+        raise UserError(f"--gate_bits is for PyTorch files; {path} is a work directory and says it itself")
     model, metadata = checkpoint.load_network(path)
     name = metadata["model"]["name"]
     if expected not in (None, name):

@@ -56,9 +56,12 @@ def check(distill, class_names, mean, std):
                 f"the teacher in {path} knows {count} classes, the dataset has {len(class_names)} or names them differently;"
                 " train it on the student's dataset"
             )
-        scale = described["preprocessing"]["mean"], described["preprocessing"]["std"]
-        if scale != (list(mean), list(std)):
-            raise UserError(f"the teacher in {path} was trained with mean and std {scale}, the student's are {list(mean)}, {list(std)}")
+        known = described["preprocessing"] or {"mean": list(mean), "std": list(std)}
+        if (known["mean"], known["std"]) != (list(mean), list(std)):
+            raise UserError(
+                f"the teacher in {path} was trained with mean and std {known['mean']}, {known['std']}, the student's are"
+                f" {list(mean)}, {list(std)}"
+            )
 
 
 @dataclasses.dataclass
