@@ -31,6 +31,7 @@ def exchange(source, output, model=None, gate_bits=None):
         if fetched:  # a safetensors output is the hub's own file, so that its checksum stays true
             path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
             teachers.fetch(source, path)
+            model = model or teachers.ROSTER[source].model
         network, metadata = networks.load(path, model, gate_bits and int(gate_bits))
     described = metadata["model"]
     if path == output:

@@ -1,16 +1,15 @@
 """The command `predict`: photos in, the five most probable classes out."""
 
 import logging
-import pathlib
 import sys
 
 import jax
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bnext_jax import teachers
 from bnext_jax.data import imagenet
-from bnext_jax.data.transforms import Transform, center_crop, decode, resize
+from bnext_jax.data.transforms import Transform, center_crop, resize
 from bnext_jax.errors import UserError
 from bnext_jax.train import networks, state
 from bnext_jax.train.progress import Progress
@@ -34,8 +33,9 @@ def read_photo(path, transform, shape):
       UserError: no file, or no image.
     """
     try:
-        image = transform(decode(pathlib.Path(path).read_bytes()), None)
-    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
+        with Image.open(path) as photo:  # cameras note in EXIF how they were held
+            image = transform(np.asarray(ImageOps.exif_transpose(photo).convert("RGB")), None)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     except OSError as error:  # also what Pillow says of a truncated image
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

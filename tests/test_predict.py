@@ -98,6 +98,19 @@ def test_photographs_of_every_kind_of_pixel_become_three_channels(mode, tmp_path
     assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8 and len(np.unique(pixels)) == 1
 
 
+def test_a_photograph_taken_on_its_side_is_put_upright(tmp_path):
+    from bnext_jax.data.transforms import Transform
+    from bnext_jax.predict import read_photo
+
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:20] = 255  # white above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # EXIF's orientation: turn by 90 degrees clockwise to see it upright
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    upright = read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3))
+    assert (upright[:, 20:] == 255).all() and (upright[:, :20] == 0).all()  # white to the right
+
+
 def test_the_thousand_names_are_in_the_usual_order():
     names = imagenet.names()
     assert len(names) == len(set(names.values())) == 1000
