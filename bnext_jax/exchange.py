@@ -1,5 +1,6 @@
 """The command `convert`: a PyTorch file to a work directory of ours, or a network of ours to a PyTorch file."""
 
+import logging
 import pathlib
 import tempfile
 
@@ -8,6 +9,8 @@ from bnext_jax.convert import torch_files
 from bnext_jax.count import size
 from bnext_jax.errors import UserError
 from bnext_jax.train import checkpoint, networks, state
+
+log = logging.getLogger(__name__)
 
 
 def exchange(source, output, model=None, gate_bits=None):
@@ -32,8 +35,10 @@ def exchange(source, output, model=None, gate_bits=None):
             path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
             teachers.fetch(source, path)
             model = model or teachers.ROSTER[source].model
+        log.info("reading %s", path)
         network, metadata = networks.load(path, model, gate_bits and int(gate_bits))
     described = metadata["model"]
+    log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path == output:
         pass
     elif torch_files.kind(output):
