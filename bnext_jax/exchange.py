@@ -30,11 +30,14 @@ def exchange(source, output, model=None, gate_bits=None):
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")
     with tempfile.TemporaryDirectory() as folder:
-        path, fetched = source, source in teachers.ROSTER and not pathlib.Path(source).exists()
-        if fetched:  # a safetensors output is the hub's own file, so that its checksum stays true
+        path = source
+        if source in teachers.ROSTER and not pathlib.Path(source).exists():
+            if model not in (None, teachers.ROSTER[source].model):
+                raise UserError(f"{source} is {teachers.ROSTER[source].model}, not {model}; leave --model out")
+            # a safetensors output is the hub's own file, so that its checksum stays true
             path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
             teachers.fetch(source, path)
-            model = model or teachers.ROSTER[source].model
+            model = teachers.ROSTER[source].model
         log.info("reading %s", path)
         network, metadata = networks.load(path, model, gate_bits and int(gate_bits))
     described = metadata["model"]

@@ -4,6 +4,7 @@ Top-1 is timm's own, measured at the size and crop given beside it (huggingface/
 results/results-imagenet.csv); BNext shows its teachers the student's 224-pixel crop instead.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -99,7 +100,7 @@ def check_file(tag, path):
         get = f"python main.py convert --source={tag} --output={tag}.safetensors"
         raise UserError(f"the file {path} of teacher {tag} does not exist; `{get}` fetches it")
     beside = pathlib.Path(f"{path}.sha256")
-    noted = beside.read_text().split()[:1] if beside.is_file() else []
+    noted = beside.read_text(errors="replace").lower().split()[:1] if beside.is_file() else []
     known = noted or [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
     if not known:
         raise UserError(f"no checksum is known for {path} of teacher {tag}; if you trust it, run `sha256sum {path} > {beside}`")
@@ -131,14 +132,16 @@ def fetch(tag, target):
     if found != announced:
         raise UserError(f"{tag} arrived with sha256 {found}, the hub announced {announced}; try again")
     target = pathlib.Path(target)
-    partial = target.with_name(f".{target.name}.partial")
+    partial, beside = target.with_name(f".{target.name}.partial"), pathlib.Path(f"{target}.sha256")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(loaded, partial)
-        pathlib.Path(f"{target}.sha256").write_text(f"{found}  {target.name}\n")
+        beside.write_text(f"{found}  {target.name}\n")
         os.replace(partial, target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        for path in (partial, beside):
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise UserError(f"{target} could not be written: {error.strerror}") from error
 
 

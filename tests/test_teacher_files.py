@@ -97,6 +97,7 @@ def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_f
     config = get_config("smoke")
     config.model.start_from, config.data.directory = str(path), digits
     run = loop.Run(config.check(), tmp_path / "run")
+    run.start_from(config.model.start_from)
     np.testing.assert_array_equal(run.state["params"]["classifier/kernel"], drawn()["fc.weight"].T)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
 from bnext_jax.convert import torch_files
 from bnext_jax.errors import UserError
@@ -20,9 +21,8 @@ def legacy(path):
     return save_bare(path, TENSORS, _use_new_zipfile_serialization=False)
 
 
-def half(path):
-    torch.save({name: torch.from_numpy(value).half() if value.ndim else torch.tensor(1000) for name, value in TENSORS.items()}, path)
-    return path
+def halves():
+    return {name: torch.from_numpy(value).bfloat16() if value.ndim else torch.tensor(1000) for name, value in TENSORS.items()}
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,10 @@ def half(path):
         ("a.pth.tar", lambda path: save_training(path, TENSORS), 10, 0.9**10),
         ("a.pth", lambda path: save_bare(path, TENSORS), None, None),
         ("a.pt", legacy, None, None),
-        ("pytorch_model.bin", half, None, None),
+        ("pytorch_model.bin", lambda path: torch.save(halves(), path), None, None),
         ("a.safetensors", lambda path: save_file(TENSORS, path, {"format": "pt"}), None, None),
+        ("h.safetensors", lambda path: save_torch_file(halves(), path), None, None),
+        ("n.safetensors", lambda path: save_file(TENSORS, path, {"epoch": "best"}), None, None),
         ("b.safetensors", lambda path: save_file(TENSORS, path, {"epoch": "3", "temperature": "0.729"}), 3, 0.729),
     ],
 )
@@ -88,6 +90,8 @@ BAD = {
     "another suffix": ("a.npz", lambda path: save_bare(path, TENSORS), "its suffix must be one of .pth.tar"),
     "a list": ("a.pth", lambda path: torch.save([torch.ones(1)], path), "holds a list, not a state dict"),
     "no tensors": ("a.pth", lambda path: torch.save({"epoch": 1}, path), "holds no tensors"),
+    "sparse": ("a.pth", lambda path: torch.save({"a": torch.ones(2, 2).to_sparse()}, path), "tensors without plain values"),
+    "a module": ("a.pth", lambda path: torch.save(torch.nn.Linear(2, 2), path), "make objects .torch.nn.modules.linear.Linear"),
     "a number too": ("a.pth", lambda path: torch.save({"state_dict": {"a": torch.ones(1), "b": 1}}, path), "no tensors: b"),
 }  # fmt: skip
 
@@ -121,3 +125,5 @@ def test_nothing_is_written_over_nor_under_a_name_that_says_nothing(tmp_path):
     assert (tmp_path / "a.pth").read_text() == "mine"
     with pytest.raises(UserError, match="no suffix of a PyTorch file"):
         torch_files.write(tmp_path / "a.npz", TENSORS, epoch=0, temperature=None)
+    with pytest.raises(UserError, match="could not be written"):
+        torch_files.write(tmp_path / "a.pth" / "b.pth", TENSORS, epoch=0, temperature=None)

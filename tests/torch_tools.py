@@ -1,5 +1,7 @@
 """PyTorch files for tests: a narrow BNext with drawn weights, held as published files hold it."""
 
+import argparse
+
 import numpy as np
 import torch
 from flax import nnx
@@ -20,7 +22,7 @@ def drawn(temperature=TEMPERATURE, classes=10):
 
 
 def save_training(path, tensors, **more):
-    """A training checkpoint of several GPUs: "module." before every name, optimiser, history with numpy's numbers."""
+    """A training checkpoint of several GPUs: "module." before every name, optimiser, history with numpy's numbers, command line."""
     content = {
         "epoch": EPOCH,
         "state_dict": {f"module.{name}": torch.from_numpy(np.array(value)) for name, value in tensors.items()},
@@ -29,7 +31,8 @@ def save_training(path, tensors, **more):
         "temp": TEMPERATURE,
         "alpha": 1.0,
         "train_loss": [np.float64(2.5), np.float32(1.5)],
-        "valid_top1_acc": [np.float64(40.0), 50.5],
+        "valid_top1_acc": np.array([40.0, 50.5]),
+        "args": argparse.Namespace(learning_rate=1e-3),
         **more,
     }
     torch.save(content, path)

@@ -4,6 +4,8 @@
 optimiser's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -75,20 +77,30 @@ def _read_safe(path):
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-            epoch, temperature = (notes.get(key) for key in ("epoch", "temperature"))
-            return TorchFile(
-                _named(path, tensors), epoch if epoch is None else int(epoch), temperature if temperature is None else float(temperature)
-            )
+            tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
+    return TorchFile(_named(path, tensors), _number(notes.get("epoch"), int), _number(notes.get("temperature"), float))
+
+
+def _number(value, kind):
+    """kind(value), or None where it is no such number: epoch and temperature are notes, which may be anything."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _wide(array):
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def _harmless():
-    """Numbers of numpy, which the history in a training checkpoint may hold, under the names that numpy 1 and 2 pickle."""
-    scalar = np._core.multiarray.scalar
-    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
-    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
+    """What training checkpoints hold beside tensors: the command line, numpy's numbers and arrays as numpy 1 and 2 pickle them."""
+    core, names = np._core.multiarray, ("numpy.core.multiarray", "numpy._core.multiarray")
+    made = [(part, f"{name}.{part.__name__}") for part in (core.scalar, core._reconstruct) for name in names]
+    kinds = [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")]
+    return [*made, np.dtype, np.ndarray, *kinds, argparse.Namespace]
 
 
 def _read_pickled(path):
@@ -111,16 +123,16 @@ def _read_pickled(path):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint")
     nested = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
     state = content if nested is None else nested
-    tensors = {name: _array(value) for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
     others = [str(name) for name in state if name not in tensors]
     if nested is not None and others:
         raise UserError(f"{path} has entries in its state dict that are no tensors: {', '.join(others)}")
+    try:
+        arrays = {name: _array(value) for name, value in tensors.items()}
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"{path} has tensors without plain values ({_first_line(error)}); save it with dense tensors") from error
     epoch, temperature = ((content.get(key) if nested is not None else None) for key in ("epoch", "temp"))
-    return TorchFile(
-        _named(path, tensors),
-        epoch if isinstance(epoch, int) else None,
-        float(temperature) if isinstance(temperature, int | float) else None,
-    )
+    return TorchFile(_named(path, arrays), _number(epoch, int), _number(temperature, float))
 
 
 def _torch(path):
@@ -181,7 +193,8 @@ def write(path, tensors, *, epoch, temperature):
     except UserError:
         raise
     except Exception as error:  # PyTorch and safetensors tell a full disk in errors of their own
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(f"{path} could not be written ({_first_line(error)}); nothing is left of it") from error
 
 

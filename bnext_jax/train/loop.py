@@ -69,8 +69,6 @@ class Run:
         }
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
-        if config.model.start_from:
-            params, batch_stats = networks.start_from(config.model.start_from, params, batch_stats)
         self.eval_network, *_ = state.split(model, training=False)
         for shape in {self.image_shape, eval_shape}:
             check_input(self.eval_network, {**params, **batch_stats}, shape)
@@ -88,6 +86,12 @@ class Run:
         )  # fmt: skip
         self.eval_step = evaluator.make_eval_step(self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype)
         self.step = None
+
+    def start_from(self, path):
+        """Replaces the fresh weights by those of a trained network, see networks.start_from."""
+        params, batch_stats = networks.start_from(path, self.state["params"], self.state["batch_stats"])
+        params = state.project(params, self.network.bounds)
+        self.state = {**self.state, **self.shardings.put({"params": params, "batch_stats": batch_stats})}
 
     def temperature(self, step):
         """The temperature of the epoch that `step` lies in."""
@@ -186,6 +190,8 @@ def _resume(run, checkpoints):
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state)
     restored = checkpoints.restore(abstract)
     if restored is None:
+        if run.config.model.start_from:
+            run.start_from(run.config.model.start_from)
         return 0
     restored_state, metadata = restored
     run.state = {**restored_state, "params": state.project(restored_state["params"], run.network.bounds)}
