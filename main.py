@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnext_jax.errors import UserError
-from bnext_jax.process import restart_with_huge_pages
+from bnext_jax.process import abandoned, restart_with_huge_pages
 
 
 def _train(config, workdir):
@@ -123,8 +123,7 @@ def parse(argv):
 
 
 def _unraisable(told):
-    """sys.unraisablehook: reads that Orbax abandons where a file fails end on its closed event loop, hundreds of them."""
-    if str(told.exc_value) != "Event loop is closed":
+    if not abandoned(told):
         sys.__unraisablehook__(told)
 
 

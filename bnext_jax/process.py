@@ -1,7 +1,9 @@
 """The process that a command runs in."""
 
 import os
+import pathlib
 import sys
+import traceback
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 
@@ -15,3 +17,17 @@ def restart_with_huge_pages():
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLE
         os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def abandoned(told):
+    """Whether an error that nothing can catch comes from a read that Orbax abandoned, where another one failed.
+
+    A damaged checkpoint leaves hundreds of Orbax's coroutines on a closed event loop, and each complains when it is
+    collected, be it much later and in another thread. The failure itself has been told by then.
+
+    Args:
+      told: the argument of sys.unraisablehook.
+    """
+    passed = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(told.exc_traceback)]
+    passed.append(getattr(getattr(told.object, "cr_code", None), "co_filename", ""))
+    return str(told.exc_value) == "Event loop is closed" or any("orbax" in pathlib.Path(name).parts for name in passed)

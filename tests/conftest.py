@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 
 import jax
 import pytest
@@ -19,6 +20,13 @@ import main as program  # noqa: E402
 from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data import sources  # noqa: E402
+from bnext_jax.process import abandoned  # noqa: E402
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has set the hook that makes errors of what nothing can catch
+def pytest_configure():
+    raising = sys.unraisablehook
+    sys.unraisablehook = lambda told: None if abandoned(told) else raising(told)
 
 
 @pytest.fixture(params=["cpu", "accelerator"])

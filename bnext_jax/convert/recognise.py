@@ -27,10 +27,11 @@ def timm_names(tensors):
 
 
 def _lite_name(name):
-    first, _, rest = name.partition(".")
-    if first != "_blocks":
-        return f"{LITE_ENDS.get(first, first)}.{rest}"
-    number, part, leaf = rest.split(".", 2)
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+    if block is None:
+        first, dot, rest = name.partition(".")
+        return LITE_ENDS.get(first, first) + dot + rest
+    number, part, leaf = block.groups()
     if int(number) >= len(LITE_BLOCKS):
         return name
     i, j = LITE_BLOCKS[int(number)]
@@ -126,7 +127,7 @@ def recognise(tensors):
         if any(name.startswith(prefix) for name in tensors):
             try:
                 name, classes, arguments = family(tensors)
-            except (KeyError, IndexError, UnboundLocalError) as error:
+            except (KeyError, IndexError) as error:
                 raise UserError(
                     f"the file looks like a {family.__name__[1:]} but lacks {error}, without which its widths cannot be told"
                 ) from error

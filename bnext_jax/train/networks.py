@@ -59,8 +59,8 @@ def from_file(path, expected=None, gate_bits=None):
         arguments = {**arguments, "gate_bits": gate_bits}
     elif "gate_bits" in arguments:
         log.warning("%s does not say whether its gates have 4 or 8 bits; taken: %d (see convert --gate_bits)", path, arguments["gate_bits"])
-    model = abstract_model(name, classes, **arguments)
     try:
+        model = abstract_model(name, classes, **arguments)
         convert.from_state_dict(model, tensors)
     except UserError as error:
         raise UserError(f"{path} is nearly {name} with {classes} classes: {error}") from error
