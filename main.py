@@ -131,12 +131,19 @@ def main(argv, out=None):
     """Runs one command; prints its result as JSON on `out` (standard output); returns the exit code."""
     try:
         function, arguments = parse(argv)
-        result = function(**arguments)
+        result = _json(function(**arguments))
     except UserError as error:
         print(f"main.py: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result, allow_nan=False), file=out or sys.stdout, flush=True)
+    print(result, file=out or sys.stdout, flush=True)
     return 0
+
+
+def _json(result):
+    try:
+        return json.dumps(result, allow_nan=False)
+    except ValueError as error:
+        raise UserError("the network computes numbers that are not finite; its weights are damaged or diverged") from error
 
 
 if __name__ == "__main__":

@@ -190,9 +190,14 @@ def to_json(config):
 
 
 def from_json(values, cls=Config):
-    """The configuration that to_json made plain, unchecked; `cls` is the dataclass of the part at hand."""
+    """The configuration that to_json made plain, unchecked; a field that an older version did not have gets its default.
+
+    cls: the dataclass of the part at hand.
+    """
     parts = {}
     for field in dataclasses.fields(cls):
+        if field.name not in values:
+            continue
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
             parts[field.name] = from_json(value, field.type)
@@ -206,10 +211,10 @@ def changed_fields(saved, config):
 
     def walk(part, old, prefix):
         for field in dataclasses.fields(part):
-            value, before = getattr(part, field.name), old.get(field.name)
+            value, before = getattr(part, field.name), getattr(old, field.name)
             if dataclasses.is_dataclass(value):
-                yield from walk(value, before or {}, f"{prefix}{field.name}.")
-            elif not field.metadata["resume"] and json.loads(json.dumps(value)) != before:
+                yield from walk(value, before, f"{prefix}{field.name}.")
+            elif not field.metadata["resume"] and json.dumps(value) != json.dumps(before):
                 yield f"{prefix}{field.name} (was {before!r}, now {value!r})"
 
-    return list(walk(config, saved, "config."))
+    return list(walk(config, from_json(saved), "config."))

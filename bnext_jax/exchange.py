@@ -1,6 +1,8 @@
 """The command `convert`: a PyTorch file to a work directory of ours, or a network of ours to a PyTorch file."""
 
+import contextlib
 import logging
+import os
 import pathlib
 import tempfile
 
@@ -13,13 +15,37 @@ from bnext_jax.train import checkpoint, networks, state
 log = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def _located(source, output, model, gate_bits):
+    """(path, name of the model or None) behind a source; the tag of a teacher is fetched.
+
+    A safetensors output is then the hub's own file, so that its checksum stays true; it goes again where it does not fit.
+    """
+    if source not in teachers.ROSTER or pathlib.Path(source).exists():
+        yield source, model
+        return
+    if model not in (None, teachers.ROSTER[source].model) or gate_bits:
+        raise UserError(f"{source} is {teachers.ROSTER[source].model}; leave --model and --gate_bits out")
+    with tempfile.TemporaryDirectory() as folder:
+        path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
+        if pathlib.Path(f"{path}.sha256").exists():
+            raise UserError(f"{path}.sha256 exists; remove it or name another --output")
+        teachers.fetch(source, path)
+        try:
+            yield path, teachers.ROSTER[source].model
+        except UserError:
+            for made in (path, f"{path}.sha256"):
+                os.unlink(made)
+            raise
+
+
 def exchange(source, output, model=None, gate_bits=None):
     """Converts; the direction follows from `output`: a PyTorch file by its suffix, else a work directory.
 
     Args:
       source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.teachers.ROSTER), which is fetched.
       output: what to write; it must not exist. model: the network's name, as a check.
-      gate_bits: "4" or "8", of a PyTorch file of the quantised edition, which does not say it.
+      gate_bits: "4" or "8", of a published file of the quantised edition, which does not say it.
     Returns:
       {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
     Raises:
@@ -29,24 +55,17 @@ def exchange(source, output, model=None, gate_bits=None):
         raise UserError(f"--gate_bits is {gate_bits!r}; the quantised edition has gates of 4 or 8 bits")
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")
-    with tempfile.TemporaryDirectory() as folder:
-        path = source
-        if source in teachers.ROSTER and not pathlib.Path(source).exists():
-            if model not in (None, teachers.ROSTER[source].model):
-                raise UserError(f"{source} is {teachers.ROSTER[source].model}, not {model}; leave --model out")
-            # a safetensors output is the hub's own file, so that its checksum stays true
-            path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
-            teachers.fetch(source, path)
-            model = teachers.ROSTER[source].model
+    with _located(source, output, model, gate_bits) as (path, expected):
         log.info("reading %s", path)
-        network, metadata = networks.load(path, model, gate_bits and int(gate_bits))
+        network, metadata = networks.load(path, expected, gate_bits and int(gate_bits))
     described = metadata["model"]
     log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path == output:
         pass
     elif torch_files.kind(output):
         temperature = metadata["temperature"] if getattr(network, "temperature", None) is not None else None
-        torch_files.write(output, convert.to_state_dict(network), epoch=metadata["epoch"], temperature=temperature)
+        tensors = convert.to_state_dict(network)
+        torch_files.write(output, tensors, epoch=metadata["epoch"], temperature=temperature, described=described)
     else:
         _, params, batch_stats = state.split(network, training=False)
         checkpoint.save_network(output, params, batch_stats, metadata)

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bnext_jax import teachers
 from bnext_jax.data import imagenet
-from bnext_jax.data.transforms import Transform, center_crop, resize
+from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
 from bnext_jax.train import networks, state
 from bnext_jax.train.progress import Progress
@@ -30,18 +30,28 @@ def read_photo(path, transform, shape):
     Returns:
       uint8 array of `shape`.
     Raises:
-      UserError: no file, or no image.
+      UserError: no file, no image, or pixels that have no known range.
     """
     try:
         with Image.open(path) as photo:  # cameras note in EXIF how they were held
-            image = transform(np.asarray(ImageOps.exif_transpose(photo).convert("RGB")), None)
+            image = transform(np.asarray(_eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")), None)
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     except OSError as error:  # also what Pillow says of a truncated image
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if image.shape != tuple(shape):  # networks for small images have no resize in their transform
-        image = center_crop(resize(image, None, max(shape[:2])), None, max(shape[:2]))
+        height, width = shape[:2]
+        image = np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC))
     return image
+
+
+def _eight_bits(path, photo):
+    """A photo as Pillow converts it rightly: 16 bits of grey lose their lower half, where Pillow would clip them."""
+    if photo.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.mode in ("I", "F"):
+        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, whose range nothing tells; save it with 8 bits a channel")
+    return photo
 
 
 def assumed(num_classes):

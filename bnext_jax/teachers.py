@@ -88,6 +88,31 @@ def sha256(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _noted(path):
+    """[checksum] in `PATH.sha256`, as sha256sum writes it, or [] where there is none."""
+    beside = pathlib.Path(f"{path}.sha256")
+    return beside.read_text(errors="replace").lower().split()[:1] if beside.is_file() else []
+
+
+def _known(tag):
+    return [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
+
+
+def published(model, path):
+    """Whether a file is the roster's for a model's name, by the checksum beside it or by the roster's."""
+    found = sha256(path)
+    known = [part for tag, teacher in ROSTER.items() if teacher.model == model for part in _known(tag)]
+    return found.startswith(tuple(known)) or found in _noted(path)
+
+
+def check_noted(path):
+    """Raises UserError for a file that is not the one whose checksum stands in `PATH.sha256`; all is well where there is none."""
+    noted = _noted(path)
+    found = sha256(path) if noted else ""
+    if noted and found != noted[0]:
+        raise UserError(f"{path} has sha256 {found}, {path}.sha256 says {noted[0]}; fetch it again")
+
+
 def check_file(tag, path):
     """Checks a teacher's file against `PATH.sha256` (as sha256sum writes it) where there is one, else against the roster's checksums.
 
@@ -96,14 +121,14 @@ def check_file(tag, path):
     """
     if tag not in ROSTER:
         raise UserError(f"there is no teacher {tag!r}; one of: {', '.join(ROSTER)}")
+    if pathlib.Path(path).is_dir():
+        raise UserError(f"{path} is a work directory, which has no checksum; name it without {tag}=")
     if not pathlib.Path(path).is_file():
         get = f"python main.py convert --source={tag} --output={tag}.safetensors"
         raise UserError(f"the file {path} of teacher {tag} does not exist; `{get}` fetches it")
-    beside = pathlib.Path(f"{path}.sha256")
-    noted = beside.read_text(errors="replace").lower().split()[:1] if beside.is_file() else []
-    known = noted or [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
+    known = _noted(path) or _known(tag)
     if not known:
-        raise UserError(f"no checksum is known for {path} of teacher {tag}; if you trust it, run `sha256sum {path} > {beside}`")
+        raise UserError(f"no checksum is known for {path} of teacher {tag}; if you trust it, run `sha256sum {path} > {path}.sha256`")
     found = sha256(path)
     if not found.startswith(tuple(known)):
         raise UserError(f"{path} is not the file of teacher {tag}: its sha256 is {found}, not {' or '.join(known)}; fetch it again")
@@ -113,7 +138,7 @@ def fetch(tag, target):
     """Downloads a teacher's safetensors from timm's page on the Hugging Face hub, with its checksum in TARGET.sha256.
 
     Args:
-      tag: a key of ROSTER. target: the file to write.
+      tag: a key of ROSTER. target: the file to write; neither it nor TARGET.sha256 may exist.
     Raises:
       UserError: the hub's client is missing, the hub cannot be reached, the bytes are not those that it announced, or
         the file cannot be written.

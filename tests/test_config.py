@@ -40,6 +40,17 @@ def test_only_fields_that_define_the_run_count_as_changed():
     other = c.Config(seed=1, tensorboard=False, eval_every_epochs=3, data=c.DataConfig(threads=9, train_transform="flip"))
     assert c.changed_fields(saved, other) == ["config.data.train_transform (was '', now 'flip')", "config.seed (was 0, now 1)"]
     assert c.changed_fields(saved, c.Config()) == []
+    nested = c.Config(model=c.ModelConfig(extra={"stages": ((1, 3), (6, 5))}))
+    assert c.changed_fields(c.to_json(nested), nested) == []
+
+
+def test_what_an_older_version_saved_counts_as_the_defaults_of_newer_fields():
+    saved = c.to_json(c.Config(seed=5))
+    del saved["model"]["start_from"], saved["distill"], saved["tensorboard"]
+    assert c.from_json(saved) == c.Config(seed=5)
+    assert c.changed_fields(saved, c.Config(seed=5)) == []
+    changed = c.Config(seed=5, model=c.ModelConfig(start_from="a"))
+    assert c.changed_fields(saved, changed) == ["config.model.start_from (was '', now 'a')"]
 
 
 def test_a_models_arguments_are_those_that_differ_from_the_defaults():

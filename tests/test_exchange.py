@@ -7,8 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
+import main as program
 from bnext_jax import teachers
+from bnext_jax.convert import timm_names, torch_files
+from bnext_jax.errors import UserError
+from bnext_jax.models import create_model
+from bnext_jax.train import checkpoint, networks, state
 from tests.test_commands import ROOT, SMOKE, command, refused, result_of
 from tests.torch_tools import EPOCH, TEMPERATURE, WIDTHS, drawn, save_bare, save_training
 
@@ -30,16 +36,17 @@ def test_there_and_back_is_the_identity_and_pytorch_loads_it(run, half_trained, 
     if suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = load_file(back)
+        loaded = load_file(back)
     else:
-        state = torch.load(back, weights_only=True)
+        loaded = torch.load(back, weights_only=True)
     if suffix == ".pth.tar":
-        assert (state["epoch"], state["temp"]) == (EPOCH, float(np.float32(TEMPERATURE)))
-        state = state["state_dict"]
+        assert (loaded["epoch"], loaded["temp"]) == (EPOCH, float(np.float32(TEMPERATURE)))
+        loaded = loaded["state_dict"]
     tensors = drawn()
-    assert set(state) == set(tensors)
+    assert set(loaded) == set(tensors) and (suffix == ".safetensors" or list(loaded) == list(tensors))  # safetensors sorts
     for name, value in tensors.items():
-        assert state[name].dtype == torch.from_numpy(np.array(value)).dtype and torch.equal(state[name], torch.from_numpy(np.array(value)))
+        expected = torch.from_numpy(np.array(value))
+        assert loaded[name].dtype == expected.dtype and torch.equal(loaded[name], expected)
     again = run("convert", f"--source={back}", f"--output={tmp_path / 'again'}")[1]
     assert again["temperature"] == result["temperature"] and again["epoch"] == (0 if suffix == ".pth" else EPOCH)
 
@@ -111,6 +118,47 @@ def test_the_wrong_model_is_recognised_and_the_right_one_proposed(run, half_trai
     refused(run(*words, "--gate_bits=8"), "is not of the quantised edition")
     refused(run(*words, "--gate_bits=5"), "--gate_bits is '5'", "4 or 8")
     assert not (tmp_path / "flax").exists()
+
+
+def test_what_shapes_do_not_tell_is_kept_in_files_of_ours(run, tmp_path):
+    arguments = {"widths": list(WIDTHS), "stem_stride": 2}
+    _, params, batch_stats = state.split(create_model("bnext", 10, rngs=nnx.Rngs(0), **arguments), training=False)
+    metadata = {"model": {"name": "bnext", "num_classes": 10, "arguments": arguments}, "step": 3, "epoch": 1, "temperature": 1.0}
+    checkpoint.save_network(tmp_path / "ours", params, batch_stats, metadata)
+    for suffix in (".safetensors", ".pth.tar"):
+        assert run("convert", f"--source={tmp_path / 'ours'}", f"--output={tmp_path / f'a{suffix}'}")[0] == 0
+        assert networks.load(tmp_path / f"a{suffix}")[1]["model"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (("bnext", 10, {"widths": "wide"}), "describes a network that cannot be|is nearly bnext"),
+        (("bnext", -1, {"widths": [8, 8]}), "describes a network that cannot be|is nearly bnext"),
+        (("resnet50", 10, {}), "there is no model 'resnet50'"),
+        (("bnext", 10, {"widths": [8, 8], "depth": 3}), "model 'bnext': .* unexpected keyword argument 'depth'"),
+    ],
+)
+def test_a_description_that_is_no_networks_is_told(tmp_path, described, message):
+    written = dict(zip(("name", "num_classes", "arguments"), described, strict=True))
+    torch_files.write(tmp_path / "a.safetensors", drawn(), epoch=0, temperature=None, described=written)
+    with pytest.raises(UserError, match=message):
+        networks.load(tmp_path / "a.safetensors")
+
+
+def test_numbers_that_are_not_finite_are_told_by_tensor(run, tmp_path):
+    tensors = broken(**{"fc.bias": np.full(10, np.nan, np.float32)})
+    refused(run("count", f"--checkpoint={save_bare(tmp_path / 'a.pth', tensors)}"), "numbers that are not finite in fc.bias")
+    with pytest.raises(UserError, match="computes numbers that are not finite"):
+        program._json({"loss": float("inf")})
+
+
+def test_efficientnets_of_another_padding_cannot_be_told_so_an_unknown_file_is_told(tmp_path, caplog):
+    networks.load(teachers.packaged("tf_efficientnet_lite0"))
+    assert "pad differently" not in caplog.text
+    renamed = timm_names(torch_files.read(teachers.packaged("tf_efficientnet_lite0")).tensors)
+    networks.load(save_bare(tmp_path / "a.pth", renamed))
+    assert "pad differently; " in caplog.text and "taken: tf_efficientnet_lite0" in caplog.text
 
 
 def test_an_output_that_exists_is_left_as_it_is(run, half_trained, tmp_path):

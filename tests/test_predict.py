@@ -9,6 +9,9 @@ from PIL import Image
 
 from bnext_jax import teachers
 from bnext_jax.data import imagenet
+from bnext_jax.data.transforms import Transform
+from bnext_jax.errors import UserError
+from bnext_jax.predict import read_photo
 from tests.test_commands import command, refused, result_of
 from tests.torch_tools import drawn, save_training
 
@@ -51,9 +54,7 @@ def test_a_network_of_ours_predicts_too_and_an_assumption_is_told(run, tmp_path,
 
 
 def test_more_photographs_than_a_batch_keep_their_order(run, tmp_path, monkeypatch):
-    from bnext_jax import predict
-
-    monkeypatch.setattr(predict, "BATCH", 2)
+    monkeypatch.setattr("bnext_jax.predict.BATCH", 2)
     source = save_training(tmp_path / "half.pth.tar", drawn())
     many = run("predict", f"--checkpoint={source}", *PHOTOS)[1]["images"]
     for path, row in zip(PHOTOS, many, strict=True):
@@ -89,19 +90,29 @@ def test_a_package_whose_bytes_changed_is_not_used(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
 def test_photographs_of_every_kind_of_pixel_become_three_channels(mode, tmp_path):
-    from bnext_jax.data.transforms import Transform
-    from bnext_jax.predict import read_photo
-
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.new(mode, (300, 260)).save(path)
     pixels = read_photo(path, Transform("resize(256)|center_crop(224)"), (224, 224, 3))
     assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8 and len(np.unique(pixels)) == 1
 
 
-def test_a_photograph_taken_on_its_side_is_put_upright(tmp_path):
-    from bnext_jax.data.transforms import Transform
-    from bnext_jax.predict import read_photo
+def test_sixteen_bits_of_grey_keep_their_brightness_and_unknown_ranges_are_refused(tmp_path):
+    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "a.png")
+    assert (read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3)) == 40_000 >> 8).all()
+    Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a.tif has pixels of F, 32 bits each"):
+        read_photo(tmp_path / "a.tif", Transform(""), (40, 40, 3))
 
+
+def test_a_network_of_oblong_images_sees_the_middle_of_a_photograph(tmp_path):
+    pixels = np.zeros((60, 100, 3), np.uint8)
+    pixels[:, 40:60] = 255  # a white bar upright in the middle
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    seen = read_photo(tmp_path / "a.png", Transform(""), (30, 20, 3))  # 40 of the 100 columns, halved
+    assert seen.shape == (30, 20, 3) and (seen[:, 7:13] == 255).all() and (seen[:, :3] == 0).all() and (seen[:, -3:] == 0).all()
+
+
+def test_a_photograph_taken_on_its_side_is_put_upright(tmp_path):
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:20] = 255  # white above
     exif = Image.Exif()

@@ -39,6 +39,7 @@ def test_widths_and_depths_of_ones_own_are_told():
         ("bnext", {"widths": (8, 16, 16, 32)}),
         ("bnext", {"widths": (8, 8, 16), "elm_attention": False}),
         ("convnext", {"widths": (8, 16), "depths": (1, 2)}),
+        ("convnext", {"widths": (8, 16), "depths": (1, 1), "patch": 2}),
     ):
         model = create_model(name, 7, rngs=nnx.Rngs(0), **arguments)
         assert recognise(to_state_dict(model)) == (name, 7, arguments)

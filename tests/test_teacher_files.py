@@ -3,21 +3,22 @@
 import hashlib
 import http.server
 import os
+import pathlib
 import re
 import subprocess
 import sys
 import threading
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from bnext_jax import teachers
 from bnext_jax.convert import timm_names, torch_files
 from bnext_jax.errors import UserError
 from bnext_jax.models import create_model
-from bnext_jax.train import networks, state
+from bnext_jax.train import loop, networks, state
 from tests.test_commands import ROOT, SMOKE, refused, result_of
 from tests.torch_tools import WIDTHS, drawn, save_bare, save_training
 
@@ -38,8 +39,8 @@ def noted(path):
     return path
 
 
-def test_a_teachers_file_is_checked_before_anything_compiles(student, tmp_path, monkeypatch):
-    monkeypatch.setattr(jax.stages.Lowered, "compile", None)  # whoever compiles fails
+def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "create_model", None)  # whoever makes the student fails
     plain = save_bare(tmp_path / "plain.pth", drawn())
     known = noted(save_bare(tmp_path / "known.pth", drawn()))
     other = noted(save_bare(tmp_path / "other.pth", drawn(classes=7)))
@@ -57,6 +58,8 @@ def test_a_teachers_file_is_checked_before_anything_compiles(student, tmp_path, 
         refused(student(f"--config.distill.main={word}"), *parts)
     known.write_bytes(known.read_bytes() + b"x")
     refused(student(f"--config.distill.main={B0}={known}"), "is not the file of teacher")
+    refused(student(f"--config.distill.main={known}"), "known.pth has sha256", "known.pth.sha256 says")
+    refused(student(f"--config.distill.main={B0}={tmp_path}"), "is a work directory, which has no checksum")
     assert not list((tmp_path / "run/checkpoints").glob("*"))
 
 
@@ -69,16 +72,18 @@ def test_a_pytorch_file_teaches_and_its_own_top1_is_told_first(student, run, dig
     assert told and float(told[1]) == pytest.approx(own["top1"], abs=0.005)
 
 
-def fresh(classes):
-    model = create_model("bnext", classes, widths=WIDTHS, rngs=nnx.Rngs(3))
-    return state.split(model, training=True)[1:]
+def fresh(classes, **arguments):
+    """(description, params, batch_stats) of a fresh network."""
+    arguments = {"widths": WIDTHS, **arguments}
+    model = create_model("bnext", classes, rngs=nnx.Rngs(3), **arguments)
+    return {"name": "bnext", "num_classes": classes, "arguments": arguments}, *state.split(model, training=True)[1:]
 
 
 @pytest.mark.parametrize("classes", [10, 7])
 def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_from_fresh_ones(tmp_path, classes):
     path = save_bare(tmp_path / "a.pth", drawn())
-    params, batch_stats = fresh(classes)
-    started, statistics = networks.start_from(path, params, batch_stats)
+    described, params, batch_stats = fresh(classes)
+    started, statistics = networks.start_from(path, described, params, batch_stats)
     assert started.keys() == params.keys() and statistics.keys() == batch_stats.keys()
     _, trained, trained_statistics = state.split(networks.load(path)[0], training=False)
     for key in params:
@@ -89,11 +94,11 @@ def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_fro
 
 
 def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_files_weights(student, digits, tmp_path):
-    from bnext_jax.train import loop
     from configs.digits_student import get_config
 
     path = save_bare(tmp_path / "a.pth", drawn())
-    refused(student(f"--config.model.start_from={path}", "--config.model.widths=(8,8,16,32)"), "holds bnext, another network than")
+    words = "holds a network with widths [8, 8, 16, 16] (config.model: [8, 8, 16, 32])"
+    refused(student(f"--config.model.start_from={path}", "--config.model.widths=(8,8,16,32)"), words)
     config = get_config("smoke")
     config.model.start_from, config.data.directory = str(path), digits
     run = loop.Run(config.check(), tmp_path / "run")
@@ -101,12 +106,21 @@ def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_f
     np.testing.assert_array_equal(run.state["params"]["classifier/kernel"], drawn()["fc.weight"].T)
 
 
+def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_other(tmp_path):
+    thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # so its stem has stride 2
+    for differing in ({"elm_attention": False, "stem_stride": 2}, {}):
+        with pytest.raises(UserError, match=r"holds a network with (elm_attention True|stem_stride 2) \(config.model: (False|1)\)"):
+            networks.start_from(thousand, *fresh(10, **differing))
+    params, _ = networks.start_from(thousand, *fresh(10, stem_stride=2))
+    np.testing.assert_array_equal(params["prelu/slope"], drawn(classes=1000)["prelu.weight"])
+
+
 @pytest.fixture
 def hub(tmp_path):
     """A server with the hub's paths and headers for Lite0's safetensors: (address, the file's path, announcements by path)."""
     served = tmp_path / "served.safetensors"
     tensors = timm_names(torch_files.read(teachers.packaged("tf_efficientnet_lite0")).tensors)
-    torch_files.write(served, tensors, epoch=0, temperature=None)
+    torch_files.write(served, tensors, epoch=0, temperature=None, described=None)
     announced = {"etag": hashlib.sha256(served.read_bytes()).hexdigest()}
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -151,6 +165,20 @@ def test_a_teacher_is_fetched_from_the_hub_by_its_tag_with_its_checksum(hub, tmp
     done = fetched(address, LITE0, tmp_path / "again.safetensors")
     assert done.returncode == 2 and f"arrived with sha256 {hashlib.sha256(served.read_bytes()).hexdigest()}" in done.stderr
     assert not list(tmp_path.glob("again*"))
+
+
+def test_a_tag_whose_file_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch):
+    def fetch(tag, target):
+        noted(save_file(drawn(), target) or pathlib.Path(target))
+
+    monkeypatch.setattr(teachers, "fetch", fetch)
+    words = ["convert", f"--source={B0}", f"--output={tmp_path / 'b0.safetensors'}"]
+    refused(run(*words), "b0.safetensors holds bnext (10 classes), not efficientnet_b0")
+    refused(run(*words, "--gate_bits=8"), "leave --model and --gate_bits out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "b0.safetensors.sha256").write_text("mine")
+    refused(run(*words), "b0.safetensors.sha256 exists; remove it")
+    assert (tmp_path / "b0.safetensors.sha256").read_text() == "mine"
 
 
 def test_without_a_network_the_hub_gives_one_sentence(tmp_path, monkeypatch):

@@ -73,6 +73,48 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, form):
     assert mark.exists()  # it is a trap
 
 
+class Made:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_the_functions_that_histories_name_do_not_run(tmp_path):
+    """numpy's would follow bytes of the file as pointers, and take any amount of memory."""
+    wild = [Made(np.ndarray, (1,), np.dtype("O"), b"A" * 8), Made(np.ndarray, (10**15,)), np.array(["a", None], object), np.uint8(3)]
+    torch.save({"state_dict": {"fc.weight": torch.ones(2)}, "history": wild, "epoch": float("inf"), "temp": 10**400}, tmp_path / "a.pth")
+    file = torch_files.read(tmp_path / "a.pth")
+    assert list(file.tensors) == ["fc.weight"] and (file.epoch, file.temperature) == (None, None)
+
+
+def test_a_file_cut_at_any_byte_or_with_any_bit_turned_is_read_or_told(tmp_path):
+    path, told = legacy(tmp_path / "a.pth"), 0
+    whole = path.read_bytes()
+    turned = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(0, len(whole), 3)]
+    for damaged in (*(whole[:i] for i in range(len(whole))), *turned):
+        path.write_bytes(damaged)
+        try:
+            torch_files.read(path)
+        except UserError:
+            told += 1
+    assert told >= len(whole)  # each of the cuts, and some of the turned bits
+
+
+def test_what_describes_the_network_comes_back_unless_it_is_no_description(tmp_path):
+    described = {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8], "stem_stride": 2}}
+    for suffix, expected in ((".pth.tar", described), (".safetensors", described), (".pth", None)):
+        torch_files.write(tmp_path / f"a{suffix}", TENSORS, epoch=3, temperature=0.5, described=described)
+        file = torch_files.read(tmp_path / f"a{suffix}")
+        assert file.described == expected and file.epoch == (expected and 3)
+    for i, text in enumerate(("", "[]", "{}", '{"name": 1, "num_classes": 10, "arguments": {}}', "[" * 100_000)):
+        save_file(TENSORS, tmp_path / f"{i}.safetensors", {"bnext_jax": text})
+        assert torch_files.read(tmp_path / f"{i}.safetensors").described is None
+
+
 def cut(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -92,6 +134,7 @@ BAD = {
     "no tensors": ("a.pth", lambda path: torch.save({"epoch": 1}, path), "holds no tensors"),
     "sparse": ("a.pth", lambda path: torch.save({"a": torch.ones(2, 2).to_sparse()}, path), "tensors without plain values"),
     "a module": ("a.pth", lambda path: torch.save(torch.nn.Linear(2, 2), path), "make objects .torch.nn.modules.linear.Linear"),
+    "eight bits": ("a.safetensors", lambda path: save_torch_file({"a": torch.ones(4).to(torch.float8_e4m3fn)}, path), "cannot be read"),
     "a number too": ("a.pth", lambda path: torch.save({"state_dict": {"a": torch.ones(1), "b": 1}}, path), "no tensors: b"),
 }  # fmt: skip
 
@@ -112,7 +155,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # larger files fail like a full disk
     try:
         with pytest.raises(UserError, match=r"could not be written .* nothing is left of it"):
-            torch_files.write(tmp_path / f"a{suffix}", large, epoch=0, temperature=1.0)
+            torch_files.write(tmp_path / f"a{suffix}", large, epoch=0, temperature=1.0, described={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -121,9 +164,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
 def test_nothing_is_written_over_nor_under_a_name_that_says_nothing(tmp_path):
     (tmp_path / "a.pth").write_text("mine")
     with pytest.raises(UserError, match="exists; remove it"):
-        torch_files.write(tmp_path / "a.pth", TENSORS, epoch=0, temperature=None)
+        torch_files.write(tmp_path / "a.pth", TENSORS, epoch=0, temperature=None, described={})
     assert (tmp_path / "a.pth").read_text() == "mine"
     with pytest.raises(UserError, match="no suffix of a PyTorch file"):
-        torch_files.write(tmp_path / "a.npz", TENSORS, epoch=0, temperature=None)
+        torch_files.write(tmp_path / "a.npz", TENSORS, epoch=0, temperature=None, described={})
     with pytest.raises(UserError, match="could not be written"):
-        torch_files.write(tmp_path / "a.pth" / "b.pth", TENSORS, epoch=0, temperature=None)
+        torch_files.write(tmp_path / "a.pth" / "b.pth", TENSORS, epoch=0, temperature=None, described={})

@@ -4,8 +4,9 @@ import re
 
 from bnext_jax.errors import UserError
 from bnext_jax.models import MODELS
+from bnext_jax.models.bnext import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
-from bnext_jax.models.convnext import SIZES
+from bnext_jax.models.convnext import PATCH, SIZES
 from bnext_jax.models.efficientnet import SCALES, STAGES
 
 # Of the quantised edition. A file does not say whether its gates have 4 or 8 bits; the published sizes are those of 4.
@@ -82,7 +83,7 @@ def _bnext18(tensors):
     widths = tuple(_width(tensors, f"layer{i}.0.FFN.") for i in range(len(WIDTHS_18)))
     stride = 2 if tensors["conv1.weight"].shape[-1] == 7 else 1
     arguments = {} if widths == WIDTHS_18 else {"widths": widths}
-    return "bnext18", classes, arguments if stride == (2 if classes == 1000 else 1) else {**arguments, "stem_stride": stride}
+    return "bnext18", classes, arguments if stride == default_stride(classes) else {**arguments, "stem_stride": stride}
 
 
 def _efficientnet(tensors):
@@ -100,7 +101,8 @@ def _convnext(tensors):
     stages = range(_count(tensors, r"stages\.(\d+)\."))
     widths = tuple(tensors[f"stages.{i}.blocks.0.conv_dw.weight"].shape[0] for i in stages)
     depths = tuple(_count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in stages)
-    return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths}
+    patch = tensors["stem.0.weight"].shape[-1]
+    return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
 
 
 FAMILIES = {

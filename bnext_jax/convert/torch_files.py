@@ -4,9 +4,9 @@
 optimiser's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
 """
 
-import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import pickle
@@ -23,11 +23,41 @@ NEEDED = "install it with `pip install -r requirements-convert.txt`"
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """tensors: {PyTorch name: numpy array}, without "module."; epoch, temperature: as the file says, or None."""
+    """What a file holds.
+
+    Attributes:
+      tensors: {PyTorch name: numpy array}, without "module.". epoch, temperature: as the file says, or None.
+      described: in a file that `write` made, {"name", "num_classes", "arguments"} of the network, else None.
+    """
 
     tensors: dict
     epoch: int | None = None
     temperature: float | None = None
+    described: dict | None = None
+
+
+class Inert:
+    """Stands in a training checkpoint for all that is neither a tensor nor plain data: takes anything, does nothing."""
+
+    def __new__(cls, *_):
+        return super().__new__(cls)
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+# The names that histories and command lines are pickled with (numpy 1 and 2). Their own functions never run: numpy's
+# would make arrays of pointers out of a file's bytes.
+NAMED_IN_HISTORIES = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    "argparse.Namespace",
+)
+DESCRIBED = "bnext_jax"  # the entry of training checkpoints and safetensors' notes that describes the network, as JSON
 
 
 def kind(path):
@@ -72,53 +102,62 @@ def read(path):
 
 
 def _read_safe(path):
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
             tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file surfaces as many kinds
         raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
-    return TorchFile(_named(path, tensors), _number(notes.get("epoch"), int), _number(notes.get("temperature"), float))
+    return _file(path, tensors, notes, *(notes.get(key) for key in ("epoch", "temperature")))
+
+
+def _file(path, tensors, notes, epoch, temperature):
+    """A TorchFile out of what a file's author wrote, which may be anything; "module." goes, training on several GPUs puts it there."""
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
+    prefix = "module."
+    if all(name.startswith(prefix) for name in tensors):
+        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return TorchFile(tensors, _number(epoch, int), _number(temperature, float), _description(notes.get(DESCRIBED)))
 
 
 def _number(value, kind):
-    """kind(value), or None where it is no such number: epoch and temperature are notes, which may be anything."""
     try:
         return kind(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
+
+
+def _description(text):
+    try:
+        described = json.loads(text)
+        name, classes, arguments = (described[key] for key in ("name", "num_classes", "arguments"))
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return None
+    return described if (type(name), type(classes), type(arguments)) == (str, int, dict) else None
 
 
 def _wide(array):
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
-def _harmless():
-    """What training checkpoints hold beside tensors: the command line, numpy's numbers and arrays as numpy 1 and 2 pickle them."""
-    core, names = np._core.multiarray, ("numpy.core.multiarray", "numpy._core.multiarray")
-    made = [(part, f"{name}.{part.__name__}") for part in (core.scalar, core._reconstruct) for name in names]
-    kinds = [type(np.dtype(name)) for name in ("bool", "int32", "int64", "float16", "float32", "float64")]
-    return [*made, np.dtype, np.ndarray, *kinds, argparse.Namespace]
-
-
 def _read_pickled(path):
     torch = _torch(path)
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals([(Inert, name) for name in NAMED_IN_HISTORIES]):
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 if "mmap can only be used" not in str(error):
                     raise
                 content = torch.load(path, map_location="cpu", weights_only=True)  # the older format cannot be mapped
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"{named[1]}" if named else _first_line(error)
-        raise UserError(f"{path} was not loaded: it would run code or make objects ({what}); only files of tensors are read") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
+    except Exception as error:  # a damaged file surfaces as many kinds
+        named = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL ([\w.]+\w) ", str(error))
+        if not named:
+            raise UserError(f"{path} cannot be read ({_told(error)}); it is damaged or truncated") from error
+        raise UserError(f"{path} was not loaded: it would run code or make objects ({named[1]}); only files of tensors are read") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint")
     nested = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
@@ -131,8 +170,13 @@ def _read_pickled(path):
         arrays = {name: _array(value) for name, value in tensors.items()}
     except (TypeError, RuntimeError) as error:
         raise UserError(f"{path} has tensors without plain values ({_first_line(error)}); save it with dense tensors") from error
-    epoch, temperature = ((content.get(key) if nested is not None else None) for key in ("epoch", "temp"))
-    return TorchFile(_named(path, arrays), _number(epoch, int), _number(temperature, float))
+    notes = {} if nested is None else content
+    return _file(path, arrays, notes, notes.get("epoch"), notes.get("temp"))
+
+
+def _told(error):
+    """What the unpickler says was wrong, behind PyTorch's advice on trusting files."""
+    return _first_line(str(error).rpartition("WeightsUnpickler error:")[2] or error)
 
 
 def _torch(path):
@@ -148,27 +192,18 @@ def _array(tensor):
     return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
 
 
-def _named(path, tensors):
-    """The tensors without the "module." that training on several GPUs puts before each name."""
-    if not tensors:
-        raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
-    prefix = "module."
-    if all(name.startswith(prefix) for name in tensors):
-        return {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return tensors
-
-
 def _first_line(error):
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def write(path, tensors, *, epoch, temperature):
+def write(path, tensors, *, epoch, temperature, described):
     """Writes a state dict: a training checkpoint for `.pth.tar`, else the bare state dict.
 
     Args:
       path: the file; its suffix says which kind, see SUFFIXES. tensors: {PyTorch name: numpy array}.
-      epoch: integer, and temperature: float or None; kept in `.pth.tar` (`epoch`, `temp`) and in safetensors' notes.
+      epoch: integer; temperature: float or None; described: {"name", "num_classes", "arguments"} of the network. They are
+        kept in `.pth.tar` (`epoch`, `temp`, `bnext_jax`) and in safetensors' notes; a bare state dict has no place for them.
     Raises:
       UserError: unknown suffix, the file exists, or it cannot be written; then nothing is left of it.
     """
@@ -178,17 +213,19 @@ def write(path, tensors, *, epoch, temperature):
         raise UserError(f"{path} has no suffix of a PyTorch file; use one of {', '.join(SUFFIXES)}")
     if path.exists():
         raise UserError(f"{path} exists; remove it or name another file")
-    notes = {"epoch": int(epoch)} if temperature is None else {"epoch": int(epoch), "temp": float(temperature)}
+    warm = {} if temperature is None else {"temperature": float(temperature)}
+    notes = {"epoch": int(epoch), **warm, DESCRIBED: json.dumps(described)}
     partial = path.with_name(f".{path.name}.partial")
     try:
         if target == SAFE:
             from safetensors.numpy import save_file
 
-            save_file(tensors, partial, metadata={"format": "pt", **{_SAFE_NOTES[key]: str(value) for key, value in notes.items()}})
+            save_file(tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}})
         else:
             torch = _torch(path)
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            torch.save({"state_dict": state, **notes} if path.name.endswith(".pth.tar") else state, partial)
+            named = {"temp" if key == "temperature" else key: value for key, value in notes.items()}  # the reference's name
+            torch.save({"state_dict": state, **named} if path.name.endswith(".pth.tar") else state, partial)
         os.replace(partial, path)
     except UserError:
         raise
@@ -196,6 +233,3 @@ def write(path, tensors, *, epoch, temperature):
         with contextlib.suppress(OSError):
             partial.unlink()
         raise UserError(f"{path} could not be written ({_first_line(error)}); nothing is left of it") from error
-
-
-_SAFE_NOTES = {"epoch": "epoch", "temp": "temperature"}

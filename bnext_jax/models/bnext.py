@@ -28,6 +28,11 @@ def check_widths(widths):
         )
 
 
+def default_stride(num_classes):
+    """The stem's stride by the reference's rule: 2 with 1000 classes, 1 otherwise."""
+    return 2 if num_classes == 1000 else 1
+
+
 class Stem(nnx.Module):
     """Real 3x3 convolution and batch norm, without activation; the state dict's PReLU there is never used."""
 
@@ -69,7 +74,7 @@ class BNext(nnx.Module):
         rngs,
     ):
         check_widths(widths)
-        stride = stem_stride or (2 if num_classes == 1000 else 1)
+        stride = stem_stride or default_stride(num_classes)
         self.elm_attention = elm_attention
         self.stem = Stem(widths[0], stride, bits=stem_bits, rngs=rngs)
         blocks = []

@@ -7,6 +7,7 @@ from jax import lax
 from bnext_jax.binary import SIGN_BELOW_18
 from bnext_jax.blocks import BinaryFeedForward, ElmAttention18
 from bnext_jax.layers import BatchNorm, Conv, Linear, PReLU, Temperature, wide
+from bnext_jax.models.bnext import default_stride
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2
@@ -35,7 +36,7 @@ class BNext18(nnx.Module):
     """
 
     def __init__(self, num_classes=1000, *, stem_stride=None, widths=WIDTHS, rngs):
-        self.downsample = (stem_stride or (2 if num_classes == 1000 else 1)) == 2
+        self.downsample = (stem_stride or default_stride(num_classes)) == 2
         size, stride = (7, 2) if self.downsample else (3, 1)
         self.conv = Conv(3, widths[0], size, stride, rngs=rngs)
         self.norm = BatchNorm(widths[0])

@@ -14,6 +14,7 @@ from bnext_jax.layers import Conv, Linear, wide
 EPSILON = 1e-6
 KERNEL = 7
 EXPANSION = 4
+PATCH = 4
 SIZES = {"convnext_tiny": {"widths": (96, 192, 384, 768), "depths": (3, 3, 9, 3)}}
 
 
@@ -79,7 +80,7 @@ class ConvNeXt(nnx.Module):
         *,
         widths=SIZES["convnext_tiny"]["widths"],
         depths=SIZES["convnext_tiny"]["depths"],
-        patch=4,
+        patch=PATCH,
         layer_scale=1e-6,
         rngs,
     ):

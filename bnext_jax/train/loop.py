@@ -60,7 +60,10 @@ class Run:
         )  # fmt: skip
         self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
         self.image_shape = self.batches[0]["image"].shape[1:]
-        eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
+        self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
+        # teachers
+        teachers.check(config.distill, self.train_source.class_names, data.mean, data.std)
+        self.faculty = teachers.Faculty(self.shardings)
         # the network
         self.model_spec = {
             "name": config.model.name,
@@ -70,14 +73,11 @@ class Run:
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
         self.eval_network, *_ = state.split(model, training=False)
-        for shape in {self.image_shape, eval_shape}:
+        for shape in {self.image_shape, self.eval_shape}:
             check_input(self.eval_network, {**params, **batch_stats}, shape)
         # optimiser and state
         self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)
         self.state = self.shardings.put(state.initial_state(self.network, params, batch_stats, self.optimizer))
-        # teachers
-        teachers.check(config.distill, self.train_source.class_names, data.mean, data.std)
-        self.faculty = teachers.Faculty(self.shardings)
         # what is compiled
         self.spec = StepSpec(
             self.steps_per_epoch, config.epochs, data.mean, data.std, self.dtype,
@@ -89,7 +89,7 @@ class Run:
 
     def start_from(self, path):
         """Replaces the fresh weights by those of a trained network, see networks.start_from."""
-        params, batch_stats = networks.start_from(path, self.state["params"], self.state["batch_stats"])
+        params, batch_stats = networks.start_from(path, self.model_spec, self.state["params"], self.state["batch_stats"])
         params = state.project(params, self.network.bounds)
         self.state = {**self.state, **self.shardings.put({"params": params, "batch_stats": batch_stats})}
 
@@ -109,7 +109,7 @@ class Run:
                 "mean": list(config.data.mean),
                 "std": list(config.data.std),
                 "eval_transform": config.data.eval_transform,
-                "image_shape": list(self.image_shape),
+                "image_shape": list(self.eval_shape),
             },
             "class_names": list(self.train_source.class_names),
             "precision": str(self.dtype),

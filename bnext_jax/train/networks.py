@@ -1,5 +1,8 @@
 """A trained network from wherever it is: a work directory of ours, or a PyTorch file, taken as it is."""
 
+import dataclasses
+import inspect
+import json
 import logging
 import pathlib
 
@@ -9,7 +12,9 @@ from bnext_jax import convert, teachers
 from bnext_jax.convert import torch_files
 from bnext_jax.data.imagenet import CLASSES
 from bnext_jax.errors import UserError
-from bnext_jax.models import abstract_model
+from bnext_jax.models import MODELS, abstract_model
+from bnext_jax.models.bnext import default_stride
+from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.train import checkpoint, state
 
 log = logging.getLogger(__name__)
@@ -30,14 +35,30 @@ def preprocessing(name, num_classes):
 def _recognised(path, expected):
     """(TorchFile with timm's names, (name, classes, arguments)) of a PyTorch file, checked against an expected name."""
     file = torch_files.read(path)
-    tensors = convert.timm_names(file.tensors)
-    try:
-        found = convert.recognise(tensors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    file = dataclasses.replace(file, tensors=convert.timm_names(file.tensors))
+    if file.described is not None:
+        found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
+    else:
+        try:
+            found = convert.recognise(file.tensors)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     if expected not in (None, found[0]):
         raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
-    return file, tensors, found
+    return file, found
+
+
+def _doubts(path, file, name, arguments):
+    """Warns of what neither names nor shapes tell, where the file does not describe its network."""
+    if file.described is not None:
+        return
+    if "gate_bits" in arguments:
+        log.warning("%s does not say whether its gates have 4 or 8 bits; taken: %d (see convert --gate_bits)", path, arguments["gate_bits"])
+    if name in SCALES and not teachers.published(name, path):
+        log.warning(
+            "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
+            " %s is none of the roster's files by its checksum; taken: %s", path, name,
+        )  # fmt: skip
 
 
 def from_file(path, expected=None, gate_bits=None):
@@ -45,25 +66,31 @@ def from_file(path, expected=None, gate_bits=None):
 
     Args:
       path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8, of
-        the quantised edition, whose files do not say it; None = 4, with a warning.
+        the quantised edition, whose published files do not say it; None = 4, with a warning.
     Returns:
       (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown,
       and the preprocessing is None except for ImageNet's 1,000 classes.
     Raises:
-      UserError: a file that cannot be read, no network that is known, another than expected, tensors that do not fit.
+      UserError: a file that cannot be read, no network that is known, another than expected, tensors that do not fit or
+        are not finite.
     """
-    file, tensors, (name, classes, arguments) = _recognised(path, expected)
-    if "gate_bits" not in arguments and gate_bits is not None:
+    file, (name, classes, arguments) = _recognised(path, expected)
+    if gate_bits is None:
+        _doubts(path, file, name, arguments)
+    elif "gate_bits" not in arguments:
         raise UserError(f"{path} is not of the quantised edition; leave --gate_bits out")
-    if gate_bits is not None:
+    else:
         arguments = {**arguments, "gate_bits": gate_bits}
-    elif "gate_bits" in arguments:
-        log.warning("%s does not say whether its gates have 4 or 8 bits; taken: %d (see convert --gate_bits)", path, arguments["gate_bits"])
+    broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(f"{path} has numbers that are not finite in {', '.join(broken)}; its training diverged, or it is damaged")
     try:
         model = abstract_model(name, classes, **arguments)
-        convert.from_state_dict(model, tensors)
+        convert.from_state_dict(model, file.tensors)
     except UserError as error:
         raise UserError(f"{path} is nearly {name} with {classes} classes: {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # what a strange description makes of a network
+        raise UserError(f"{path} describes a network that cannot be: {name} with {arguments} ({error})") from error
     own = getattr(model, "temperature", None)
     temperature = 1.0 if own is None else float(own[...])
     if own is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
@@ -108,27 +135,37 @@ def fits_classes(metadata, class_names):
     return known == list(class_names) if known else metadata["model"]["num_classes"] == len(class_names)
 
 
-def start_from(path, params, batch_stats):
-    """The variables of a fresh network, replaced by those of a trained one wherever path and shape agree.
+def _resolved(described):
+    """All arguments that a network was made with, the defaults of its class included, as JSON data."""
+    cls, fixed = MODELS[described["name"]]
+    optional = {key: value.default for key, value in inspect.signature(cls.__init__).parameters.items() if value.default is not value.empty}
+    arguments = {**optional, **fixed, **described["arguments"]}
+    arguments.pop("num_classes", None)
+    if "stem_stride" in arguments:
+        arguments["stem_stride"] = arguments["stem_stride"] or default_stride(described["num_classes"])
+    return cls, json.loads(json.dumps(arguments))
 
-    Only the classifier may differ in shape: it then starts afresh (fine-tuning on other classes).
+
+def start_from(path, described, params, batch_stats):
+    """The variables of a fresh network, replaced by those of a trained one; a classifier of other classes stays fresh (fine-tuning).
 
     Args:
-      path: work directory or PyTorch file. params, batch_stats: flat dicts of the fresh network.
+      path: work directory or PyTorch file. described: {"name", "num_classes", "arguments"} of the fresh network.
+      params, batch_stats: its flat dicts.
     Returns:
       (params, batch_stats).
     Raises:
-      UserError: another network.
+      UserError: another network than `described`, its number of classes aside.
     """
     model, metadata = load(path)
+    (cls, ours), (other, theirs) = _resolved(described), _resolved(metadata["model"])
+    if cls is not other:
+        raise UserError(f"config.model.start_from {path} holds {metadata['model']['name']}, another network than config.model names")
+    differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key]]
+    if differing:
+        raise UserError(f"config.model.start_from {path} holds a network with {', '.join(differing)}; they must be the same")
     _, trained, statistics = state.split(model, training=False)
     found = {**trained, **statistics}
-    wrong = [
-        key for key, value in {**params, **batch_stats}.items()
-        if key not in found or (found[key].shape != value.shape and not key.startswith("classifier/"))
-    ]  # fmt: skip
-    if wrong or found.keys() - params.keys() - batch_stats.keys():
-        raise UserError(f"config.model.start_from {path} holds {metadata['model']['name']}, another network than config.model names")
 
     def chosen(flat):
         return {key: found[key] if found[key].shape == value.shape else value for key, value in flat.items()}

@@ -46,6 +46,8 @@ def check(distill, class_names, mean, std):
         tag, path = _parts(teacher)
         if tag:
             teachers.check_file(tag, path)
+        elif pathlib.Path(path).is_file():
+            teachers.check_noted(path)
         described = networks.describe(path)
         name = described["model"]["name"]
         if tag and name != teachers.ROSTER[tag].model:
