@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 
 from absl import flags
@@ -117,6 +118,9 @@ def parse(argv):
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         raise UserError(f"{command}: {_sentence(error)}") from error
+    except Exception as error:  # a config file of the user's may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{command}: {place.filename}:{place.lineno}: {type(error).__name__}: {_sentence(error)}") from error
     if files and not takes_files:
         raise UserError(f"{command} takes no file names, got {' '.join(files)}")
     return function, given | ({"files": files} if takes_files else {})

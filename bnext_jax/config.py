@@ -158,6 +158,8 @@ class Config(ReadOnly):
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
+        if self.seed < 0:
+            raise UserError(f"config.seed is {self.seed}; it must be 0 or more")
         group = self.batch_norm_group
         if group is not None and (group <= 0 or self.batch_size % group):
             raise UserError(f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}")

@@ -7,6 +7,7 @@ from bnext_jax.train.watch import read_metrics
 
 # (title, unit, [(key, label, colour)], logarithmic)
 STUDENT, TRAIN = "#1f5fa8", "#9db8d6"
+SUFFIXES = (".png", ".svg", ".pdf")
 PANELS = (
     ("loss", "nats", (("train_loss", "training loss", TRAIN), ("test_loss", "test cross-entropy", STUDENT)), True),
     ("top-1", "%", (("train_top1", "train", TRAIN), ("test_top1", "test", STUDENT)), False),
@@ -39,6 +40,9 @@ def curves(workdir, output=None, title="", teachers=None):
     lines = read_metrics(workdir)
     if not lines:
         raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
+    path = pathlib.Path(output or pathlib.Path(workdir) / "curves.png")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"the picture {path} needs one of the endings {', '.join(SUFFIXES)}")
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), layout="constrained")
     exact = next((line["epoch"] for line in lines if line.get("temperature") == 0), None)
     for axis, (name, unit, keys, logarithmic) in zip(axes.flat, PANELS, strict=True):
@@ -60,7 +64,6 @@ def curves(workdir, output=None, title="", teachers=None):
     if exact is not None:
         axes[1, 0].text(0.98, 0.9, "exact signs (T = 0)", transform=axes[1, 0].transAxes, ha="right", fontsize=8, color="#1d6b40")
     figure.suptitle(title, fontsize=12)
-    path = pathlib.Path(output or pathlib.Path(workdir) / "curves.png")
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import time
 
 from bnext_jax import count, plot
@@ -23,6 +24,7 @@ def configs(root, seed, form=""):
 
     made = {role: digits_teacher.get_config(form or role) for role in TEACHERS}
     made["student"] = digits_student.get_config(form or "distilled")
+    root = os.path.abspath(root)  # so that another spelling of the same folder resumes
     made["student"].distill = DistillConfig(main=f"{root}/main", assistants=(f"{root}/assistant",))
     return {role: dataclasses.replace(config, seed=seed).check() for role, config in made.items()}
 
@@ -41,9 +43,10 @@ def quickstart(workdir=None, seed=None, form=""):
     """
     root = workdir or FOLDER
     try:
-        made = configs(root, int(seed or 0), form)
+        number = int(seed or 0)
     except (TypeError, ValueError) as error:
         raise UserError(f"--seed {seed!r} is no whole number") from error
+    made = configs(root, number, form)
     sources.prepare(made["student"].data)
     results, began = {}, time.monotonic()
     for role, config in made.items():

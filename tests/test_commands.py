@@ -44,10 +44,21 @@ def refused(outcome, *parts):
         (["plot", "curves", "--workdir=/nowhere"], ["/nowhere holds no logs"]),
         (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves; got pies"]),
         (["quickstart", "--seed=x"], ["--seed 'x'"]),
+        (["quickstart", "--seed=-1"], ["config.seed is -1"]),
     ],
 )
 def test_what_cannot_be_understood_is_told_in_one_sentence(run, words, parts):
     refused(run(*words), *parts)
+
+
+def test_a_config_file_that_fails_is_told_with_its_line(run, tmp_path):
+    (tmp_path / "mine.py").write_text("def get_config(form=''):\n    return [][3]\n")
+    refused(run("train", f"--config={tmp_path / 'mine.py'}", "--workdir=x"), "mine.py:2: IndexError: list index out of range")
+
+
+def test_a_picture_needs_an_ending(run, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1}\n')
+    refused(run("plot", "curves", f"--workdir={tmp_path}", f"--output={tmp_path / 'curves'}"), "needs one of the endings .png, .svg, .pdf")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +73,7 @@ def test_what_cannot_be_understood_is_told_in_one_sentence(run, words, parts):
         (["--config.model.widths=(8,12)"], ["not a BNext"]),
         (["--config.distill.main=/nowhere"], ["/nowhere does not exist"]),
         (["--config.precision=float64"], ["JAX_ENABLE_X64"]),
+        (["--config.seed=-1"], ["config.seed is -1"]),
     ],
 )
 def test_what_a_run_cannot_do_is_told_before_anything_compiles(run, digits, tmp_path, change, parts):

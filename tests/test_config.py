@@ -13,6 +13,7 @@ from bnext_jax.errors import UserError
     [
         ({"model": c.ModelConfig(name="resnet")}, "config.model.name is 'resnet'; one of: bnext_tiny"),
         ({"epochs": 0}, "config.epochs is 0"),
+        ({"seed": -1}, "config.seed is -1"),
         ({"batch_size": 64, "batch_norm_group": 48}, "64 does not divide into groups of config.batch_norm_group 48"),
         ({"precision": "float16"}, "config.precision is 'float16'"),
         ({"distill": c.DistillConfig(main="a", form="sum")}, "config.distill.form is 'sum'"),

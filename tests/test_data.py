@@ -3,6 +3,7 @@
 import functools
 import io
 import operator
+import shutil
 
 import numpy as np
 import pytest
@@ -136,11 +137,24 @@ def test_flip_mirrors_half_of_the_images():
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("blur(3)", "'blur\\(3\\)' in 'blur\\(3\\)' is unknown"), ("flip|resize", "'resize' .* takes 1 whole"), ("flip(2)", "takes 0")],
+    [
+        ("blur(3)", "'blur\\(3\\)' in 'blur\\(3\\)' is unknown"),
+        ("flip|resize", "'resize' .* takes 1 whole"),
+        ("flip(2)", "takes 0"),
+        ("resize(1 6)", "takes 1 whole"),
+    ],
 )
 def test_a_transform_that_cannot_be_is_refused(line, message):
     with pytest.raises(UserError, match=message):
         Transform(line)
+
+
+def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "data")
+    (info,) = (tmp_path / "data").rglob("dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"digits was prepared in .* in another format than array_record; name another config"):
+        sources.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
 
 
 def test_grey_images_are_repeated_on_three_channels():

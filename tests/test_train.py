@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.data import pipeline, sources
+from bnext_jax.errors import UserError
 from bnext_jax.train import checkpoint, loop, watch
 
 STEPS = 44  # two epochs of 1437 // 64 batches
@@ -183,21 +184,48 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_warning(train, whole, tmp_
     assert metadata["step"] == 22
     code, result, _ = train("smoke", tmp_path / "run")
     assert code == 0 and result["steps"] == STEPS and result["top1"] == whole[1]["top1"]
-    assert saved_digest(tmp_path / "run") == saved_digest(whole[0])
+    assert checkpoint.load_network(tmp_path / "run")[1] == checkpoint.load_network(whole[0])[1]  # 44 again, its arrays whole
 
 
-def saved_digest(workdir):
-    return checkpoint.describe(workdir)["sha256"]
+def cut_copy(whole, folder, name):
+    """A copy of the whole run in which one file of checkpoint 44 has lost all but ten bytes."""
+    shutil.copytree(whole[0], folder)
+    path = folder / "checkpoints/44" / name
+    path.write_bytes(path.read_bytes()[:10])
+    return path
 
 
-def test_a_flipped_byte_does_not_load_in_silence(whole, tmp_path, caplog):
+def test_a_checkpoint_without_its_description_is_passed_over(run, whole, tmp_path, caplog):
+    cut_copy(whole, tmp_path / "run", "_CHECKPOINT_METADATA")
+    assert checkpoint.describe(tmp_path / "run")["step"] == checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
+    assert run("count", f"--checkpoint={tmp_path / 'run'}")[0] == 0
+    assert "checkpoint 44" in caplog.text and "the description in" in caplog.text
+
+
+def test_a_checkpoint_whose_top1_cannot_be_read_does_not_stop_a_run(train, whole, tmp_path, caplog):
+    path = cut_copy(whole, tmp_path / "run", "metrics/metrics")
+    code, result, _ = train("smoke", tmp_path / "run")
+    assert code == 0 and result["steps"] == STEPS and result["top1"] == whole[1]["top1"]
+    assert f"{path} is damaged and removed" in caplog.text and not path.exists()
+
+
+def test_logs_that_cannot_be_written_are_told(tmp_path):
+    writer = watch.Writer(tmp_path, 0, tensorboard=False)
+    writer.write(1, {"loss": 2.5})
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"takes no more logs .*Is a directory.*; free space or choose another --workdir"):
+        writer.write(2, {"loss": 2.0})
+
+
+def test_a_flipped_bit_among_the_weights_does_not_load_in_silence(whole, tmp_path, caplog):
     shutil.copytree(whole[0], tmp_path / "run")
-    for data in (tmp_path / "run/checkpoints/44/network").rglob("d/*"):
-        content = bytearray(data.read_bytes())
-        content[len(content) // 2] ^= 1
-        data.write_bytes(content)
+    (data,) = (tmp_path / "run/checkpoints/44/network/ocdbt.process_0/d").iterdir()
+    content = bytearray(data.read_bytes())
+    content[len(content) // 4] ^= 1  # the index, which has a checksum of its own, lies at the end
+    data.write_bytes(content)
     assert checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
-    assert "checkpoint 44" in caplog.text
+    assert "the bytes of network in" in caplog.text and "sha256 differs" in caplog.text
 
 
 def test_the_digest_tells_one_flipped_bit_one_renamed_key_and_one_other_type():

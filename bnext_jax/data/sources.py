@@ -44,18 +44,23 @@ class Source:
 
 
 def _builder(data):
-    """The TFDS builder of a DataConfig. Raises UserError for a name that TFDS does not know."""
+    """The TFDS builder of a DataConfig. Raises UserError for a name that TFDS does not know, and for data of another format."""
     import tensorflow_datasets as tfds
 
     directory = os.path.expanduser(data.directory) if data.directory else None
-    if data.name == "digits":
-        from bnext_jax.data.digits import Digits
-
-        return Digits(data_dir=directory, file_format=FILE_FORMAT)
     try:
+        if data.name == "digits":
+            from bnext_jax.data.digits import Digits
+
+            return Digits(data_dir=directory, file_format=FILE_FORMAT)
         return tfds.builder(data.name, data_dir=directory, file_format=FILE_FORMAT)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
+        if "File format is already set" in first:
+            raise UserError(
+                f"{data.name} was prepared in {directory or 'the default directory of TFDS'} in another format than {FILE_FORMAT};"
+                " name another config.data.directory and run `prepare`"
+            ) from error
         raise UserError(f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}); see tensorflow.org/datasets") from error
 
 

@@ -75,7 +75,7 @@ class Transform:
             if name not in OPERATIONS:
                 raise UserError(f"transform {part!r} in {line!r} is unknown; operations: {', '.join(OPERATIONS)}")
             function, count = OPERATIONS[name]
-            arguments = [int(text) for text in (match[2] or "").split(",") if text.strip()]
+            arguments = [int(text) for text in re.findall(r"\d+", match[2] or "")]
             if len(arguments) != count:
                 raise UserError(f"transform {part!r} in {line!r} takes {count} whole numbers")
             self.steps.append((function, arguments))

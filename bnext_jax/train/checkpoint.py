@@ -7,6 +7,7 @@ both parts, because a flipped byte on disk would otherwise load in silence.
 
 import concurrent.futures
 import hashlib
+import json
 import logging
 import pathlib
 import shutil
@@ -53,9 +54,17 @@ def _reason(error):
     return " ".join(str(error).split())[:300]
 
 
+def _described(path):
+    """The metadata of one checkpoint. Raises ValueError where there is none: Orbax takes a damaged description for an empty one."""
+    metadata = ocp.checkpointables_metadata(path).custom_metadata
+    if not metadata or "model" not in metadata or "sha256" not in metadata:
+        raise ValueError(f"the description in {path} is damaged")
+    return metadata
+
+
 def _load(path, abstract):
     """The parts named in `abstract` and the metadata of one checkpoint. Raises whatever a damaged one makes Orbax raise."""
-    metadata = ocp.checkpointables_metadata(path).custom_metadata
+    metadata = _described(path)
     parts = ocp.load_checkpointables(path, abstract)
     for name, tree in parts.items():
         if digest(tree) != metadata["sha256"][name]:
@@ -76,6 +85,16 @@ def _newest_whole(steps, load, root):
     raise UserError(f"no checkpoint in {root} can be read ({'; '.join(problems)}); start again in a new work directory")
 
 
+def _drop_broken_metrics(root):
+    """Removes each checkpoint's note of its top-1 that cannot be read: Orbax would refuse to open all of them."""
+    for path in root.glob("*/metrics/metrics"):
+        try:
+            float(json.loads(path.read_text())["top1"])
+        except (ValueError, TypeError, KeyError):
+            log.warning("%s is damaged and removed; the checkpoint no longer counts among the best", path)
+            path.unlink(missing_ok=True)
+
+
 class Checkpoints:
     """The checkpoints of one run, being written. Use as a context manager: leaving it waits for the last save.
 
@@ -87,6 +106,7 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
         self.root = _root(workdir)
+        _drop_broken_metrics(self.root)
         self._manager = ocp.training.Checkpointer(
             self.root,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -209,7 +229,7 @@ def committed_steps(workdir):
 def describe(workdir):
     """The metadata of the newest readable checkpoint, without its arrays. Raises UserError as load_network does."""
     root = _root(workdir)
-    return _newest_whole(committed_steps(workdir), lambda step: ocp.checkpointables_metadata(root / str(step)).custom_metadata, root)
+    return _newest_whole(committed_steps(workdir), lambda step: _described(root / str(step)), root)
 
 
 def load_network(workdir):
@@ -221,7 +241,7 @@ def load_network(workdir):
     root = _root(workdir)
 
     def load(step):
-        described = ocp.checkpointables_metadata(root / str(step)).custom_metadata["model"]
+        described = _described(root / str(step))["model"]
         model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
         _, params, batch_stats = state_lib.split(model, training=False)
         abstract = {"network": {"params": _abstract(params), "batch_stats": _abstract(batch_stats)}}

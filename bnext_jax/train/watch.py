@@ -1,5 +1,6 @@
 """What is watched while training: sums over an epoch, the state of the binary weights, the files that record it."""
 
+import contextlib
 import functools
 import json
 import math
@@ -105,22 +106,33 @@ class Writer:
         self._path = pathlib.Path(workdir) / METRICS_FILE
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         partial = self._path.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self._path)
         self._tensorboard = None
-        if tensorboard:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            from clu import metric_writers
+        with self._writing():
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(partial, self._path)
+            if tensorboard:
+                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+                from clu import metric_writers
 
-            self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+                self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # TensorFlow tells a full disk in kinds of its own
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self._path.parent} takes no more logs ({reason}); free space or choose another --workdir") from error
 
     def write(self, step, values):
-        """Records numbers under a step."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._tensorboard is not None:
-            self._tensorboard.write_scalars(step, values)
-            self._tensorboard.flush()
+        """Records numbers under a step. Raises UserError where they cannot be written."""
+        line = json.dumps({"step": step, **values}) + "\n"
+        with self._writing():
+            with self._path.open("a") as file:
+                file.write(line)
+            if self._tensorboard is not None:
+                self._tensorboard.write_scalars(step, values)
+                self._tensorboard.flush()
 
     def close(self):
         """Closes the TensorBoard files."""
