@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnext_jax.errors import UserError
-from bnext_jax.process import abandoned, restart_with_huge_pages
+from bnext_jax.process import restart_with_huge_pages, silence_abandoned
 
 
 def _train(config, workdir):
@@ -126,11 +126,6 @@ def parse(argv):
     return function, given | ({"files": files} if takes_files else {})
 
 
-def _unraisable(told):
-    if not abandoned(told):
-        sys.__unraisablehook__(told)
-
-
 def main(argv, out=None):
     """Runs one command; prints its result as JSON on `out` (standard output); returns the exit code."""
     try:
@@ -157,7 +152,7 @@ if __name__ == "__main__":
     for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # what Orbax leaves where a file fails
-    sys.unraisablehook = _unraisable
+    silence_abandoned()
     result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
     os.dup2(2, 1)  # whatever a library prints there goes to standard error
     sys.exit(main(sys.argv, result_file))

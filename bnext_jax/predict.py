@@ -35,6 +35,8 @@ def read_photo(path, transform, shape):
     try:
         with Image.open(path) as photo:  # cameras note in EXIF how they were held
             image = transform(np.asarray(_eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")), None)
+    except UserError:  # a ValueError too, and it has said what is wrong
+        raise
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     except OSError as error:  # also what Pillow says of a truncated image

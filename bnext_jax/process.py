@@ -31,3 +31,9 @@ def abandoned(told):
     passed = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(told.exc_traceback)]
     passed.append(getattr(getattr(told.object, "cr_code", None), "co_filename", ""))
     return str(told.exc_value) == "Event loop is closed" or any("orbax" in pathlib.Path(name).parts for name in passed)
+
+
+def silence_abandoned():
+    """Makes sys.unraisablehook, as it is now, pass over what is `abandoned`."""
+    telling = sys.unraisablehook
+    sys.unraisablehook = lambda told: None if abandoned(told) else telling(told)

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5)
@@ -151,8 +151,9 @@ def fetch(tag, target):
         announced = hub.get_hf_file_metadata(hub.hf_hub_url(f"timm/{tag}", HUB_FILE)).etag
         loaded = hub.hf_hub_download(f"timm/{tag}", HUB_FILE)
     except Exception as error:  # the client and the network raise many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{tag} could not be fetched from the hub ({reason}); give the path of {ROSTER[tag].release} instead") from error
+        raise UserError(
+            f"{tag} could not be fetched from the hub ({one_line(error)}); give the path of {ROSTER[tag].release} instead"
+        ) from error
     found = sha256(loaded)
     if found != announced:
         raise UserError(f"{tag} arrived with sha256 {found}, the hub announced {announced}; try again")

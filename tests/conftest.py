@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import pathlib
-import sys
 
 import jax
 import pytest
@@ -20,13 +19,12 @@ import main as program  # noqa: E402
 from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data import sources  # noqa: E402
-from bnext_jax.process import abandoned  # noqa: E402
+from bnext_jax.process import silence_abandoned  # noqa: E402
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has set the hook that makes errors of what nothing can catch
 def pytest_configure():
-    raising = sys.unraisablehook
-    sys.unraisablehook = lambda told: None if abandoned(told) else raising(told)
+    silence_abandoned()
 
 
 @pytest.fixture(params=["cpu", "accelerator"])

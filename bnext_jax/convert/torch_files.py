@@ -57,6 +57,7 @@ NAMED_IN_HISTORIES = (
     "numpy.ndarray",
     "argparse.Namespace",
 )
+TEMPERATURE = {PICKLED: "temp", SAFE: "temperature"}  # its entry; the first is the reference's name
 DESCRIBED = "bnext_jax"  # the entry of training checkpoints and safetensors' notes that describes the network, as JSON
 
 
@@ -110,17 +111,17 @@ def _read_safe(path):
             tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
     except Exception as error:  # a damaged file surfaces as many kinds
         raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
-    return _file(path, tensors, notes, *(notes.get(key) for key in ("epoch", "temperature")))
+    return _file(path, tensors, notes, TEMPERATURE[SAFE])
 
 
-def _file(path, tensors, notes, epoch, temperature):
+def _file(path, tensors, notes, temperature):
     """A TorchFile out of what a file's author wrote, which may be anything; "module." goes, training on several GPUs puts it there."""
     if not tensors:
         raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
     prefix = "module."
     if all(name.startswith(prefix) for name in tensors):
         tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return TorchFile(tensors, _number(epoch, int), _number(temperature, float), _description(notes.get(DESCRIBED)))
+    return TorchFile(tensors, _number(notes.get("epoch"), int), _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
 
 
 def _number(value, kind):
@@ -170,8 +171,7 @@ def _read_pickled(path):
         arrays = {name: _array(value) for name, value in tensors.items()}
     except (TypeError, RuntimeError) as error:
         raise UserError(f"{path} has tensors without plain values ({_first_line(error)}); save it with dense tensors") from error
-    notes = {} if nested is None else content
-    return _file(path, arrays, notes, notes.get("epoch"), notes.get("temp"))
+    return _file(path, arrays, {} if nested is None else content, TEMPERATURE[PICKLED])
 
 
 def _told(error):
@@ -213,8 +213,9 @@ def write(path, tensors, *, epoch, temperature, described):
         raise UserError(f"{path} has no suffix of a PyTorch file; use one of {', '.join(SUFFIXES)}")
     if path.exists():
         raise UserError(f"{path} exists; remove it or name another file")
-    warm = {} if temperature is None else {"temperature": float(temperature)}
-    notes = {"epoch": int(epoch), **warm, DESCRIBED: json.dumps(described)}
+    notes = {"epoch": int(epoch), DESCRIBED: json.dumps(described)}
+    if temperature is not None:
+        notes[TEMPERATURE[target]] = float(temperature)
     partial = path.with_name(f".{path.name}.partial")
     try:
         if target == SAFE:
@@ -224,8 +225,7 @@ def write(path, tensors, *, epoch, temperature, described):
         else:
             torch = _torch(path)
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            named = {"temp" if key == "temperature" else key: value for key, value in notes.items()}  # the reference's name
-            torch.save({"state_dict": state, **named} if path.name.endswith(".pth.tar") else state, partial)
+            torch.save({"state_dict": state, **notes} if path.name.endswith(".pth.tar") else state, partial)
         os.replace(partial, path)
     except UserError:
         raise

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, one_line
 from bnext_jax.models import abstract_model
 from bnext_jax.train import state as state_lib
 
@@ -49,11 +49,6 @@ def _parts(state):
     }
 
 
-def _reason(error):
-    """An error's message on one line, cut to a readable length."""
-    return " ".join(str(error).split())[:300]
-
-
 def _described(path):
     """The metadata of one checkpoint. Raises ValueError where there is none: Orbax takes a damaged description for an empty one."""
     metadata = ocp.checkpointables_metadata(path).custom_metadata
@@ -79,7 +74,7 @@ def _newest_whole(steps, load, root):
         try:
             return load(step)
         except Exception as error:  # truncated files surface as many kinds
-            reason = _reason(error)
+            reason = one_line(error)
             problems.append(f"{step}: {type(error).__name__}: {reason}")
             log.warning("checkpoint %s of %s cannot be read (%s); trying the one before it", step, root, reason)
     raise UserError(f"no checkpoint in {root} can be read ({'; '.join(problems)}); start again in a new work directory")
@@ -140,7 +135,7 @@ class Checkpoints:
             return write()
         except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
             raise UserError(
-                f"a checkpoint could not be written to {self.root}: {_reason(error)}; free space or choose another --workdir"
+                f"a checkpoint could not be written to {self.root}: {one_line(error)}; free space or choose another --workdir"
             ) from error
 
     def save(self, step, state, metadata, top1=None):
@@ -204,7 +199,7 @@ def save_network(folder, params, batch_stats, metadata):
         partial.rename(folder)
     except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"{folder} could not be written ({_reason(error)}); nothing is left under that name") from error
+        raise UserError(f"{folder} could not be written ({one_line(error)}); nothing is left under that name") from error
 
 
 def _abstract(flat):

@@ -59,7 +59,7 @@ class Run:
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
         )  # fmt: skip
         self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
-        self.image_shape = self.batches[0]["image"].shape[1:]
+        train_shape = self.batches[0]["image"].shape[1:]
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
         teachers.check(config.distill, self.train_source.class_names, data.mean, data.std)
@@ -73,7 +73,7 @@ class Run:
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
         self.eval_network, *_ = state.split(model, training=False)
-        for shape in {self.image_shape, self.eval_shape}:
+        for shape in {train_shape, self.eval_shape}:
             check_input(self.eval_network, {**params, **batch_stats}, shape)
         # optimiser and state
         self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bnext_jax.binary import binarize_weight
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, one_line
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -121,8 +121,9 @@ class Writer:
         try:
             yield
         except Exception as error:  # TensorFlow tells a full disk in kinds of its own
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._path.parent} takes no more logs ({reason}); free space or choose another --workdir") from error
+            raise UserError(
+                f"{self._path.parent} takes no more logs ({one_line(error)}); free space or choose another --workdir"
+            ) from error
 
     def write(self, step, values):
         """Records numbers under a step. Raises UserError where they cannot be written."""
