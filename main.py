@@ -42,10 +42,10 @@ def _convert(source, output, model=None, gate_bits=None):
     return exchange(source, output, model, gate_bits)
 
 
-def _prepare(config):
-    from bnext_jax.data.sources import prepare
+def _prepare(config, source, manual_dir):
+    from bnext_jax.data.prepare import prepare
 
-    return prepare(config.data)
+    return prepare(config.data, source, manual_dir)
 
 
 def _count(checkpoint=None, model=None):
@@ -54,10 +54,10 @@ def _count(checkpoint=None, model=None):
     return count(checkpoint, model)
 
 
-def _plot(workdir, output, files):
+def _plot(files, workdir, config, output):
     from bnext_jax.plot import plot
 
-    return plot(files, workdir, output)
+    return plot(files, workdir=workdir, config=config, output=output)
 
 
 def _quickstart(workdir, seed):
@@ -72,9 +72,9 @@ COMMANDS = {
     "evaluate": (_evaluate, {"checkpoint": True, "config": False}, False),
     "predict": (_predict, {"checkpoint": False, "model": False}, True),
     "convert": (_convert, {"source": True, "output": True, "model": False, "gate_bits": False}, False),
-    "prepare": (_prepare, {"config": True}, False),
+    "prepare": (_prepare, {"config": True, "source": False, "manual_dir": False}, False),
     "count": (_count, {"checkpoint": False, "model": False}, False),
-    "plot": (_plot, {"workdir": True, "output": False}, True),
+    "plot": (_plot, {"workdir": False, "config": False, "output": False}, True),
     "quickstart": (_quickstart, {"workdir": False, "seed": False}, False),
 }
 

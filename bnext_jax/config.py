@@ -76,6 +76,7 @@ class DataConfig(ReadOnly):
     std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))
     threads: int = free(4)  # reading and decoding, per process
     workers: int = free(0)  # extra processes for decoding; 0 = threads alone
+    undecodable_share: float = free(0.001)  # of an epoch's images that may be replaced by others because they cannot be decoded
 
 
 @dataclasses.dataclass
@@ -158,8 +159,11 @@ class Config(ReadOnly):
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
-        if self.seed < 0:
-            raise UserError(f"config.seed is {self.seed}; it must be 0 or more")
+        for name, value in (("seed", self.seed), ("data.workers", self.data.workers)):
+            if value < 0:
+                raise UserError(f"config.{name} is {value}; it must be 0 or more")
+        if not 0 <= self.data.undecodable_share < 1:
+            raise UserError(f"config.data.undecodable_share is {self.data.undecodable_share}; it is a share of an epoch, in [0, 1)")
         group = self.batch_norm_group
         if group is not None and (group <= 0 or self.batch_size % group):
             raise UserError(f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}")

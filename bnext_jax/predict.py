@@ -11,8 +11,8 @@ from bnext_jax import teachers
 from bnext_jax.data import imagenet
 from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
+from bnext_jax.progress import Progress
 from bnext_jax.train import networks, state
-from bnext_jax.train.progress import Progress
 from bnext_jax.train.step import normalise
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ import time
 
 from bnext_jax import count, plot
 from bnext_jax.config import DistillConfig
-from bnext_jax.data import sources
+from bnext_jax.data.prepare import prepare
 from bnext_jax.errors import UserError
+from bnext_jax.progress import duration
 from bnext_jax.train import checkpoint
 from bnext_jax.train.loop import train
-from bnext_jax.train.progress import duration
 
 log = logging.getLogger(__name__)
 FOLDER = "runs/quickstart"
@@ -47,7 +47,7 @@ def quickstart(workdir=None, seed=None, form=""):
     except (TypeError, ValueError) as error:
         raise UserError(f"--seed {seed!r} is no whole number") from error
     made = configs(root, number, form)
-    sources.prepare(made["student"].data)
+    prepare(made["student"].data)
     results, began = {}, time.monotonic()
     for role, config in made.items():
         log.info("training the %s (%s)", role, TEACHERS.get(role, "binary student"))

@@ -18,7 +18,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: read
 import main as program  # noqa: E402
 from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
-from bnext_jax.data import sources  # noqa: E402
+from bnext_jax.data.prepare import prepare  # noqa: E402
 from bnext_jax.process import silence_abandoned  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def lowering(request, monkeypatch):
 def digits(tmp_path_factory):
     """The folder of the prepared digits dataset."""
     folder = str(tmp_path_factory.mktemp("datasets"))
-    sources.prepare(DataConfig(directory=folder))
+    prepare(DataConfig(directory=folder))
     return folder
 
 

@@ -7,7 +7,7 @@ import bnext_jax
 
 ORDER = [
     "errors", "process", "lowering", "convolution", "binary", "quantize", "layers", "depthwise", "blocks", "models", "convert", "teachers",
-    "config", "distill", "data", "train", "evaluate", "predict", "count", "exchange", "plot", "quickstart",
+    "config", "distill", "progress", "data", "train", "evaluate", "predict", "count", "exchange", "plot", "quickstart",
 ]  # fmt: skip
 ROOT = pathlib.Path(bnext_jax.__file__).parent
 

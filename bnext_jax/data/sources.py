@@ -1,16 +1,20 @@
-"""Datasets on disk: written once by TFDS as array_record, read by index without TensorFlow."""
+"""Datasets on disk: written once by TFDS as array_record (data.prepare), read by index without TensorFlow."""
 
 import dataclasses
-import logging
+import json
 import os
-import pathlib
+import re
+import threading
 
-from bnext_jax.data.transforms import decode
-from bnext_jax.errors import UserError
+from etils import epath
+
+from bnext_jax.data.photo import Photo, Undecodable
+from bnext_jax.errors import UserError, one_line
 
 FILE_FORMAT = "array_record"
+MANIFEST = "prepared.json"  # beside the dataset: counts, class names, size and sha256 of each file
+REACHABLE_SECONDS = 25  # within which a bucket has to answer
 DECODED_BYTES = 256 * 2**20  # a split stays decoded in memory where all of it fits in this (digits and CIFAR do)
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,73 +37,115 @@ class Source:
         return len(self.records)
 
     def example(self, index):
-        """(image uint8 [H,W,3], label) of one record. Images stay decoded in memory while they are small and few."""
+        """(image, label) of one record: a Photo, or uint8 [H,W,3], kept in memory, where images are small and few.
+
+        Raises photo.Undecodable.
+        """
         kept = self.decoded.get(index)
         if kept is None:
             record = self.records[index]
-            kept = decode(record["image"]), int(record["label"])
-            if kept[0].nbytes * len(self) <= DECODED_BYTES:
-                self.decoded[index] = kept
+            image, label = Photo(record["image"]), int(record["label"])
+            if 3 * image.height * image.width * len(self) > DECODED_BYTES:
+                return image, label
+            kept = self.decoded[index] = image.pixels(), label
         return kept
 
-
-def _builder(data):
-    """The TFDS builder of a DataConfig. Raises UserError for a name that TFDS does not know, and for data of another format."""
-    import tensorflow_datasets as tfds
-
-    directory = os.path.expanduser(data.directory) if data.directory else None
-    try:
-        if data.name == "digits":
-            from bnext_jax.data.digits import Digits
-
-            return Digits(data_dir=directory, file_format=FILE_FORMAT)
-        return tfds.builder(data.name, data_dir=directory, file_format=FILE_FORMAT)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        if "File format is already set" in first:
-            raise UserError(
-                f"{data.name} was prepared in {directory or 'the default directory of TFDS'} in another format than {FILE_FORMAT};"
-                " name another config.data.directory and run `prepare`"
-            ) from error
-        raise UserError(f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}); see tensorflow.org/datasets") from error
-
-
-def prepare(data):
-    """Writes the dataset once, downloading it if it is one that has to be downloaded. TFDS does this atomically.
-
-    Args:
-      data: DataConfig.
-    Returns:
-      {"dataset", "directory", "splits": {name: examples}, "classes"}.
-    Raises:
-      UserError: unknown dataset, no classes, no network, or no room in the directory.
-    """
-    builder = _builder(data)
-    _class_names(builder, data)
-    if not builder.is_prepared():
-        log.info("preparing %s in %s", data.name, builder.data_dir)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    def describe(self, index):
+        """Text: an image's name in the dataset and, where it cannot be decoded, why."""
+        record = self.records[index]
+        name = record.get("file_name", b"")
+        text = f"{name.decode(errors='replace') if isinstance(name, bytes) else name} " if len(name) else ""
         try:
-            builder.download_and_prepare(file_format=FILE_FORMAT)
-        except Exception as error:  # TFDS and its downloader raise many kinds; each means that there is no dataset
-            raise UserError(
-                f"the dataset {data.name} could not be prepared in {builder.data_dir}: {' '.join(str(error).split())[:300]}"
-            ) from error
-    return {
-        "dataset": data.name,
-        "directory": str(builder.data_dir),
-        "splits": {name: split.num_examples for name, split in builder.info.splits.items()},
-        "classes": len(_class_names(builder, data)),
-    }
+            Photo(record["image"]).pixels()
+        except Undecodable as error:
+            return f"{text}(image {index} of {self.split}: {error})"
+        return f"{text}(image {index} of {self.split})"
 
 
-def _class_names(builder, data):
+def folder(data):
+    """The folder of all datasets (epath.Path) of a DataConfig: a local one, or a bucket's (gs://...).
+
+    Raises UserError where a bucket does not answer within REACHABLE_SECONDS.
+    """
+    if not data.directory:
+        return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
+    path = epath.Path(os.path.expanduser(data.directory))
+    if "://" in data.directory:
+        _check_reachable(data.directory, path)
+    return path
+
+
+def _check_reachable(name, path):
+    outcome = []
+
+    def ask():
+        try:
+            outcome.append(path.exists())
+        except Exception as error:  # each file system has kinds of its own
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # clients of buckets retry for many minutes; nothing can stop them
+    thread.start()
+    thread.join(REACHABLE_SECONDS)
+    if not outcome or isinstance(outcome[0], Exception):
+        reason = one_line(outcome[0]) if outcome else f"no answer within {REACHABLE_SECONDS} s"
+        raise UserError(
+            f"config.data.directory {name} cannot be reached ({reason}); check its name, the network and the credentials,"
+            " or mount the bucket with gcsfuse and name the mounted folder"
+        )
+
+
+def prepared_folder(data):
+    """The newest version's folder of a prepared dataset (epath.Path), or None."""
+    where = [path.parent for path in (folder(data) / data.name).glob("*/features.json")]
+    versions = [path for path in where if re.fullmatch(r"[0-9]+([.][0-9]+)*", path.name)]  # not incomplete.XXXXXX_1.0.0
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
+
+
+def class_names(builder, name):
+    """The names of a TFDS builder's classes, in label order. Raises UserError where it is no classification dataset."""
     features = builder.info.features
     missing = [key for key in ("image", "label") if key not in features]
     if missing or not hasattr(features["label"], "num_classes"):
-        raise UserError(f"dataset {data.name} is no classification dataset: it needs the features image and label (a class)")
+        raise UserError(f"dataset {name} is no classification dataset: it needs the features image and label (a class)")
     label = features["label"]
     return tuple(label.names or map(str, range(label.num_classes)))
+
+
+def open_builder(data):
+    """The TFDS builder of a prepared dataset, read-only.
+
+    Raises UserError where it is not prepared, was prepared in another format, or has lost bytes since.
+    """
+    import tensorflow_datasets as tfds
+
+    where = prepared_folder(data)
+    if where is None:
+        raise UserError(f"dataset {data.name} is not in {folder(data)}; run `python main.py prepare` with this config first")
+    try:
+        builder = tfds.builder_from_directory(where)
+    except Exception as error:  # its many files can be damaged in many ways
+        raise UserError(f"the dataset in {where} cannot be opened ({one_line(error)}); remove it and run `prepare` again") from error
+    if builder.info.file_format is None or builder.info.file_format.value != FILE_FORMAT:
+        raise UserError(
+            f"{data.name} was prepared in {folder(data)} in another format than {FILE_FORMAT}; name another config.data.directory"
+            " and run `prepare`"
+        )
+    _check_sizes(where)
+    return builder
+
+
+def _check_sizes(where):
+    """Compares the sizes of a local dataset's files with its manifest, where it has one."""
+    manifest = where / MANIFEST
+    if "://" in os.fspath(where) or not manifest.exists():  # asking a bucket for each of a thousand files takes a minute
+        return
+    for name, noted in json.loads(manifest.read_text())["files"].items():
+        found = (where / name).stat().length if (where / name).exists() else 0
+        if found != noted["bytes"]:
+            raise UserError(
+                f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
+            )
 
 
 def open_source(data, split):
@@ -110,22 +156,19 @@ def open_source(data, split):
     Returns:
       Source.
     Raises:
-      UserError: unknown dataset or split, or not prepared.
+      UserError: see open_builder; also an unknown split.
     """
     import tensorflow_datasets as tfds
 
-    builder = _builder(data)
-    if not builder.is_prepared():
-        if data.name != "digits":
-            raise UserError(
-                f"dataset {data.name} is not in {pathlib.Path(builder.data_dir)}; run `python main.py prepare` with this config first"
-            )
+    if data.name == "digits" and prepared_folder(data) is None:
+        from bnext_jax.data.prepare import prepare
+
         prepare(data)
-        builder = _builder(data)
-    class_names = _class_names(builder, data)
+    builder = open_builder(data)
+    names = class_names(builder, data.name)
     try:
         records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
-    return Source(data.name, split, records, class_names)
+    return Source(data.name, split, records, names)

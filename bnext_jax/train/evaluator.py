@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from bnext_jax import distill
-from bnext_jax.data import pipeline
+from bnext_jax.data import faults, pipeline
+from bnext_jax.errors import UserError
 from bnext_jax.train.step import normalise
 
 TOP_K = 5
@@ -38,14 +39,25 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size):
       eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.sources.Source.
       shardings: train.mesh.Shardings. data: DataConfig. batch_size: global.
     Raises:
-      AssertionError: the images counted are not the split's.
+      UserError: images that cannot be decoded: a figure over fewer images would not be the split's.
     """
     batches = pipeline.EvalBatches(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
     read = pipeline.iterate(batches, threads=data.threads, workers=data.workers)
-    sums = [eval_step(variables, shardings.put_batch(batch)) for batch in read]
+    undecodable = set()
+
+    def put(batch):
+        undecodable.update(int(index) for index in batch.pop("undecodable") if index >= 0)
+        return shardings.put_batch(batch)
+
+    sums = [eval_step(variables, batch) for batch in pipeline.ahead(read, put)]
     total = {name: sum(float(part[name]) for part in sums) for name in ("loss", "top1", "top5", "count")}
-    assert total["count"] == len(source), f"counted {total['count']} of {len(source)} images"
     count = len(source)
+    if total["count"] != count:
+        told = faults.named(source, undecodable) if undecodable else "other processes name them"
+        raise UserError(
+            f"{count - int(total['count'])} of the {count} images of {source.name}'s {source.split} split cannot be decoded ({told});"
+            " no accuracy is given over fewer images: prepare the dataset again"
+        )
     return {
         "top1": 100 * total["top1"] / count,
         "top5": 100 * total["top5"] / count,

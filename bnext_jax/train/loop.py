@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.config import to_json
-from bnext_jax.data import pipeline, sources
+from bnext_jax.data import faults, pipeline, sources
 from bnext_jax.errors import UserError
 from bnext_jax.models import create_model
+from bnext_jax.progress import Progress
 from bnext_jax.train import checkpoint, evaluator, mesh, networks, optimizer, state, teachers, watch, workdir
-from bnext_jax.train.progress import Progress
 from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,10 @@ class Run:
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
         )  # fmt: skip
         self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
+        self.faults = faults.Faults(self.train_source, data.undecodable_share, self.steps_per_epoch * len(self.batches.rows))
+        images = len(self.train_source)
+        if images % config.batch_size:
+            log.info("each epoch leaves out %d of the %d images, others every time", images % config.batch_size, images)
         train_shape = self.batches[0]["image"].shape[1:]
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
@@ -92,6 +96,17 @@ class Run:
         params, batch_stats = networks.start_from(path, self.model_spec, self.state["params"], self.state["batch_stats"])
         params = state.project(params, self.network.bounds)
         self.state = {**self.state, **self.shardings.put({"params": params, "batch_stats": batch_stats})}
+
+    def read(self, start, last):
+        """Yields the batches of steps start..last-1 on the devices, sent ahead of their use; Faults watches what was read."""
+        data = self.config.data
+        batches = pipeline.iterate(self.batches, start_step=start, stop_step=last, threads=data.threads, workers=data.workers)
+
+        def put(batch):
+            self.faults.look(batch.pop("undecodable"))
+            return self.shardings.put_batch(batch)
+
+        return pipeline.ahead(batches, put)
 
     def temperature(self, step):
         """The temperature of the epoch that `step` lies in."""
@@ -202,7 +217,7 @@ def _resume(run, checkpoints):
 def _epochs(run, checkpoints, writer, start, last):
     """Steps start..last-1; returns (seconds spent in steps, the evaluation of the last step or None)."""
     config = run.config
-    data = pipeline.iterate(run.batches, start_step=start, threads=config.data.threads, workers=config.data.workers)
+    data = run.read(start, last)
     meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent, run.state["params"])
     seconds, final = 0.0, None
     began, waited = time.perf_counter(), 0.0
@@ -211,7 +226,7 @@ def _epochs(run, checkpoints, writer, start, last):
             if step == start or step % run.steps_per_epoch == 0:
                 run.prepare_epoch(step // run.steps_per_epoch)
             asked = time.perf_counter()
-            batch = run.shardings.put_batch(next(data))
+            batch = next(data)
             waited += time.perf_counter() - asked
             run.state, metrics = run.step(run.state, batch, run.faculty.variables)
             meter.add(step, metrics)
@@ -232,12 +247,18 @@ def _epochs(run, checkpoints, writer, start, last):
             values = _epoch_values(run, meter, binary, step, spent, waited)
             final = None
             if done == last or (done // run.steps_per_epoch) % config.eval_every_epochs == 0:
-                final = run.evaluate()
+                try:
+                    final = run.evaluate()
+                except UserError:
+                    checkpoints.save(done, run.state, run.metadata(done))  # the epoch is not lost with its evaluation
+                    checkpoints.wait()
+                    raise
                 values |= {f"test_{name}": final[name] for name in ("top1", "top5", "loss")}
             writer.write(done, values)
             checkpoints.save(done, run.state, run.metadata(done), top1=final and final["top1"])
             _tell(progress, run, done, values)
             meter.reset()
+            run.faults.reset()
             began, waited = time.perf_counter(), 0.0
     return seconds, final
 
@@ -255,6 +276,7 @@ def _epoch_values(run, meter, binary, step, spent, waited):
         **binary.look(run.state["params"], temperature),
         "images_per_second": images / spent,
         "data_wait_seconds": waited,
+        "undecodable": run.faults.count,  # images replaced by others
     }
 
 

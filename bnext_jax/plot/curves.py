@@ -1,26 +1,19 @@
-"""The command `plot`: pictures of a run."""
+"""Curves of a run: loss, top-1, temperature, learning rate."""
 
 import pathlib
 
 from bnext_jax.errors import UserError
+from bnext_jax.plot.figures import picture_path, save, subplots
 from bnext_jax.train.watch import read_metrics
 
 # (title, unit, [(key, label, colour)], logarithmic)
 STUDENT, TRAIN = "#1f5fa8", "#9db8d6"
-SUFFIXES = (".png", ".svg", ".pdf")
 PANELS = (
     ("loss", "nats", (("train_loss", "training loss", TRAIN), ("test_loss", "test cross-entropy", STUDENT)), True),
     ("top-1", "%", (("train_top1", "train", TRAIN), ("test_top1", "test", STUDENT)), False),
     ("temperature", "", (("temperature", "temperature", STUDENT),), True),
     ("learning rate", "", (("learning_rate", "learning rate", STUDENT),), False),
 )
-
-
-def plot(words, workdir, output=None):
-    """`plot curves --workdir=DIR [--output=FILE]`: see curves(). Raises UserError for another word."""
-    if words != ["curves"]:
-        raise UserError(f"plot draws: curves; got {' '.join(words) or 'nothing'}")
-    return {"picture": curves(workdir, output)}
 
 
 def curves(workdir, output=None, title="", teachers=None):
@@ -32,18 +25,11 @@ def curves(workdir, output=None, title="", teachers=None):
     Raises:
       UserError: no logs, or the picture cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines = read_metrics(workdir)
     if not lines:
         raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
-    path = pathlib.Path(output or pathlib.Path(workdir) / "curves.png")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"the picture {path} needs one of the endings {', '.join(SUFFIXES)}")
-    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), layout="constrained")
+    path = picture_path(output or pathlib.Path(workdir) / "curves.png")
+    figure, axes = subplots(2, 2, figsize=(9, 6))
     exact = next((line["epoch"] for line in lines if line.get("temperature") == 0), None)
     for axis, (name, unit, keys, logarithmic) in zip(axes.flat, PANELS, strict=True):
         for key, label, colour in keys:
@@ -64,13 +50,7 @@ def curves(workdir, output=None, title="", teachers=None):
     if exact is not None:
         axes[1, 0].text(0.98, 0.9, "exact signs (T = 0)", transform=axes[1, 0].transAxes, ha="right", fontsize=8, color="#1d6b40")
     figure.suptitle(title, fontsize=12)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the picture {path} cannot be written: {error}") from error
-    finally:
-        pyplot.close(figure)
-    return str(path)
+    return save(figure, path)
 
 
 def _top1_details(axis, lines, teachers):

@@ -26,12 +26,13 @@ class Progress:
 
     Args:
       what: a word for the task. total: steps in all. done: steps done before (they do not count for the estimate).
+      unit: what a step is.
     """
 
-    def __init__(self, what, total, done=0):
-        self.what, self.total, self.first, self.done = what, total, done, done
+    def __init__(self, what, total, done=0, unit="step"):
+        self.what, self.total, self.first, self.done, self.unit = what, total, done, done, unit
         self.start = self.last_line = time.monotonic()
-        self._bar = tqdm(total=total, initial=done, desc=what, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr)
+        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
         self._redirect = logging_redirect_tqdm()
 
     def __enter__(self):
@@ -54,7 +55,7 @@ class Progress:
         self.done += 1
         self._bar.update()
         if self._bar.disable and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.line(f"step {self.done}/{self.total}")
+            self.line(f"{self.unit} {self.done}/{self.total}")
 
     def line(self, text):
         """Logs a line with the remaining time."""

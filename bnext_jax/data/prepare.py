@@ -1,0 +1,149 @@
+"""The command `prepare`: writes a dataset once, as array_record, with its counts, class names and checksums beside it.
+
+TFDS writes beside the final folder and renames it when all is there; what an interrupted preparation left is removed at the next start.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import os
+import pathlib
+
+from bnext_jax.data.sources import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
+from bnext_jax.errors import UserError, one_line
+
+log = logging.getLogger(__name__)
+# The official files, which have to be fetched by hand: name -> bytes; and the images that they hold.
+IMAGENET, IMAGENET_FILES = "imagenet2012", {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}
+IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
+
+
+def prepare(data, source=None, manual_dir=None):
+    """Writes the dataset of a config, unless it is there.
+
+    Args:
+      data: DataConfig. source: a folder of class folders (data.folders) that becomes the dataset; None = a dataset of TFDS.
+      manual_dir: folder of the files that TFDS cannot download, for ImageNet its two tar files.
+    Returns:
+      {"dataset", "directory", "splits": {name: examples}, "classes", "bytes", "sha256": of the manifest's list of files}.
+    Raises:
+      UserError: an unknown dataset, no classes, files that are missing or incomplete, no network, or no room.
+    """
+    if source and manual_dir:
+        raise UserError("prepare takes --source or --manual_dir, not both")
+    where = prepared_folder(data)
+    if where is None:
+        where = _write(data, source, manual_dir)
+    elif source:
+        log.info("%s is there already; remove %s to prepare it again", data.name, where)
+    builder = open_builder(data)
+    manifest = _manifest(where, builder, data.name)
+    return {
+        "dataset": data.name,
+        "directory": str(where),
+        "splits": manifest["splits"],
+        "classes": len(manifest["classes"]),
+        "bytes": sum(file["bytes"] for file in manifest["files"].values()),
+        "sha256": hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def _write(data, source, manual_dir):
+    """Writes the dataset; returns its folder."""
+    import tensorflow_datasets as tfds
+
+    root = folder(data)
+    for left in (root / data.name).glob("incomplete.*"):
+        log.info("removing %s, left by a preparation that was interrupted", left)
+        left.rmtree()
+    builder = _builder(data, root, source)
+    class_names(builder, data.name)
+    if data.name == IMAGENET and not source:
+        _check_imagenet_files(manual_dir)
+    if builder.is_prepared():  # in a folder of a TFDS config of its own
+        return builder.data_path
+    log.info("preparing %s in %s", data.name, builder.data_dir)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options = tfds.download.DownloadConfig(manual_dir=manual_dir) if manual_dir else None
+    try:
+        builder.download_and_prepare(download_config=options, file_format=FILE_FORMAT)
+    except UserError:
+        raise
+    except Exception as error:  # TFDS and its downloader raise many kinds; each means that there is no dataset
+        raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}") from error
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    missing = {name: number for name, number in IMAGENET_COUNTS.items() if counts.get(name) != number}
+    if data.name == IMAGENET and not source and missing:
+        builder.data_path.rmtree()
+        raise UserError(f"ImageNet has {IMAGENET_COUNTS}, the files in {manual_dir} held {counts}; they are incomplete, nothing was kept")
+    return builder.data_path
+
+
+def _builder(data, root, source):
+    """The TFDS builder that can write a DataConfig's dataset. Raises UserError for a name that TFDS does not know."""
+    import tensorflow_datasets as tfds
+
+    if source:
+        from bnext_jax.data.folders import make_builder
+
+        return make_builder(data.name, os.fspath(root), source, FILE_FORMAT)
+    if data.name == "digits":
+        from bnext_jax.data.digits import Digits
+
+        return Digits(data_dir=os.fspath(root), file_format=FILE_FORMAT)
+    try:
+        return tfds.builder(data.name, data_dir=os.fspath(root), file_format=FILE_FORMAT)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}); see tensorflow.org/datasets,"
+            " or give images in class folders with --source=DIR"
+        ) from error
+
+
+def _check_imagenet_files(manual_dir):
+    """Raises UserError unless both tar files are there and whole, before hours are spent on them."""
+    if not manual_dir:
+        raise UserError(
+            f"ImageNet cannot be downloaded without an account: get {' and '.join(IMAGENET_FILES)} from image-net.org and name their"
+            " folder with --manual_dir=DIR, or give class folders with --source=DIR"
+        )
+    for name, size in IMAGENET_FILES.items():
+        path = pathlib.Path(manual_dir) / name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != size:
+            raise UserError(f"{path} has {found} bytes instead of {size}" if found else f"{path} is missing; get it from image-net.org")
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return {"bytes": path.stat().length, "sha256": digest.hexdigest()}
+
+
+def _manifest(where, builder, name):
+    """The manifest beside a dataset: read, or made if the dataset was written without one or preparing stopped in between."""
+    path = where / MANIFEST
+    if path.exists():
+        return json.loads(path.read_text())
+    files = sorted(entry.name for entry in where.iterdir() if FILE_FORMAT in entry.name)
+    log.info("checksums of %d files in %s", len(files), where)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        noted = dict(zip(files, pool.map(_sha256, [where / file for file in files]), strict=True))
+    manifest = {
+        "dataset": name,
+        "version": str(builder.version),
+        "splits": {split: info.num_examples for split, info in builder.info.splits.items()},
+        "classes": list(class_names(builder, name)),
+        "files": noted,
+    }
+    partial = where / f"{MANIFEST}.partial"
+    try:
+        partial.write_text(json.dumps(manifest, indent=1))
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({one_line(error)}); free space and run `prepare` again") from error
+    return manifest
