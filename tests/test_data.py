@@ -1,20 +1,14 @@
 """The pipeline: exact order, exact augmentation, every image counted."""
 
 import functools
-import io
 import operator
 import random
-import shutil
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from PIL import Image
 
 from bnext_jax.config import DataConfig
 from bnext_jax.data import pipeline, sources
-from bnext_jax.data.photo import Photo
-from bnext_jax.data.prepare import prepare
 from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
 from bnext_jax.train.mesh import make_shardings
@@ -107,104 +101,3 @@ def test_a_batch_larger_than_the_split_is_refused(test_split):
 
 def test_one_process_reads_all_rows_in_order():
     assert make_shardings().local_rows(6) == [0, 1, 2, 3, 4, 5]
-
-
-def picture(height, width):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def test_resize_makes_the_shorter_side_the_size_asked_for():
-    assert Transform("resize(16)")(picture(20, 31), None).shape == (16, 24, 3)  # int(16 * 31 / 20) = 24
-    assert Transform("resize(16)")(picture(31, 20), None).shape == (24, 16, 3)
-
-
-def test_center_crop_rounds_half_offsets_to_even():
-    image = picture(7, 9)
-    np.testing.assert_array_equal(Transform("center_crop(4)")(image, None), image[2:6, 2:6])  # offsets 1.5 -> 2, 2.5 -> 2
-
-
-def test_pad_crop_reaches_every_offset_and_moves_zeros_in():
-    image, rng = picture(4, 4) // 2 + 1, random.Random(0)
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
-    windows = {padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)}
-    assert {Transform("pad_crop(1)")(image, rng).tobytes() for _ in range(200)} == windows
-
-
-def test_flip_mirrors_half_of_the_images():
-    image, rng = picture(2, 3), random.Random(0)
-    found = [Transform("flip")(image, rng) for _ in range(1000)]
-    flipped = sum(np.array_equal(x, image[:, ::-1]) for x in found)
-    assert flipped + sum(np.array_equal(x, image) for x in found) == 1000
-    assert abs(flipped - 500) < 3.3 * 15.8  # binomial: three standard deviations, and a bit
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("blur(3)", "'blur\\(3\\)' in 'blur\\(3\\)' is unknown"),
-        ("flip|resize", "'resize' .* takes one whole number"),
-        ("flip(2)", "takes no argument"),
-        ("resize(1 6)", "takes one whole number"),
-        ("randaugment(rand-m7)", "randaugment\\(rand-m7\\) is unknown"),
-    ],
-)
-def test_a_transform_that_cannot_be_is_refused(line, message):
-    with pytest.raises(UserError, match=message):
-        Transform(line)
-
-
-def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_path):
-    shutil.copytree(digits, tmp_path / "data")
-    (info,) = (tmp_path / "data").rglob("dataset_info.json")
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match=r"digits was prepared in .* in another format than array_record; name another config"):
-        sources.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
-
-
-def test_grey_images_are_repeated_on_three_channels():
-    buffer = io.BytesIO()
-    Image.fromarray(picture(5, 4)[:, :, 0]).save(buffer, "png")
-    image = Photo(buffer.getvalue()).pixels()
-    assert image.shape == (5, 4, 3) and (image == image[:, :, :1]).all()
-
-
-class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has a cifar10 of its own
-    """Eight noise images under TFDS's own name, features and version."""
-
-    name, VERSION = "cifar10", tfds.builder_cls("cifar10").VERSION
-
-    def _info(self):
-        features = {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(32, 32, 3)),
-            "label": tfds.features.ClassLabel(num_classes=10),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
-
-    def _generate_examples(self, count):
-        for i in range(count):
-            yield i, {"id": str(i), "image": np.full((32, 32, 3), i, np.uint8), "label": i}
-
-
-def test_a_dataset_of_tfds_is_opened_by_its_name(tmp_path):
-    data = DataConfig(name="cifar10", directory=str(tmp_path))
-    with pytest.raises(UserError, match=r"dataset cifar10 is not in .*main\.py prepare"):
-        sources.open_source(data, "train")
-    FakeCifar10(data_dir=str(tmp_path), file_format=sources.FILE_FORMAT).download_and_prepare()
-    source = sources.open_source(data, "train")
-    assert len(source) == 6 and len(source.class_names) == 10
-    image, label = source.example(3)
-    assert image.shape == (32, 32, 3) and (image == label).all()
-    with pytest.raises(UserError, match=r"no split 'dev'; it has .*test"):
-        sources.open_source(data, "dev")
-
-
-def test_an_unknown_dataset_is_refused(tmp_path):
-    data = DataConfig(name="imagenet_9000", directory=str(tmp_path))
-    with pytest.raises(UserError, match=r"dataset imagenet_9000 is not in .*main\.py prepare"):
-        sources.open_source(data, "train")
-    with pytest.raises(UserError, match=r"'imagenet_9000' is no dataset that TFDS knows .*--source=DIR"):
-        prepare(data)

@@ -132,6 +132,7 @@ def resample(image, top, left, height, width, out_height, out_width):
 
 
 PAD = 2  # pixels that a cubic reaches beyond the border
+CUT = np.float32(1 / 512)  # Pillow's transforms cut; this keeps a whole number whole that rounding left a little below itself
 
 
 @compiled
@@ -163,7 +164,7 @@ def _sharp_taps(t, weights):
 def _sharp_table():
     table = np.empty((STEPS, 4), np.float32)
     for i in range(STEPS):
-        _sharp_taps((i + 0.5) / STEPS, table[i])
+        _sharp_taps(i / STEPS, table[i])
     return table.reshape(-1)
 
 
@@ -192,7 +193,7 @@ def shift_rows(image, shear, offset, fill):
             row = pixels[start : start + n + 9]
             for i in range(n):
                 line[i] = w[0] * row[i] + w[1] * row[i + 3] + w[2] * row[i + 6] + w[3] * row[i + 9]
-            store(line, np.float32(0), out[y, 3 * low : 3 * high])
+            store(line, CUT, out[y, 3 * low : 3 * high])
         for x in range(width):
             if x < low or x >= high:
                 for j in range(3):
@@ -220,7 +221,7 @@ def shift_columns(image, shear, offset, fill):
                     line[3 * x + j] = fill[j]
             else:
                 mac(line, 3 * x, pixels, (PAD + y + whole[x] - 1) * stride + 3 * (PAD + x), stride, flat, 4 * x, 4)
-        store(line, np.float32(0), out[y])
+        store(line, CUT, out[y])
     return out.reshape(height, width, 3)
 
 
@@ -244,7 +245,7 @@ def warp(image, a, b, c, d, e, f, fill):
             if u < 0 or v < 0 or u >= width or v >= height:
                 line[3 * x], line[3 * x + 1], line[3 * x + 2] = fill[0], fill[1], fill[2]
             else:
-                across, down = int((u + 0.5) * STEPS), int((v + 0.5) * STEPS)  # both a pixel further, so that cutting is rounding down
+                across, down = int((u + 0.5) * STEPS + 0.5), int((v + 0.5) * STEPS + 0.5)  # a pixel further, so that cutting rounds
                 start = (PAD + (down >> BITS) - 2) * stride + 3 * (PAD + (across >> BITS) - 2)
                 at = 4 * (across & (STEPS - 1))
                 mac(rows, 0, pixels, start, 3, taps, at, 4)
@@ -252,5 +253,5 @@ def warp(image, a, b, c, d, e, f, fill):
                 mac(rows, 8, pixels, start + 2 * stride, 3, taps, at, 4)
                 mac(rows, 12, pixels, start + 3 * stride, 3, taps, at, 4)
                 mac(line, 3 * x, rows, 0, 4, taps, 4 * (down & (STEPS - 1)), 4)
-        store(line, np.float32(0), out[y])
+        store(line, CUT, out[y])
     return out.reshape(height, width, 3)

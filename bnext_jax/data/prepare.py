@@ -72,7 +72,7 @@ def _write(data, source, manual_dir):
         raise
     except Exception as error:  # TFDS and its downloader raise many kinds; each means that there is no dataset
         raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}") from error
-    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    counts = {str(name): split.num_examples for name, split in builder.info.splits.items()}
     missing = {name: number for name, number in IMAGENET_COUNTS.items() if counts.get(name) != number}
     if data.name == IMAGENET and not source and missing:
         builder.data_path.rmtree()

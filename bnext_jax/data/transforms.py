@@ -24,6 +24,7 @@ from bnext_jax.errors import UserError
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 TRIES = 10
+OBLONG = 8  # a resized image of more than so many crops is not made whole
 
 
 def _size(image):
@@ -71,16 +72,22 @@ def _resized_size(height, width, size):
 
 
 def _resized(image, target, window):
-    """The window (top, left, height, width) of an image resized to `target` (height, width): Pillow's pixels."""
-    height, width = _size(image)
+    """The window (top, left, height, width) of an image resized to `target` (height, width): Pillow's pixels.
+
+    Pillow chooses the order of its two passes by the size of the result, and the order decides roundings: so the whole is resized and
+    then cut, except where the window is a small part of it.
+    """
     top, left, out_height, out_width = window
-    down, across = height / target[0], width / target[1]  # pixels of the image for one of the result
     if 3 * out_height * out_width > WORK_BYTES:
         raise Undecodable(f"resized to {target[0]}x{target[1]} pixels it would take more than {WORK_BYTES / 2**30:.0f} GiB")
-    pixels, y, x, h, w = _region(image, (0, 0, height, width), target, fast=False)
-    down, across = h / target[0], w / target[1]
-    box = x + left * across, y + top * down, x + min((left + out_width) * across, w), y + min((top + out_height) * down, h)
-    return np.asarray(Image.fromarray(pixels).resize((out_width, out_height), Image.Resampling.BICUBIC, box=box))
+    pixels, _, _, height, width = _region(image, (0, 0, *_size(image)), target, fast=False)
+    whole = Image.fromarray(pixels)
+    if target[0] * target[1] <= OBLONG * out_height * out_width:
+        resized = np.asarray(whole.resize(target[::-1], Image.Resampling.BICUBIC))
+        return resized[top : top + out_height, left : left + out_width]
+    down, across = height / target[0], width / target[1]  # pixels of the image for one of the result
+    box = left * across, top * down, min((left + out_width) * across, width), min((top + out_height) * down, height)
+    return np.asarray(whole.resize((out_width, out_height), Image.Resampling.BICUBIC, box=box))
 
 
 def resize(image, rng, size):

@@ -1,0 +1,40 @@
+"""Real photographs that installed packages carry, as JPEGs of any size."""
+
+import functools
+import io
+import pathlib
+
+import numpy as np
+import skimage
+import sklearn
+from PIL import Image, ImageOps
+
+SKIMAGE, SKLEARN = (pathlib.Path(module.__file__).parent for module in (skimage, sklearn))
+FILES = [
+    SKIMAGE / "data" / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")
+]
+FILES += [SKLEARN / "datasets/images" / name for name in ("china.jpg", "flower.jpg")]
+
+
+@functools.cache
+def images(width=500, height=375):
+    """Each photograph cut and resized to one size, as Pillow's images."""
+    return [ImageOps.fit(Image.open(path).convert("RGB"), (width, height), Image.Resampling.BICUBIC) for path in FILES]
+
+
+def encoded(image, kind="jpeg", **options):
+    """The bytes of one image; options: Pillow's."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@functools.cache
+def jpegs(width=500, height=375, quality=90):
+    """All photographs as JPEGs of one size."""
+    return [encoded(image, quality=quality) for image in images(width, height)]
+
+
+def levels(found, expected):
+    """Mean absolute difference of two images in grey levels."""
+    return float(np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean())
