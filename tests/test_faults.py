@@ -69,16 +69,15 @@ def test_the_last_image_of_a_dataset_is_replaced_by_the_first_and_a_dataset_of_n
 def test_replaced_images_are_named_once_counted_and_end_the_run_past_the_allowed_share(caplog):
     watch = faults.Faults(source(100, broken=(7, 9, 11)), allowed=0.02, images=100)
     with caplog.at_level(logging.WARNING):
-        watch.look(np.array([-1, 7, -1]))
-        watch.look(np.array([9]))
-    assert watch.count == 2
+        watch.look(np.array([-1, 7, -1]), 0)
+        watch.look(np.array([9]), 0)
+    assert watch.counts == {0: 2}
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["photo_7.JPEG", "photo_9.JPEG"]
-    watch.reset()
     for index in (7, 9):
-        watch.look(np.array([index]))
+        watch.look(np.array([index]), 1)
     assert len(caplog.records) == 2  # named before
     with pytest.raises(UserError, match=r"3 of the 100 images of an epoch .* \(photo_7.JPEG .*undecodable_share 0.02 allows"):
-        watch.look(np.array([11]))
+        watch.look(np.array([11]), 1)
 
 
 def test_evaluation_masks_what_it_cannot_decode_and_says_which():

@@ -1,5 +1,6 @@
 """Images that cannot be decoded: named, counted, and a run ended where there are too many."""
 
+import collections
 import logging
 
 from bnext_jax.errors import UserError
@@ -18,7 +19,7 @@ class Faults:
     """Watches the "undecodable" of training batches.
 
     Attributes:
-      count: images replaced since the last reset().
+      counts: {epoch: images replaced in it}. Batches are read ahead, so the next epoch's may come before this one has ended.
     Args:
       source: data.sources.Source. allowed: share of an epoch's images that may be replaced. images: of an epoch, in this process.
     """
@@ -26,24 +27,20 @@ class Faults:
     def __init__(self, source, allowed, images):
         self._source, self._allowed, self._images = source, allowed, images
         self._told = set()
-        self.count = 0
+        self.counts = collections.Counter()
 
-    def reset(self):
-        """An epoch begins."""
-        self.count = 0
-
-    def look(self, undecodable):
-        """Takes the indices of one batch, -1 where all is well; warns of each image once.
+    def look(self, undecodable, epoch):
+        """Takes the indices of one batch of an epoch, -1 where all is well; warns of each image once.
 
         Raises UserError where an epoch's share of replaced images passes the allowed one.
         """
         found = [int(index) for index in undecodable if index >= 0]
-        self.count += len(found)
+        self.counts[epoch] += len(found)
         for index in set(found) - self._told:
             self._told.add(index)
             log.warning("%s cannot be decoded; another image takes its place", self._source.describe(index))
-        if found and self.count > self._allowed * self._images:
+        if found and self.counts[epoch] > self._allowed * self._images:
             raise UserError(
-                f"{self.count} of the {self._images} images of an epoch cannot be decoded ({named(self._source, self._told)}), more than"
-                f" config.data.undecodable_share {self._allowed} allows; prepare the dataset again, or allow more"
+                f"{self.counts[epoch]} of the {self._images} images of an epoch cannot be decoded ({named(self._source, self._told)}),"
+                f" more than config.data.undecodable_share {self._allowed} allows; prepare the dataset again, or allow more"
             )

@@ -1,5 +1,6 @@
 """The training loop: reads downwards, one labelled section after another."""
 
+import itertools
 import logging
 import time
 
@@ -102,8 +103,10 @@ class Run:
         data = self.config.data
         batches = pipeline.iterate(self.batches, start_step=start, stop_step=last, threads=data.threads, workers=data.workers)
 
+        steps = itertools.count(start)
+
         def put(batch):
-            self.faults.look(batch.pop("undecodable"))
+            self.faults.look(batch.pop("undecodable"), next(steps) // self.steps_per_epoch)
             return self.shardings.put_batch(batch)
 
         return pipeline.ahead(batches, put)
@@ -258,7 +261,6 @@ def _epochs(run, checkpoints, writer, start, last):
             checkpoints.save(done, run.state, run.metadata(done), top1=final and final["top1"])
             _tell(progress, run, done, values)
             meter.reset()
-            run.faults.reset()
             began, waited = time.perf_counter(), 0.0
     return seconds, final
 
@@ -276,7 +278,7 @@ def _epoch_values(run, meter, binary, step, spent, waited):
         **binary.look(run.state["params"], temperature),
         "images_per_second": images / spent,
         "data_wait_seconds": waited,
-        "undecodable": run.faults.count,  # images replaced by others
+        "undecodable": run.faults.counts[step // run.steps_per_epoch],  # images replaced by others
     }
 
 
