@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bnext_jax.data import kernels, photo
-from bnext_jax.data.photo import Photo, Undecodable, read_header
+from bnext_jax.data.photo import Photo, Undecodable
 from tests import photographs
 
 STANDARD = photographs.images(161, 123)[0]
@@ -37,20 +37,6 @@ def test_jpegs_of_every_kind_have_pillows_pixels_to_the_last_bit(kind):
         found = Photo(data)
         assert (found.width, found.height) == image.size
         np.testing.assert_array_equal(found.pixels(), pillow(data))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [1, 14, 15, 16, 40, 122])
-def test_rows_above_where_decoding_stops_are_those_of_the_whole_image(kind, rows):
-    data = photographs.encoded(STANDARD, **KINDS[kind])
-    found, *box = Photo(data).region(0, 0, rows, 161, out_height=200, out_width=200, fast=False)
-    assert box == [0, 0, rows, 161]
-    np.testing.assert_array_equal(found[:rows], pillow(data)[:rows])
-
-
-def test_a_crop_from_the_top_decodes_no_more_blocks_than_it_needs():
-    found, *_ = Photo(photographs.jpegs()[0]).region(30, 80, 100, 100, out_height=224, out_width=224, fast=True)
-    assert found.shape == (144, 500, 3)  # 130 rows and two for the colours, in blocks of 16
 
 
 OTHERS = {
@@ -153,7 +139,7 @@ def test_an_image_that_would_exhaust_memory_is_refused_before_it_is_decoded(side
 
 def test_progressive_jpegs_are_refused_by_what_all_their_scans_take():
     header = bytearray(photographs.encoded(STANDARD, progressive=True))
-    at = read_header(bytes(header)).height_at
+    at = header.index((123).to_bytes(2) + (161).to_bytes(2))
     header[at : at + 4] = (20_000).to_bytes(2) * 2
     with pytest.raises(Undecodable, match=r"decoding its 20000x20000 pixels would take"):
         Photo(bytes(header)).region(0, 0, 20_000, 20_000, out_height=224, out_width=224, fast=True)
@@ -170,14 +156,19 @@ def test_fast_crops_of_real_photographs_stay_within_one_level_of_pillow_on_avera
             found = kernels.resample(region, *box, 224, 224)
             expected = whole.crop((left, top, left + width, top + height)).resize((224, 224), Image.Resampling.BICUBIC)
             differences.append(photographs.levels(found, expected))
-    assert np.mean(differences) < 0.8 and max(differences) < 2
+    assert np.mean(differences) < 0.6 and max(differences) < 1
 
 
 def test_a_scaled_decode_is_used_only_where_enough_pixels_are_left():
     data = photographs.jpegs(1600, 1200)[0]
-    shapes = {}
+    found = {}
     for side in (330, 671, 672, 1200):
-        region, *box = Photo(data).region(0, 0, side, side, out_height=224, out_width=224, fast=True)
-        shapes[side] = region.shape[1]
-        assert box[2] / 224 >= 1.5 or region.shape[1] == 1600
-    assert shapes == {330: 1600, 671: 1600, 672: 800, 1200: 800}  # 672 = 2 * 1.5 * 224
+        region, top, left, height, width = Photo(data).region(0, 0, side, side, out_height=224, out_width=224, fast=True)
+        assert (top, left, height) == (0, 0, width) and min(region.shape[:2]) >= height
+        found[side] = height
+    assert found == {330: 330, 671: 671, 672: 336, 1200: 600}  # 672 = 2 * 1.5 * 224
+
+
+def test_a_crop_decodes_nothing_but_itself():
+    region, *box = Photo(photographs.jpegs()[0]).region(30, 80, 101, 99, out_height=224, out_width=224, fast=True)
+    assert region.shape == (101, 99, 3) and box == [0, 0, 101, 99]

@@ -92,11 +92,12 @@ def store(values, add, out):
 
 
 @compiled
-def resample(image, top, left, height, width, out_height, out_width):
+def resample(image, top, left, height, width, out_height, out_width, mirrored=False):
     """A rectangle of an image, resized: bicubic, antialiased where it shrinks; only pixels that the rectangle touches are used.
 
     Args:
       image: uint8 [H,W,3], contiguous. top, left, height, width: the rectangle in pixels, not necessarily whole ones.
+      mirrored: left to right.
     Returns:
       uint8 [out_height, out_width, 3].
     """
@@ -126,7 +127,8 @@ def resample(image, top, left, height, width, out_height, out_width):
         for i in range(n):  # Pillow's rounding to bytes between its passes clips here too
             line[i] = min(max(line[i], np.float32(0)), np.float32(255))
         for x in range(out_width):
-            mac(wide, 3 * x, line, 3 * first[x], 3, weights, x * taps, taps)
+            column = out_width - 1 - x if mirrored else x
+            mac(wide, 3 * x, line, 3 * first[column], 3, weights, column * taps, taps)
         store(wide, np.float32(0.5), out[y])
     return out.reshape(out_height, out_width, 3)
 

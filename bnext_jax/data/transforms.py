@@ -24,6 +24,7 @@ from bnext_jax.errors import UserError
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 TRIES = 10
+MIRRORED = 0.5
 OBLONG = 8  # a resized image of more than so many crops is not made whole
 
 
@@ -60,10 +61,10 @@ def draw_box(height, width, rng):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(image, rng, size):
-    """An image -> uint8 [size,size,3], see draw_box."""
+def random_resized_crop(image, rng, size, chance=0.0):
+    """An image -> uint8 [size,size,3], see draw_box; mirrored left to right with a chance, as by flip behind it."""
     pixels, top, left, height, width = _region(image, draw_box(*_size(image), rng), (size, size), fast=True)
-    return kernels.resample(pixels, top, left, height, width, size, size)
+    return kernels.resample(pixels, top, left, height, width, size, size, chance > 0 and rng.random() < chance)
 
 
 def _resized_size(height, width, size):
@@ -132,7 +133,7 @@ def pad_crop(image, rng, padding):
 def flip(image, rng):
     """An image -> uint8, mirrored in half of the cases."""
     image = _pixels(image)
-    return operations.mirror(np.ascontiguousarray(image)) if rng.random() < 0.5 else image
+    return operations.mirror(np.ascontiguousarray(image)) if rng.random() < MIRRORED else image
 
 
 def randaugment(image, rng, policy):
@@ -161,7 +162,7 @@ class Transform:
     """The operations of one line, in order.
 
     Attributes:
-      steps: [(function, arguments)].
+      steps: [(function, arguments)], neighbours that are done together made one.
     Args:
       line: operations joined by "|"; "" leaves the image as it is.
     Raises:
@@ -186,6 +187,8 @@ class Transform:
                 raise UserError(f"transform {part!r} in {line!r} takes no argument")
             if function is center_crop and self.steps and self.steps[-1][0] is resize:
                 function, arguments = resize_center_crop, self.steps.pop()[1] + arguments
+            elif function is flip and self.steps and self.steps[-1][0] is random_resized_crop:
+                function, arguments = random_resized_crop, [*self.steps.pop()[1], MIRRORED]
             self.steps.append((function, arguments))
 
     def __call__(self, image, rng):
