@@ -32,7 +32,7 @@ from bnext_jax.data.transforms import Transform
 from tests.photographs import jpegs
 
 QUALITIES = (75, 90, 95)
-ROUNDS, BATCH, GRAIN_BATCHES = 25, 64, 12
+ROUNDS, BATCH, GRAIN_BATCHES = 25, 64, 40
 RECIPES = {False: "random_resized_crop(224)|flip", True: "random_resized_crop(224)|flip|randaugment(rand-m7-mstd0.5-inc1)"}
 FILL, BICUBIC = (124, 116, 104), Image.Resampling.BICUBIC
 
@@ -93,11 +93,11 @@ def with_pillow(encoded, augment):
 
 
 class PillowTransform(Transform):
-    """with_pillow for pipeline.iterate."""
+    """with_pillow, RandAugment included, for pipeline.iterate."""
 
     def __call__(self, image, rng):
         """Photo -> uint8 [224,224,3]."""
-        return with_pillow(image._data, len(self.steps) > 2)
+        return with_pillow(image._data, True)
 
 
 def tensorflow_round(encoded):
