@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 
 from bnext_jax.data.sources import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
@@ -65,6 +66,8 @@ def _write(data, source, manual_dir):
         return builder.data_path
     log.info("preparing %s in %s", data.name, builder.data_dir)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if source or not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # ours has the remaining time; and bars are for terminals
     options = tfds.download.DownloadConfig(manual_dir=manual_dir) if manual_dir else None
     try:
         builder.download_and_prepare(download_config=options, file_format=FILE_FORMAT)

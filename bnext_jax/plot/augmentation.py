@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bnext_jax.data import sources
+from bnext_jax.data import imagenet, sources
 from bnext_jax.data.photo import Photo, Undecodable
 from bnext_jax.data.pipeline import augmentation_rng
 from bnext_jax.data.transforms import Transform, randaugment
@@ -51,7 +51,8 @@ def _row(source, index, train, evaluation, seed):
     """[(image, text), ...] of one image: raw, evaluated, augmented."""
     image, label = source.example(index)
     raw = image.pixels() if isinstance(image, Photo) else image
-    cells = [(raw, f"{source.class_names[label]}, {raw.shape[1]}x{raw.shape[0]}"), (evaluation(image, None), "evaluation")]
+    name = imagenet.readable(source.class_names, len(source.class_names))[label]
+    cells = [(raw, f"{name}, {raw.shape[1]}x{raw.shape[0]}"), (evaluation(image, None), "evaluation")]
     return cells + [_augmented(train, image, augmentation_rng(seed, epoch, index), epoch) for epoch in range(AUGMENTED)]
 
 
