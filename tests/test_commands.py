@@ -42,7 +42,7 @@ def refused(outcome, *parts):
         (["count", "--model=resnet"], ["no model 'resnet'"]),
         (["count", "--model=bnext"], ["bnext has no widths of its own"]),
         (["plot", "curves", "--workdir=/nowhere"], ["/nowhere holds no logs"]),
-        (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves; got pies"]),
+        (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves, augmentation; got pies"]),
         (["quickstart", "--seed=x"], ["--seed 'x'"]),
         (["quickstart", "--seed=-1"], ["config.seed is -1"]),
     ],
@@ -64,7 +64,7 @@ def test_a_picture_needs_an_ending(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (["--config.data.name=imagenet_9000"], ["'imagenet_9000' is no dataset that TFDS knows"]),
+        (["--config.data.name=imagenet_9000"], ["dataset imagenet_9000 is not in", "main.py prepare"]),
         (["--config.batch_size=65", "--config.batch_norm_group=13", "--config.data.train_split=none"], ["no split 'none'"]),
         (["--config.batch_size=64", "--config.batch_norm_group=48"], ["does not divide into groups"]),
         (["--config.batch_size=5000"], ["batch_size 5000 is larger than the 1437 images"]),
