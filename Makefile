@@ -27,7 +27,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
 
 clean:
 	rm -rf $(VENV)

@@ -1,7 +1,8 @@
 """python main.py COMMAND [flags] [FILES]: reads a word and flags, calls one function, prints its result.
 
 Logs and progress go to standard error; the last line on standard output is the result as one JSON object.
-Exit code 0; 2 = a user's error, told in one sentence; a traceback is a bug.
+Exit code 0; 2 = a user's error, told in one sentence; 75 = stopped (SIGTERM, another process lost) after a save, start again;
+130 = interrupted twice; a traceback is a bug.
 """
 
 import json
@@ -14,20 +15,26 @@ import warnings
 from absl import flags
 from ml_collections import config_flags
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import MachineLost, UserError
 from bnext_jax.process import restart_with_huge_pages, silence_abandoned
 
 
 def _train(config, workdir):
+    from bnext_jax import cluster
+
+    cluster.join()
     from bnext_jax.train.loop import train
 
     return train(config, workdir)
 
 
-def _evaluate(checkpoint, config=None):
+def _evaluate(checkpoint, config=None, predictions=None):
+    from bnext_jax import cluster
+
+    cluster.join()
     from bnext_jax.evaluate import evaluate
 
-    return evaluate(checkpoint, config)
+    return evaluate(checkpoint, config, predictions)
 
 
 def _predict(files, checkpoint=None, model=None):
@@ -66,10 +73,12 @@ def _quickstart(workdir, seed):
     return quickstart(workdir, seed)
 
 
+AGAIN = 75  # exit code: start the same command again
+
 # command -> (function, {flag: whether it must be given}, takes words or files)
 COMMANDS = {
     "train": (_train, {"config": True, "workdir": True}, False),
-    "evaluate": (_evaluate, {"checkpoint": True, "config": False}, False),
+    "evaluate": (_evaluate, {"checkpoint": True, "config": False, "predictions": False}, False),
     "predict": (_predict, {"checkpoint": False, "model": False}, True),
     "convert": (_convert, {"source": True, "output": True, "model": False, "gate_bits": False}, False),
     "prepare": (_prepare, {"config": True, "source": False, "manual_dir": False}, False),
@@ -127,15 +136,30 @@ def parse(argv):
 
 
 def main(argv, out=None):
-    """Runs one command; prints its result as JSON on `out` (standard output); returns the exit code."""
+    """Runs one command; the run's first process prints its result as JSON on `out` (standard output); returns the exit code."""
     try:
         function, arguments = parse(argv)
-        result = _json(function(**arguments))
+        result = function(**arguments)
+        code = result.pop("exit_code", 0)
+        text = _json(result)
     except UserError as error:
         print(f"main.py: {error}", file=sys.stderr)
         return 2
-    print(result, file=out or sys.stdout, flush=True)
-    return 0
+    except MachineLost as error:
+        print(f"main.py: {error}", file=sys.stderr, flush=True)
+        os._exit(AGAIN)  # leaving in order would wait for the process that is gone
+    except KeyboardInterrupt:
+        print("main.py: interrupted", file=sys.stderr)
+        return 130
+    if _prints():
+        print(text, file=out or sys.stdout, flush=True)
+    return code
+
+
+def _prints():
+    """Whether this process is a run's first, or alone; asks for devices only where several processes have joined."""
+    jax = sys.modules.get("jax")
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def _json(result):

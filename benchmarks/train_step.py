@@ -21,67 +21,35 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from benchmarks import record
+from benchmarks import record, steps
 from bnext_jax import lowering
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
-from bnext_jax.models import abstract_model, create_model
+from bnext_jax.config import OptimizerConfig
+from bnext_jax.models import abstract_model
 from bnext_jax.train import evaluator, mesh, optimizer, state
-from bnext_jax.train.step import StepSpec, compile_step, make_step
 
-BATCH, PIXELS, REPEATS = 8, 224, 4
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def step_of(model, shardings):
-    """(compiled-on-call step, initial state) of a network with the ImageNet recipe's settings, cross-entropy."""
-    network, params, batch_stats = state.split(model, training=True)
-    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
-    float32 = jnp.dtype("float32")
-    spec = StepSpec(2502, 512, MEAN, STD, float32, float32, "product_of_means", None, OptimizerConfig(), TemperatureConfig())
-    return compile_step(make_step(network, {}, adamw, spec), shardings), (network, params, batch_stats, adamw)
-
-
-def best_seconds(function):
-    """The shortest of a few calls, in seconds."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return min(times)
+BATCH, PIXELS = 8, 224
 
 
 def tiny(shardings):
     """Compile seconds, step seconds and evaluation seconds of BNext-T, batch 8."""
-    model = create_model("bnext_tiny", rngs=nnx.Rngs(0))
-    step, (network, params, batch_stats, adamw) = step_of(model, shardings)
-    rng = np.random.default_rng(0)
-    batch = shardings.put_batch(
-        {"image": rng.integers(0, 256, (BATCH, PIXELS, PIXELS, 3), dtype=np.uint8), "label": rng.integers(0, 1000, BATCH, dtype=np.int32)}
-    )
-    current = shardings.put(state.initial_state(network, params, batch_stats, adamw))
+    step, arguments, model = steps.prepared(shardings, "bnext_tiny", BATCH, PIXELS)
     start = time.perf_counter()
-    compiled = step.lower(current, batch, {}).compile()
+    compiled = step.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
-
-    def one():
-        nonlocal current
-        current, metrics = compiled(current, batch, {})
-        return metrics["loss"]
-
+    one = steps.Stepping(compiled, arguments)
     one()
-    step_seconds = best_seconds(one)
+    step_seconds = steps.best_seconds(one)
     evaluation, *_ = state.split(model, training=False)
-    eval_step = evaluator.make_eval_step(evaluation, shardings, mean=MEAN, std=STD, dtype=jnp.dtype("float32"))
-    variables = {**current["params"], **current["batch_stats"]}
-    masked = {**batch, "mask": shardings.put_batch({"mask": np.ones(BATCH, bool)})["mask"]}
-    jax.block_until_ready(eval_step(variables, masked))
+    eval_step = evaluator.make_eval_step(evaluation, shardings, mean=steps.MEAN, std=steps.STD, dtype=jnp.dtype("float32"))
+    variables = {**one.state["params"], **one.state["batch_stats"]}
+    _, batch, flag, _ = arguments
+    masked = {"image": batch["image"], "label": batch["label"], **shardings.put_batch({"mask": np.ones(BATCH, bool)})}
+    jax.block_until_ready(eval_step(variables, masked, flag))
     return {
         "compile_seconds": round(compile_seconds, 1),
         "train_step_seconds": round(step_seconds, 3),
-        "eval_forward_seconds": round(best_seconds(lambda: eval_step(variables, masked)), 3),
+        "eval_forward_seconds": round(steps.best_seconds(lambda: eval_step(variables, masked, flag)), 3),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 

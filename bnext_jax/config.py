@@ -49,7 +49,6 @@ class ModelConfig(ReadOnly):
     stem_stride: int | None = fixed(None)  # 1 or 2; None = 2 with 1000 classes, 1 otherwise
     elm_attention: bool = fixed(True)  # False: the ablation without ELM attention
     info_recoupling: bool = fixed(True)  # False: the ablation without info-recoupling
-    start_from: str = fixed("")  # work directory or PyTorch file whose weights the run starts from (fine-tuning); "" = fresh ones
     extra: dict = fixed(dict)  # further arguments of the network's class (the real-valued teachers' depths, stages)
 
     def arguments(self):
@@ -57,7 +56,7 @@ class ModelConfig(ReadOnly):
         chosen = dict(self.extra)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "start_from", "extra") and value != field.default:
+            if field.name not in ("name", "extra") and value != field.default:
                 chosen[field.name] = value
         return chosen
 
@@ -110,7 +109,7 @@ class DistillConfig(ReadOnly):
     # A teacher is a work directory or a PyTorch file; or TAG=FILE with a tag of bnext_jax.teachers, and its checksum is checked.
     main: str = fixed("")
     assistants: tuple[str, ...] = fixed(())  # in the order of the schedule; may repeat the main one
-    measure: bool = free(False)  # print each teacher's own top-1 on the evaluation split before the first step
+    measure: bool = free(False)  # evaluate each teacher on the evaluation split before the first step
     form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
     precision: str = fixed("auto")  # of the teachers' forward; "auto" = that of the student
 
@@ -134,15 +133,21 @@ class Config(ReadOnly):
     temperature: TemperatureConfig = fixed(TemperatureConfig)
     distill: DistillConfig = fixed(DistillConfig)
     checkpoint: CheckpointConfig = free(CheckpointConfig)
+    init: str = fixed("")  # work directory or PyTorch file whose weights the run starts from (fine-tuning); "" = fresh ones
+    init_new_head: bool = fixed(False)  # start with a fresh classifier where that of `init` knows another number of classes
     epochs: int = fixed(512)
     batch_size: int = fixed(512)  # global, over all processes and devices
     eval_batch_size: int = free(512)  # global; the last batch is padded and the padding masked
     batch_norm_group: int | None = fixed(None)  # examples that share batch statistics; None = the whole batch
+    accumulate: int = free(1)  # pieces that each batch is computed in, one after another, for less memory; the result stays the same
+    mesh: str = free("")  # "data=4,shard=2": the state is split over the 2 devices of each shard axis; "" = whole on each device
     precision: str = fixed("auto")  # of activations; "auto" = bfloat16 on TPU, float32 elsewhere
     seed: int = fixed(0)  # of initialisation, order and augmentation
     eval_every_epochs: int = free(1)
     stop_at_step: int = free(0)  # stop there, with a checkpoint; 0 = at the end of the run
     tensorboard: bool = free(True)  # write TensorBoard files beside metrics.jsonl
+    watch_layers: bool = free(False)  # log the share of +1 and the flip ratio of each layer
+    profile_at_step: int = free(0)  # record XLA's profile of a few steps from this one on, in WORKDIR/profile; 0 = none
 
     def check(self):
         """Checks every value that needs neither data nor devices, then makes the configuration read-only. Returns it.
@@ -155,7 +160,7 @@ class Config(ReadOnly):
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
                     "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
                     "optimizer.clip_norm": self.optimizer.clip_norm, "checkpoint.keep_latest": self.checkpoint.keep_latest,
-                    "data.threads": self.data.threads}  # fmt: skip
+                    "data.threads": self.data.threads, "accumulate": self.accumulate}  # fmt: skip
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
@@ -170,6 +175,8 @@ class Config(ReadOnly):
         for name, value in (("precision", self.precision), ("distill.precision", self.distill.precision)):
             if value not in PRECISIONS:
                 raise UserError(f"config.{name} is {value!r}; one of: {', '.join(PRECISIONS)}")
+        if self.init_new_head and not self.init:
+            raise UserError("config.init_new_head is set without config.init; name the network to start from, or leave it out")
         if self.distill.form not in LOSSES:
             raise UserError(f"config.distill.form is {self.distill.form!r}; one of: {', '.join(LOSSES)}")
         if self.distill.assistants and not self.distill.main:
@@ -193,6 +200,19 @@ class Config(ReadOnly):
 def to_json(config):
     """The configuration as plain JSON data (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flat_json(config):
+    """{"config.data.name": JSON value}: every field under its dotted name."""
+
+    def walk(values, prefix):
+        for name, value in values.items():
+            if isinstance(value, dict) and f"{prefix}{name}" != "config.model.extra":
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return dict(walk(to_json(config), "config."))
 
 
 def from_json(values, cls=Config):

@@ -2,35 +2,40 @@
 
 import jax
 
-from bnext_jax.config import from_json
+from bnext_jax import cluster
+from bnext_jax.config import flat_json, from_json
 from bnext_jax.data import pipeline, sources
 from bnext_jax.errors import UserError
+from bnext_jax.process import revision
 from bnext_jax.train import evaluator, mesh, networks, state, watch
-from bnext_jax.train.loop import check_input, precision_type
+from bnext_jax.train.run import check_input, precision_type
 
 
-def evaluate(directory, config=None):
+def evaluate(directory, config=None, predictions=None):
     """Evaluates the newest readable checkpoint of a work directory, or the network in a PyTorch file.
 
     Args:
       directory: the work directory or file. config: whose dataset and batch size to use; None = those of the checkpoint,
         which a converted network and a PyTorch file do not have.
         Images are scaled by the network's own mean and std; by the config's where a PyTorch file does not say them.
+      predictions: a CSV file to write, one row an image, see evaluator.Predictions; None = none.
     Returns:
       {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model"}.
     Raises:
       UserError: no readable checkpoint, no config, or classes that are not the dataset's.
     """
-    model, metadata = networks.load(directory)
+    model, metadata = cluster.agree(lambda: networks.load(directory))
     if config is None and metadata["config"] is None:
         raise UserError(f"{directory} does not say on which dataset; add --config=configs/NAME.py")
     config = config or from_json(metadata["config"]).check()
-    source = sources.open_source(config.data, config.data.eval_split)
+    source = cluster.agree(lambda: sources.open_source(config.data, config.data.eval_split))
     if not networks.fits_classes(metadata, source.class_names):
         raise UserError(
             f"{directory} was trained on {metadata['model']['num_classes']} classes that are not the {len(source.class_names)} of"
             f" {config.data.name}; evaluate it with its own dataset"
         )
+    facts = {"commit": revision(), "step": metadata["step"], "images": len(source), "dataset": sources.checksum(config.data)}
+    cluster.check_equal({**flat_json(config), **facts})
     shardings = mesh.make_shardings()
     mesh.check_batch("eval_batch_size", config.eval_batch_size, None, jax.device_count())
     network, params, batch_stats = state.split(model, training=False)
@@ -39,11 +44,16 @@ def evaluate(directory, config=None):
     dtype = precision_type(config.precision)
     scale = metadata["preprocessing"] or {"mean": config.data.mean, "std": config.data.std}
     eval_step = evaluator.make_eval_step(network, shardings, mean=tuple(scale["mean"]), std=tuple(scale["std"]), dtype=dtype)
+    rows = evaluator.Predictions(source) if predictions else None
+    found = evaluator.evaluate(eval_step, variables, source, shardings, config.data, config.eval_batch_size, predictions=rows)
+    if rows is not None:
+        rows.write(predictions)
     return {
-        **evaluator.evaluate(eval_step, variables, source, shardings, config.data, config.eval_batch_size),
+        **found,
         "step": metadata["step"],
         "temperature": metadata["temperature"],
         "binary": watch.is_binary(network.latent, variables, metadata["temperature"]),
         "precision": str(dtype),
         "model": metadata["model"]["name"],
+        **({"predictions": str(predictions)} if predictions else {}),
     }

@@ -2,10 +2,26 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 import traceback
 
 TUNABLE = "glibc.malloc.hugetlb=1"
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def revision():
+    """The commit of the checkout that runs, with "+" where its files were changed; "" where this is no checkout."""
+
+    def git(*words):
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
+    return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def restart_with_huge_pages():

@@ -6,13 +6,18 @@ import logging
 import os
 import pathlib
 
+# Compiling is most of the tests' time, and LLVM's optimisations most of that. Real commands in test_commands.py run with them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
 # Compiled programs are kept between runs, and shared with the commands that tests start.
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: reads of damaged checkpoints leave tasks behind
 
 import main as program  # noqa: E402

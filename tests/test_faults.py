@@ -14,7 +14,6 @@ from bnext_jax.config import DataConfig
 from bnext_jax.data import faults, pipeline, sources
 from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
-from bnext_jax.train import loop
 from tests import photographs
 from tests.test_commands import refused
 from tests.test_prepare import TINY
@@ -69,15 +68,14 @@ def test_the_last_image_of_a_dataset_is_replaced_by_the_first_and_a_dataset_of_n
 def test_replaced_images_are_named_once_counted_and_end_the_run_past_the_allowed_share(caplog):
     watch = faults.Faults(source(100, broken=(7, 9, 11)), allowed=0.02, images=100)
     with caplog.at_level(logging.WARNING):
-        watch.look(np.array([-1, 7, -1]), 0)
-        watch.look(np.array([9]), 0)
-    assert watch.counts == {0: 2}
+        watch.look(np.array([-1, 7, -1]))
+        watch.look(np.array([9, 7]))
+        watch.check(2)
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["photo_7.JPEG", "photo_9.JPEG"]
-    for index in (7, 9):
-        watch.look(np.array([index]), 1)
-    assert len(caplog.records) == 2  # named before
     with pytest.raises(UserError, match=r"3 of the 100 images of an epoch .* \(photo_7.JPEG .*undecodable_share 0.02 allows"):
-        watch.look(np.array([11]), 1)
+        watch.check(3)
+    with pytest.raises(UserError, match=r"3 of the 100 images of an epoch cannot be decoded \(other processes name them\)"):
+        faults.Faults(source(100), allowed=0.02, images=100).check(3)
 
 
 def test_evaluation_masks_what_it_cannot_decode_and_says_which():
@@ -103,7 +101,8 @@ def birds(monkeypatch):
 
 def words(tmp_path, *more):
     form = "--config=configs/imagenet_bnext_tiny.py:smoke"
-    return ["train", form, f"--workdir={tmp_path / 'run'}", "--config.batch_size=32", "--config.batch_norm_group=32", *more]
+    splits = ["--config.data.train_split=train", "--config.data.eval_split=test"]
+    return ["train", form, f"--workdir={tmp_path / 'run'}", "--config.batch_size=32", "--config.batch_norm_group=32", *splits, *more]
 
 
 def test_a_run_goes_on_without_a_broken_image_and_records_how_many_it_replaced(run, birds, tmp_path, caplog):
@@ -156,9 +155,7 @@ class Deadly(Records):
 def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path, monkeypatch):
     opened = {"train": sources.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
     monkeypatch.setattr(sources, "open_source", lambda data, split: opened[split])
-    monkeypatch.setattr(
-        loop.pipeline.TrainBatches, "image_indices", lambda self, step: (step // 4, [32 * (step % 4) + r for r in range(32)])
-    )
+    monkeypatch.setattr(pipeline.TrainBatches, "image_indices", lambda self, step: (step // 4, [32 * (step % 4) + r for r in range(32)]))
     refused(run(*words(tmp_path, "--config.data.workers=1", "--config.checkpoint.every_steps=1")), "a worker that decodes images died")
     assert {entry.name for entry in (tmp_path / "run/checkpoints").iterdir()} <= {"1", "2"}
 

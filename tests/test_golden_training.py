@@ -44,12 +44,13 @@ def test_golden_trajectory(path, lowering):
         spec = StepSpec(meta["steps_per_epoch"], meta["epochs"], (0, 0, 0), (1, 1, 1), float64, float64,
                         "product_of_means", None, OptimizerConfig(), TemperatureConfig())  # fmt: skip
         shardings = mesh.make_shardings()
-        step = compile_step(make_step(student, teachers, adamw, spec), shardings)
-        current = shardings.put(state.initial_state(student, params, stats, adamw))
+        current = shardings.put_state(state.initial_state(student, params, stats, adamw))
+        step = compile_step(make_step(student, teachers, adamw, spec, shardings), shardings, current)
+        go = shardings.put_flag(0)
         for i in range(steps):
             batch = shardings.put_batch({"image": images[i].transpose(0, 2, 3, 1), "label": labels[i]})
             answers = shardings.put({role: {"logits": teacher_logits[i, k].astype(np.float64)} for k, role in enumerate(roles)})
-            current, metrics = step(current, batch, answers)
+            current, metrics = step(current, batch, go, answers)
             np.testing.assert_allclose(metrics["loss"], arrays["loss"][i], rtol=1e-6)
             np.testing.assert_allclose(metrics["grad_norm"], arrays["grad_norm"][i], rtol=1e-5)
             np.testing.assert_allclose(metrics["learning_rate"], arrays["lr"][i], rtol=1e-12)

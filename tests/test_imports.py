@@ -6,8 +6,8 @@ import pathlib
 import bnext_jax
 
 ORDER = [
-    "errors", "process", "lowering", "convolution", "binary", "quantize", "layers", "depthwise", "blocks", "models", "convert", "teachers",
-    "config", "distill", "progress", "data", "train", "evaluate", "predict", "count", "exchange", "plot", "quickstart",
+    "errors", "process", "cluster", "lowering", "convolution", "binary", "quantize", "layers", "depthwise", "blocks", "models", "convert",
+    "teachers", "config", "distill", "progress", "data", "train", "evaluate", "predict", "count", "exchange", "plot", "quickstart",
 ]  # fmt: skip
 ROOT = pathlib.Path(bnext_jax.__file__).parent
 

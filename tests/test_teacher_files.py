@@ -18,7 +18,8 @@ from bnext_jax import teachers
 from bnext_jax.convert import timm_names, torch_files
 from bnext_jax.errors import UserError
 from bnext_jax.models import create_model
-from bnext_jax.train import loop, networks, state
+from bnext_jax.train import networks, state
+from bnext_jax.train import run as run_module
 from tests.test_commands import ROOT, SMOKE, refused, result_of
 from tests.torch_tools import WIDTHS, drawn, save_bare, save_training
 
@@ -40,7 +41,7 @@ def noted(path):
 
 
 def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "create_model", None)  # whoever makes the student fails
+    monkeypatch.setattr(run_module, "create_model", None)  # whoever makes the student fails
     plain = save_bare(tmp_path / "plain.pth", drawn())
     known = noted(save_bare(tmp_path / "known.pth", drawn()))
     other = noted(save_bare(tmp_path / "other.pth", drawn(classes=7)))
@@ -83,7 +84,10 @@ def fresh(classes, **arguments):
 def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_from_fresh_ones(tmp_path, classes):
     path = save_bare(tmp_path / "a.pth", drawn())
     described, params, batch_stats = fresh(classes)
-    started, statistics = networks.start_from(path, described, params, batch_stats)
+    if classes != 10:
+        with pytest.raises(UserError, match=r"knows 10 classes, the dataset has 7; --config.init_new_head=True starts with a fresh"):
+            networks.start_from(path, described, params, batch_stats)
+    started, statistics = networks.start_from(path, described, params, batch_stats, new_head=True)
     assert started.keys() == params.keys() and statistics.keys() == batch_stats.keys()
     _, trained, trained_statistics = state.split(networks.load(path)[0], training=False)
     for key in params:
@@ -98,11 +102,10 @@ def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_f
 
     path = save_bare(tmp_path / "a.pth", drawn())
     words = "holds a network with widths [8, 8, 16, 16] (config.model: [8, 8, 16, 32])"
-    refused(student(f"--config.model.start_from={path}", "--config.model.widths=(8,8,16,32)"), words)
+    refused(student(f"--config.init={path}", "--config.model.widths=(8,8,16,32)"), words)
     config = get_config("smoke")
-    config.model.start_from, config.data.directory = str(path), digits
-    run = loop.Run(config.check(), tmp_path / "run")
-    run.start_from(config.model.start_from)
+    config.init, config.data.directory = str(path), digits
+    run = run_module.Run(config.check(), tmp_path / "run")
     np.testing.assert_array_equal(run.state["params"]["classifier/kernel"], drawn()["fc.weight"].T)
 
 
@@ -110,8 +113,8 @@ def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_othe
     thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # so its stem has stride 2
     for differing in ({"elm_attention": False, "stem_stride": 2}, {}):
         with pytest.raises(UserError, match=r"holds a network with (elm_attention True|stem_stride 2) \(config.model: (False|1)\)"):
-            networks.start_from(thousand, *fresh(10, **differing))
-    params, _ = networks.start_from(thousand, *fresh(10, stem_stride=2))
+            networks.start_from(thousand, *fresh(10, **differing), new_head=True)
+    params, _ = networks.start_from(thousand, *fresh(10, stem_stride=2), new_head=True)
     np.testing.assert_array_equal(params["prelu/slope"], drawn(classes=1000)["prelu.weight"])
 
 

@@ -1,6 +1,5 @@
 """Images that cannot be decoded: named, counted, and a run ended where there are too many."""
 
-import collections
 import logging
 
 from bnext_jax.errors import UserError
@@ -16,31 +15,27 @@ def named(source, indices):
 
 
 class Faults:
-    """Watches the "undecodable" of training batches.
+    """Names the images of training batches that others took the place of, and ends a run that has too many.
 
-    Attributes:
-      counts: {epoch: images replaced in it}. Batches are read ahead, so the next epoch's may come before this one has ended.
     Args:
-      source: data.sources.Source. allowed: share of an epoch's images that may be replaced. images: of an epoch, in this process.
+      source: data.sources.Source. allowed: share of an epoch's images that may be replaced. images: of an epoch, in all processes.
     """
 
     def __init__(self, source, allowed, images):
         self._source, self._allowed, self._images = source, allowed, images
         self._told = set()
-        self.counts = collections.Counter()
 
-    def look(self, undecodable, epoch):
-        """Takes the indices of one batch of an epoch, -1 where all is well; warns of each image once.
-
-        Raises UserError where an epoch's share of replaced images passes the allowed one.
-        """
-        found = [int(index) for index in undecodable if index >= 0]
-        self.counts[epoch] += len(found)
-        for index in set(found) - self._told:
+    def look(self, undecodable):
+        """Takes the indices of one of this process's batches, -1 where all is well; warns of each image once."""
+        for index in {int(index) for index in undecodable if index >= 0} - self._told:
             self._told.add(index)
             log.warning("%s cannot be decoded; another image takes its place", self._source.describe(index))
-        if found and self.counts[epoch] > self._allowed * self._images:
+
+    def check(self, count):
+        """Raises UserError where `count` replaced images in an epoch, of all processes, are more than allowed."""
+        if count > self._allowed * self._images:
+            told = named(self._source, self._told) if self._told else "other processes name them"
             raise UserError(
-                f"{self.counts[epoch]} of the {self._images} images of an epoch cannot be decoded ({named(self._source, self._told)}),"
-                f" more than config.data.undecodable_share {self._allowed} allows; prepare the dataset again, or allow more"
+                f"{count} of the {self._images} images of an epoch cannot be decoded ({told}), more than config.data.undecodable_share"
+                f" {self._allowed} allows; prepare the dataset again, or allow more"
             )

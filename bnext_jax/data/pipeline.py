@@ -86,7 +86,7 @@ class TrainBatches:
     def __getitem__(self, step):
         epoch, indices = self.image_indices(step)
         images, labels, undecodable = zip(*(self.example(index, epoch) for index in indices), strict=True)
-        return {"image": _stack(images), "label": np.array(labels, np.int32), "undecodable": np.array(undecodable, np.int64)}
+        return {"image": _stack(images), "label": np.array(labels, np.int32), "undecodable": np.array(undecodable, np.int32)}
 
 
 class EvalBatches:
@@ -104,7 +104,7 @@ class EvalBatches:
 
     def __getitem__(self, step):
         indices = [step * self.batch_size + row for row in self.rows]
-        images, labels, undecodable = {}, np.zeros(len(indices), np.int32), np.full(len(indices), -1, np.int64)
+        images, labels, undecodable = {}, np.zeros(len(indices), np.int32), np.full(len(indices), -1, np.int32)
         for row, index in enumerate(indices):
             if index >= len(self.source):
                 continue

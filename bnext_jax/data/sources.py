@@ -1,6 +1,7 @@
 """Datasets on disk: written once by TFDS as array_record (data.prepare), read by index without TensorFlow."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -50,13 +51,20 @@ class Source:
             kept = self.decoded[index] = image.pixels(), label
         return kept
 
+    def label(self, index):
+        """The label of one record, a whole number."""
+        return int(self.records[index]["label"])
+
+    def file_name(self, index):
+        """The name of the file that a record was made from; "" where the dataset does not know it."""
+        name = self.records[index].get("file_name", b"")
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
     def describe(self, index):
         """Text: an image's name in the dataset and, where it cannot be decoded, why."""
-        record = self.records[index]
-        name = record.get("file_name", b"")
-        text = f"{name.decode(errors='replace') if isinstance(name, bytes) else name} " if len(name) else ""
+        text = f"{self.file_name(index)} ".lstrip()
         try:
-            Photo(record["image"]).pixels()
+            Photo(self.records[index]["image"]).pixels()
         except Undecodable as error:
             return f"{text}(image {index} of {self.split}: {error})"
         return f"{text}(image {index} of {self.split})"
@@ -146,6 +154,13 @@ def _check_sizes(where):
             raise UserError(
                 f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
             )
+
+
+def checksum(data):
+    """sha256 of a prepared dataset's manifest, which holds those of its files; "" where it has none. data: DataConfig."""
+    where = prepared_folder(data)
+    manifest = where / MANIFEST if where else None
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else ""
 
 
 def open_source(data, split):

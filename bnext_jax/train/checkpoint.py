@@ -9,13 +9,15 @@ import concurrent.futures
 import hashlib
 import json
 import logging
-import pathlib
 import shutil
 
 import jax
 import numpy as np
+from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
+from bnext_jax import cluster
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.models import abstract_model
 from bnext_jax.train import state as state_lib
@@ -24,13 +26,19 @@ log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 
 
+def on_host(leaf):
+    """An array on the host, also where other processes hold parts of it; then all processes must call it."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+    return np.ascontiguousarray(leaf)
+
+
 def digest(tree):
-    """sha256 over paths, shapes, types and bytes of all arrays of a tree, as hexadecimal text."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """sha256 over paths, shapes, types and bytes of all arrays of a tree, as hexadecimal text; all processes must call it."""
+    leaves = [(path, on_host(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
     def of_leaf(item):
-        path, leaf = item
-        array = np.ascontiguousarray(leaf)
+        path, array = item
         head = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode()
         return hashlib.sha256(head + hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()).digest()
 
@@ -39,7 +47,7 @@ def digest(tree):
 
 
 def _root(workdir):
-    return pathlib.Path(workdir).absolute() / FOLDER  # Orbax takes absolute paths only
+    return epath.Path(workdir).absolute() / FOLDER  # Orbax takes absolute paths only
 
 
 def _parts(state):
@@ -57,10 +65,30 @@ def _described(path):
     return metadata
 
 
+def _alone():
+    """Orbax's context in which this process reads without the others."""
+    context, process = ocp.Context(), jax.process_index()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = process
+        context.multiprocessing.active_processes = {process}
+        context.multiprocessing.barrier_sync_key_prefix = f"alone_{process}"
+    return context
+
+
 def _load(path, abstract):
-    """The parts named in `abstract` and the metadata of one checkpoint. Raises whatever a damaged one makes Orbax raise."""
+    """The parts named in `abstract`, on one of this process's devices, and the metadata of one checkpoint, its bytes verified.
+
+    Raises whatever a damaged one makes Orbax raise. Processes do not wait for each other here, so that each may fail by itself.
+    """
     metadata = _described(path)
-    parts = ocp.load_checkpointables(path, abstract)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    local = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
+    # a network keeps the types that it was saved with: the teacher of a float64 run may be float32
+    stored = ocp.checkpointables_metadata(path).metadata["network"]
+    types = jax.tree.map(lambda leaf: leaf.dtype, {part: dict(stored[part]) for part in local["network"]})
+    local["network"] = jax.tree.map(lambda leaf, dtype: leaf.update(dtype=dtype), local["network"], types)
+    with _alone():
+        parts = ocp.load_checkpointables(path, local)
     for name, tree in parts.items():
         if digest(tree) != metadata["sha256"][name]:
             raise ValueError(f"the bytes of {name} in {path} are not those that were saved (sha256 differs)")
@@ -109,7 +137,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._pending = None
-        self._unreadable = set()
+        self._unreadable = []
 
     def __enter__(self):
         return self
@@ -170,15 +198,23 @@ class Checkpoints:
 
         def load(step):
             try:
-                return _load(self.root / str(step), _parts(abstract_state))
+                return step, _load(self.root / str(step), wanted)[0]
             except Exception:
-                self._unreadable.add(step)
+                self._unreadable.append(step)
                 raise
 
-        if not self.steps():
+        wanted = _parts(abstract_state)
+        # one process looks for the newest whole one: others might find another
+        found = cluster.agree(lambda: _newest_whole(self.steps(), load, self.root) if cluster.is_first() and self.steps() else None)
+        step, self._unreadable = json.loads(cluster.texts(json.dumps((found and found[0], self._unreadable)))[0])
+        if step is None:
             return None
-        parts, metadata = _newest_whole(self.steps(), load, self.root)
-        return {**parts["network"], **parts["training"]}, metadata
+        path = self.root / str(step)
+        if jax.process_count() > 1:
+            parts = ocp.load_checkpointables(path, wanted)
+        else:
+            parts = jax.device_put(found[1], jax.tree.map(lambda leaf: leaf.sharding, wanted))
+        return {**parts["network"], **parts["training"]}, _described(path)
 
 
 def save_network(folder, params, batch_stats, metadata):
@@ -191,7 +227,7 @@ def save_network(folder, params, batch_stats, metadata):
     """
     parts = {"network": {"params": params, "batch_stats": batch_stats}}
     metadata = {**metadata, "sha256": {name: digest(tree) for name, tree in parts.items()}}
-    folder = pathlib.Path(folder).absolute()
+    folder = epath.Path(folder).absolute()
     partial = folder.with_name(f".{folder.name}.partial")  # where a write fails, Orbax's threads still make folders behind our back
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -202,17 +238,12 @@ def save_network(folder, params, batch_stats, metadata):
         raise UserError(f"{folder} could not be written ({one_line(error)}); nothing is left under that name") from error
 
 
-def _abstract(flat):
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return {path: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding) for path, v in flat.items()}
-
-
 def committed_steps(workdir):
     """Steps of the checkpoints in a work directory, ascending; only looks, changes nothing.
 
     Raises UserError where there is no such directory or no checkpoint in it.
     """
-    root = pathlib.Path(workdir)
+    root = epath.Path(workdir)
     if not root.is_dir():
         raise UserError(f"{workdir} does not exist; give a work directory that `train` wrote")
     steps = sorted(int(entry.name) for entry in root.glob(f"{FOLDER}/*") if entry.name.isdigit())
@@ -239,8 +270,7 @@ def load_network(workdir):
         described = _described(root / str(step))["model"]
         model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
         _, params, batch_stats = state_lib.split(model, training=False)
-        abstract = {"network": {"params": _abstract(params), "batch_stats": _abstract(batch_stats)}}
-        parts, metadata = _load(root / str(step), abstract)
+        parts, metadata = _load(root / str(step), {"network": {"params": params, "batch_stats": batch_stats}})
         return state_lib.fill(model, parts["network"]["params"], parts["network"]["batch_stats"]), metadata
 
     return _newest_whole(committed_steps(workdir), load, root)

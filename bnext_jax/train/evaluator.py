@@ -1,56 +1,86 @@
 """Evaluation of any network, student or teacher: every image once, padding masked, the count asserted."""
 
+import csv
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
 
-from bnext_jax import distill
+from bnext_jax import cluster, distill
 from bnext_jax.data import faults, pipeline
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, one_line
+from bnext_jax.train import preemption
 from bnext_jax.train.step import normalise
 
 TOP_K = 5
+SUMS = ("loss", "top1", "top5", "count")
 
 
 def make_eval_step(network, shardings, *, mean, std, dtype):
-    """A jitted function (variables, batch) -> {"loss", "top1", "top5", "count"}: sums over the unmasked images.
+    """A jitted function (variables, batch, flag) -> {"loss", "top1", "top5", "count", "stop", "classes", "probability"}.
+
+    The first five are sums over the unmasked images and the flags (see train.preemption); "classes" [N,5] and "probability" [N] are the
+    likeliest classes of each image and the softmax of the first.
 
     Args:
       network: train.state.Network, an evaluation view. shardings: train.mesh.Shardings.
       mean, std: of pixels in [0, 1]. dtype: of the activations.
     """
 
-    def eval_step(variables, batch):
+    def eval_step(variables, batch, flag):
         with jax.default_matmul_precision("highest"):  # float32 on a TPU would otherwise run in bfloat16 passes
             logits, _ = network(variables, normalise(batch["image"], mean, std, dtype))
         labels, mask = batch["label"], batch["mask"]
-        _, best = jax.lax.top_k(logits, min(TOP_K, logits.shape[-1]))
+        highest, best = jax.lax.top_k(logits, min(TOP_K, logits.shape[-1]))
         hits = best == labels[:, None]
         values = {"loss": distill.cross_entropy(logits, labels), "top1": hits[:, 0], "top5": hits.any(-1), "count": mask}
-        return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
+        sums = {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
+        probability = jnp.exp(highest[:, 0] - jax.nn.logsumexp(logits, axis=-1))
+        return {**sums, "stop": flag.sum(), "classes": best, "probability": probability}
 
     whole = shardings.replicated
-    return jax.jit(eval_step, in_shardings=(whole, shardings.batch), out_shardings=whole)
+    return jax.jit(eval_step, in_shardings=(whole, shardings.batch, shardings.batch), out_shardings=whole)
 
 
-def evaluate(eval_step, variables, source, shardings, data, batch_size):
-    """Top-1, top-5 (percent), loss (nats) and the number of images of a whole split.
+def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=None, predictions=None):
+    """Top-1, top-5 (percent), loss (nats) and the number of images of a whole split, over all devices of all processes.
 
     Args:
       eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.sources.Source.
       shardings: train.mesh.Shardings. data: DataConfig. batch_size: global.
+      stop: train.preemption.Preemption that interrupts the evaluation. predictions: a Predictions, which is given every image's.
     Raises:
       UserError: images that cannot be decoded: a figure over fewer images would not be the split's.
+      preemption.Stopped: a process was told to stop.
     """
     batches = pipeline.EvalBatches(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
     read = pipeline.iterate(batches, threads=data.threads, workers=data.workers)
-    undecodable = set()
+    flag, undecodable, total = preemption.Flags(shardings), set(), dict.fromkeys(SUMS, 0.0)
 
     def put(batch):
         undecodable.update(int(index) for index in batch.pop("undecodable") if index >= 0)
         return shardings.put_batch(batch)
 
-    sums = [eval_step(variables, batch) for batch in pipeline.ahead(read, put)]
-    total = {name: sum(float(part[name]) for part in sums) for name in ("loss", "top1", "top5", "count")}
+    def take(found):
+        """Reads the sums of one batch, when the next one is under way."""
+        if found is None:
+            return
+        if predictions is not None:
+            predictions.add(found)
+        for name in total:
+            total[name] += float(found[name])
+        if found["stop"]:
+            raise preemption.Stopped
+
+    before = None
+    for batch in pipeline.ahead(read, put):
+        asked = preemption.STOP if stop is not None and stop.requested else preemption.GO
+        found = eval_step(variables, batch, flag(asked))
+        take(before)
+        before = found
+    take(before)
+
     count = len(source)
     if total["count"] != count:
         told = faults.named(source, undecodable) if undecodable else "other processes name them"
@@ -64,3 +94,39 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size):
         "loss": total["loss"] / count,
         "examples": count,
     }
+
+
+class Predictions:
+    """What a network says of each image of a split, to be written as CSV with one row an image, in the dataset's order.
+
+    Columns: index in the split, file (where the dataset knows it), label, prediction (classes' names), probability of the prediction
+    (softmax), top5 (names of the likeliest classes, joined by ";").
+
+    source: data.sources.Source.
+    """
+
+    def __init__(self, source):
+        self._source, self._classes, self._probability = source, [], []
+
+    def add(self, found):
+        """Takes the result of one eval_step."""
+        self._classes.extend(np.asarray(found["classes"]))
+        self._probability.extend(np.asarray(found["probability"]))
+
+    def write(self, path):
+        """Writes the file, in the first process alone; it appears when it is whole. Raises UserError where it cannot be written."""
+        if not cluster.is_first():
+            return
+        target, names = epath.Path(path), self._source.class_names
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("w") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(("index", "file", "label", "prediction", "probability", "top5"))
+                for index in range(len(self._source)):
+                    best = [names[number] for number in self._classes[index]]
+                    known = (index, self._source.file_name(index), names[self._source.label(index)])
+                    table.writerow((*known, best[0], f"{self._probability[index]:.6f}", ";".join(best)))
+            partial.replace(target)
+        except OSError as error:
+            raise UserError(f"the predictions cannot be written to {path}: {one_line(error)}") from error

@@ -4,9 +4,9 @@ import dataclasses
 import inspect
 import json
 import logging
-import pathlib
 
 import numpy as np
+from etils import epath
 
 from bnext_jax import convert, teachers
 from bnext_jax.convert import torch_files
@@ -104,15 +104,15 @@ def from_file(path, expected=None, gate_bits=None):
         "class_names": [],
         "precision": "float32",
         "config": None,
-        "source": pathlib.Path(path).name,
+        "source": epath.Path(path).name,
     }
     return model, metadata
 
 
 def load(path, expected=None, gate_bits=None):
     """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's."""
-    if not pathlib.Path(path).is_dir():
-        if not pathlib.Path(path).exists():
+    if not epath.Path(path).is_dir():
+        if not epath.Path(path).exists():
             raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
         return from_file(path, expected, gate_bits)
     if gate_bits is not None:
@@ -126,7 +126,7 @@ def load(path, expected=None, gate_bits=None):
 
 def describe(path):
     """The metadata of a work directory or a PyTorch file."""
-    return checkpoint.describe(path) if pathlib.Path(path).is_dir() else load(path)[1]
+    return checkpoint.describe(path) if epath.Path(path).is_dir() else load(path)[1]
 
 
 def fits_classes(metadata, class_names):
@@ -146,24 +146,30 @@ def _resolved(described):
     return cls, json.loads(json.dumps(arguments))
 
 
-def start_from(path, described, params, batch_stats):
-    """The variables of a fresh network, replaced by those of a trained one; a classifier of other classes stays fresh (fine-tuning).
+def start_from(path, described, params, batch_stats, new_head=False):
+    """The variables of a fresh network, replaced by those of a trained one (config.init, for fine-tuning).
 
     Args:
       path: work directory or PyTorch file. described: {"name", "num_classes", "arguments"} of the fresh network.
-      params, batch_stats: its flat dicts.
+      params, batch_stats: its flat dicts. new_head: keep the fresh classifier where the trained one knows another number of classes.
     Returns:
       (params, batch_stats).
     Raises:
-      UserError: another network than `described`, its number of classes aside.
+      UserError: another network than `described`; another number of classes without new_head.
     """
     model, metadata = load(path)
     (cls, ours), (other, theirs) = _resolved(described), _resolved(metadata["model"])
     if cls is not other:
-        raise UserError(f"config.model.start_from {path} holds {metadata['model']['name']}, another network than config.model names")
+        raise UserError(f"config.init {path} holds {metadata['model']['name']}, another network than config.model names")
     differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key]]
     if differing:
-        raise UserError(f"config.model.start_from {path} holds a network with {', '.join(differing)}; they must be the same")
+        raise UserError(f"config.init {path} holds a network with {', '.join(differing)}; they must be the same")
+    classes, known = described["num_classes"], metadata["model"]["num_classes"]
+    if known != classes and not new_head:
+        raise UserError(
+            f"config.init {path} knows {known} classes, the dataset has {classes}; --config.init_new_head=True starts with a fresh"
+            " classifier"
+        )
     _, trained, statistics = state.split(model, training=False)
     found = {**trained, **statistics}
 

@@ -2,6 +2,8 @@
 
 state = {"step", "params", "batch_stats", "opt_state"}      donated
 batch = {"image": [N,H,W,3] uint8, or floating and already normalised; "label": [N] int32}
+        and, from the pipeline, "undecodable": [N], the index of each image that was replaced, -1 for all others
+flag = [devices], this process's wish to stop (see train.preemption), summed over all
 teachers = {"main": variables, "assistant": variables}      frozen, not donated, not differentiated
 """
 
@@ -23,6 +25,7 @@ class StepSpec:
 
     steps_per_epoch, epochs: length. mean, std: of pixels in [0, 1]. dtype, teacher_dtype: of the activations.
     form, group: of the distillation loss and batch norm (see distill). optimizer, temperature: their configs.
+    accumulate: pieces that a batch is computed in, one after another.
     """
 
     steps_per_epoch: int
@@ -35,6 +38,7 @@ class StepSpec:
     group: int | None
     optimizer: object
     temperature: object
+    accumulate: int = 1
 
 
 def normalise(images, mean, std, dtype):
@@ -46,7 +50,18 @@ def normalise(images, mean, std, dtype):
     return (images.astype(work) * scale - jnp.asarray(mean, work) / jnp.asarray(std, work)).astype(dtype)
 
 
-def make_step(student, teachers, optimizer, spec):
+def norm_groups(network):
+    """{path: "latent", "weights" or "rest"}: the groups that norms are logged for, the optimiser's with the latent weights apart."""
+    return {path: "latent" if path in network.latent else group for path, group in network.decay_groups.items()}
+
+
+def group_norms(name, tree, groups):
+    """{"NAME/GROUP": 2-norm of all arrays of a group, scalar}. tree: {path: array}; groups: {path: group}."""
+    chosen = {group: [tree[path] for path in tree if groups[path] == group] for group in sorted(set(groups.values()))}
+    return {f"{name}/{group}": optax.tree.norm(arrays) for group, arrays in chosen.items()}
+
+
+def make_step(student, teachers, optimizer, spec, shardings):
     """The step as a function of arrays alone.
 
     Args:
@@ -54,31 +69,55 @@ def make_step(student, teachers, optimizer, spec):
       teachers: {"main": Network, "assistant": Network}, evaluation views; one of them or none. Each is given its
         variables at every call, so that an assistant of the same structure is swapped without a compilation.
       optimizer: from train.optimizer.adamw.
-      spec: StepSpec.
+      spec: StepSpec. shardings: train.mesh.Shardings.
     Returns:
-      step(state, batch, teacher_variables) -> (state, metrics); metrics are scalars: loss (nats), correct (count of
-      top-1 hits among the batch), grad_norm (before clipping), learning_rate, temperature.
+      step(state, batch, flag, teacher_variables) -> (state, metrics); metrics are scalars: loss (nats), correct (count of
+      top-1 hits among the batch), correct/main and correct/assistant (the teachers'), undecodable (count), stop (sum of
+      the flag), grad_norm (before clipping), grad_norm/, update_norm/ and param_norm/GROUP (2-norms of the gradients
+      before clipping, of the change and of the parameters before it; groups: norm_groups), learning_rate, temperature.
     """
+    groups = norm_groups(student)
 
-    def loss_fn(params, state, batch, temperature, teacher_variables):
-        images = normalise(batch["image"], spec.mean, spec.std, spec.dtype)
-        logits, stats = student({**state["batch_stats"], **params}, images, temperature)
+    def loss_fn(params, batch_stats, batch, temperature, teacher_variables):
+        images, labels = normalise(batch["image"], spec.mean, spec.std, spec.dtype), batch["label"]
+        logits, stats = student({**batch_stats, **params}, images, temperature)
+        hits = {"correct": _hits(logits, labels)}
         if not teachers:
-            return distill.cross_entropy(logits, batch["label"]).mean(), (logits, stats)
+            return distill.cross_entropy(logits, labels).mean(), (stats, hits)
         seen = images.astype(spec.teacher_dtype)
-        teacher_logits = [jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)]
-        loss = distill.distillation_loss(logits, teacher_logits, form=spec.form, group=spec.group)
-        return loss, (logits, stats)
+        answers = {role: jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)}
+        hits |= {f"correct/{role}": _hits(answer, labels) for role, answer in answers.items()}
+        loss = distill.distillation_loss(logits, list(answers.values()), form=spec.form, group=spec.group)
+        return loss, (stats, hits)
 
-    def step(state, batch, teacher_variables):
+    def gradients(params, batch_stats, batch, *rest):
+        """Of the whole batch; or, in pieces, the means that the whole batch would give, its batch-norm groups being whole in a piece."""
+        compute = jax.value_and_grad(loss_fn, has_aux=True)
+        if spec.accumulate == 1:
+            return compute(params, batch_stats, batch, *rest)
+        pieces = shardings.microbatches(batch, spec.accumulate)
+
+        def add(total, piece):
+            return jax.tree.map(jnp.add, total, compute(params, batch_stats, piece, *rest)), None
+
+        one = jax.eval_shape(compute, params, batch_stats, jax.tree.map(lambda x: x[0], pieces), *rest)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+        ((loss, (stats, hits)), grads), _ = jax.lax.scan(add, zeros, pieces)
+        loss, stats, grads = jax.tree.map(_divided_by(spec.accumulate), (loss, stats, grads))
+        return (loss, (stats, hits)), grads
+
+    def step(state, batch, flag, teacher_variables):
         epoch = state["step"] // spec.steps_per_epoch
         rate = schedules.learning_rate(spec.optimizer, spec.epochs, epoch)
         temperature = schedules.temperature(spec.temperature, spec.epochs, epoch)
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (logits, stats)), grads = gradient(state["params"], state, batch, temperature, teacher_variables)
+        inputs = {name: batch[name] for name in ("image", "label")}
+        whole = shardings.gathered(state["params"])
+        (loss, (stats, hits)), grads = gradients(whole, state["batch_stats"], inputs, temperature, teacher_variables)
+        grads = shardings.split(grads)
 
         direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        moved = {path: p - (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
+        change = {path: (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
+        moved = {path: p - change[path] for path, p in state["params"].items()}
         batch_stats = {**state["batch_stats"], **stats}
         if "temperature" in batch_stats:  # a saved network says at which temperature it stands
             batch_stats["temperature"] = temperature.astype(batch_stats["temperature"].dtype)
@@ -90,8 +129,13 @@ def make_step(student, teachers, optimizer, spec):
         }
         metrics = {
             "loss": loss,
-            "correct": (logits.argmax(-1) == batch["label"]).sum(),
+            **hits,
+            "undecodable": (batch["undecodable"] >= 0).sum() if "undecodable" in batch else jnp.zeros((), jnp.int32),
+            "stop": flag.sum(),
             "grad_norm": optax.tree.norm(grads),
+            **group_norms("grad_norm", grads, groups),
+            **group_norms("update_norm", change, groups),
+            **group_norms("param_norm", state["params"], groups),
             "learning_rate": rate,
             "temperature": temperature,
         }
@@ -100,10 +144,19 @@ def make_step(student, teachers, optimizer, spec):
     return step
 
 
-def compile_step(step, mesh_shardings):
+def _divided_by(count):
+    return lambda total: total / count if jnp.issubdtype(total.dtype, jnp.floating) else total // count
+
+
+def _hits(logits, labels):
+    return (logits.argmax(-1) == labels).sum()
+
+
+def compile_step(step, shardings, state):
     """jax.jit of the step with donated state and explicit shardings.
 
-    mesh_shardings: train.mesh.Shardings. Everything that goes in must have been put on the mesh, so that the run compiles once.
+    shardings: train.mesh.Shardings. state: the training state, or its shapes. Everything that goes in must have been put on the
+    mesh, so that the run compiles once.
     """
-    whole, batch = mesh_shardings.replicated, mesh_shardings.batch
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, batch, whole), out_shardings=(whole, whole))
+    whole, batch, lies = shardings.replicated, shardings.batch, shardings.of_state(state)
+    return jax.jit(step, donate_argnums=0, in_shardings=(lies, batch, batch, whole), out_shardings=(lies, whole))

@@ -1,7 +1,8 @@
 """The frozen teachers of a run: which one teaches in which epoch, and their networks."""
 
 import dataclasses
-import pathlib
+
+from etils import epath
 
 from bnext_jax import teachers
 from bnext_jax.distill import assistant_index
@@ -29,7 +30,7 @@ def roles(distill, epochs, epoch):
 def _parts(teacher):
     """(tag, path) of a teacher's name in the config: "TAG=FILE", or a path, whose tag is ""."""
     tag, equals, path = teacher.partition("=")
-    return (tag, path) if equals and not pathlib.Path(teacher).exists() else ("", teacher)
+    return (tag, path) if equals and not epath.Path(teacher).exists() else ("", teacher)
 
 
 def located(teacher):
@@ -46,7 +47,7 @@ def check(distill, class_names, mean, std):
         tag, path = _parts(teacher)
         if tag:
             teachers.check_file(tag, path)
-        elif pathlib.Path(path).is_file():
+        elif epath.Path(path).is_file():
             teachers.check_noted(path)
         described = networks.describe(path)
         name = described["model"]["name"]

@@ -1,56 +1,85 @@
 """What is watched while training: sums over an epoch, the state of the binary weights, the files that record it."""
 
+import collections
 import contextlib
 import functools
 import json
+import logging
 import math
 import os
-import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
+from bnext_jax import cluster
 from bnext_jax.binary import binarize_weight
 from bnext_jax.errors import UserError, one_line
 
+log = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
+PROFILED_STEPS = 5
+
+
+class NotFinite(UserError):
+    """A loss or gradient is not finite. step: where. values: {name: number} of its metrics."""
+
+    def __init__(self, step, values):
+        self.step, self.values = step, values
+        super().__init__(
+            f"the loss or its gradient is not finite at step {step} (loss {values['loss']}, gradient norm {values['grad_norm']});"
+            " the last good checkpoint is kept: lower config.optimizer.learning_rate or look at the data, in a new --workdir"
+        )
 
 
 class Meter:
-    """Sums the step's metrics, reading each one step late so that the host never waits for the step it just started."""
+    """Sums the step's metrics, reading each one step late so that the host never waits for the step it just started.
+
+    Attributes:
+      loss, steps, undecodable: sums since the last reset. last: the newest metrics that were read. stop: the flags' sum in them.
+    """
 
     def __init__(self):
-        self._unread = None
+        self._unread, self.stop = None, 0
         self.reset()
 
     def reset(self):
-        """Starts a new sum."""
-        self.loss = self.correct = self.steps = 0
+        """Starts new sums."""
+        self.loss = self.steps = self.undecodable = 0
+        self._hits = collections.Counter()
         self.last = {}
 
     def add(self, step, metrics):
         """Takes the metrics of one step (device scalars) and reads those of the step before.
 
-        Raises UserError naming the step if a loss or gradient read here is not finite.
+        Raises NotFinite if a loss or gradient read here is not finite.
         """
         self.read()
         self._unread = step, metrics
 
     def read(self):
-        """Reads what is still unread. Raises UserError like add()."""
+        """Reads what is still unread. Raises like add()."""
         if self._unread is None:
             return
         (step, metrics), self._unread = self._unread, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self.stop = max(self.stop, values["stop"])
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            raise UserError(
-                f"the loss or its gradient is not finite at step {step} (loss {values['loss']}, gradient norm {values['grad_norm']});"
-                " the last good checkpoint is kept: lower config.optimizer.learning_rate or look at the data, in a new --workdir"
-            )
+            raise NotFinite(step, values)
         self.loss += values["loss"]
-        self.correct += values["correct"]
+        self.undecodable += int(values["undecodable"])
+        self._hits.update({name: hits for name, hits in values.items() if name.split("/")[0] == "correct"})
         self.steps += 1
         self.last = values
+
+    def top1(self):
+        """{"top1", "top1/main", "top1/assistant"}: hits among the training images, of the student and its teachers."""
+        return {name.replace("correct", "top1"): hits for name, hits in self._hits.items()}
+
+    def norms(self):
+        """The norms of the newest step, whole ("grad_norm") and by group ("update_norm/latent")."""
+        return {name: value for name, value in self.last.items() if "_norm" in name}
 
 
 @jax.jit
@@ -60,9 +89,15 @@ def _signs(latent):
 
 @functools.partial(jax.jit, static_argnums=3)
 def _count(latent, signs_before, temperature, sign_below):
-    ones = [jnp.sum(jnp.abs(binarize_weight(w, temperature, sign_below)) == 1) for w in latent.values()]
-    flips = [jnp.sum(jnp.sign(w).astype(jnp.int8) != signs_before[path]) for path, w in latent.items()]
-    return sum(ones), sum(flips)
+    """{path: [weights at +-1, flipped, positive]} of each layer."""
+    return {
+        path: jnp.stack([
+            jnp.sum(jnp.abs(binarize_weight(w, temperature, sign_below)) == 1),
+            jnp.sum(jnp.sign(w).astype(jnp.int8) != signs_before[path]),
+            jnp.sum(w > 0),
+        ])
+        for path, w in latent.items()
+    }  # fmt: skip
 
 
 class BinaryWatch:
@@ -78,15 +113,23 @@ class BinaryWatch:
     def _chosen(self, params):
         return {path: params[path] for path in self._paths}
 
-    def look(self, params, temperature):
-        """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights."""
+    def look(self, params, temperature, layers=False):
+        """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights.
+
+        layers: also {"flip_ratio/LAYER", "plus_share/LAYER"}, the latter the share of weights above 0, whose sign is +1.
+        """
         if not self._paths:
             return {}
         latent = self._chosen(params)
-        total = sum(w.size for w in latent.values())
-        ones, flips = _count(latent, self._before, jnp.float32(temperature), self._sign_below)
+        counted = jax.device_get(_count(latent, self._before, jnp.float32(temperature), self._sign_below))
         self._before = _signs(latent)
-        return {"binary_share": int(ones) / total, "flip_ratio": int(flips) / total}
+        total = sum(w.size for w in latent.values())
+        ones, flips, _ = sum(counts.astype(int) for counts in counted.values())
+        found = {"binary_share": int(ones) / total, "flip_ratio": int(flips) / total}
+        for path, (_, flipped, positive) in counted.items() if layers else ():
+            name, size = path.removesuffix("/kernel"), latent[path].size
+            found |= {f"flip_ratio/{name}": int(flipped) / size, f"plus_share/{name}": int(positive) / size}
+        return found
 
 
 def is_binary(latent, params, temperature):
@@ -94,8 +137,69 @@ def is_binary(latent, params, temperature):
     return BinaryWatch(latent, params).look(params, temperature).get("binary_share") == 1.0
 
 
+class Clock:
+    """Where the time goes: measured parts, and the steps, which are the rest.
+
+    total: seconds of steps and waits for data, of all that was read.
+    """
+
+    def __init__(self):
+        self.total = 0.0
+        self.reset()
+
+    def reset(self):
+        """Starts anew."""
+        self._began, self._parts = time.perf_counter(), collections.Counter()
+
+    @contextlib.contextmanager
+    def measure(self, part):
+        """Counts what happens inside as `part`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._parts[part] += time.perf_counter() - began
+
+    def read(self):
+        """{"step_seconds", "data_wait_seconds", "checkpoint_seconds", "compile_seconds", "evaluation_seconds"} since the last reset."""
+        parts = {part: self._parts[part] for part in ("data_wait", "checkpoint", "compile", "evaluation")}
+        parts = {"step": time.perf_counter() - self._began - sum(parts.values()), **parts}
+        self.total += parts["step"] + parts["data_wait"]
+        return {f"{part}_seconds": seconds for part, seconds in parts.items()}
+
+
+class Profile:
+    """XLA's profile of PROFILED_STEPS steps, for TensorBoard or Perfetto, in WORKDIR/profile. Use as a context manager.
+
+    workdir: the run's folder. first: the first step of them; 0 = none.
+    """
+
+    def __init__(self, workdir, first):
+        self._folder, self._first, self._runs = workdir / "profile", first, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._end()
+
+    def _end(self):
+        if self._runs:
+            jax.profiler.stop_trace()
+            self._runs = False
+            log.info("XLA's profile is in %s", self._folder)
+
+    def look(self, step):
+        """To be called before each step."""
+        if self._first and step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._runs = True
+        elif step == self._first + PROFILED_STEPS:
+            self._end()
+
+
 class Writer:
-    """One JSON line a log in the work directory, and TensorBoard files beside it.
+    """One JSON line a log in the work directory, and TensorBoard files beside it; both by the run's first process alone.
 
     Args:
       workdir: the run's folder. step: lines beyond it belong to steps that will be done again, and are cut.
@@ -103,18 +207,24 @@ class Writer:
     """
 
     def __init__(self, workdir, step, tensorboard):
-        self._path = pathlib.Path(workdir) / METRICS_FILE
-        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        partial = self._path.with_suffix(".tmp")
+        self._path = epath.Path(workdir) / METRICS_FILE
         self._tensorboard = None
+        if not cluster.is_first():
+            return
+        self._lines = [line for line in read_metrics(workdir) if line["step"] <= step]
         with self._writing():
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(partial, self._path)
+            self._rewrite()
             if tensorboard:
                 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
                 from clu import metric_writers
 
                 self._tensorboard = metric_writers.SummaryWriter(str(workdir))
+
+    def _rewrite(self):
+        """Writes the file whole: buckets know no appending, and nobody sees a torn line."""
+        partial = self._path.with_suffix(".tmp")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        partial.replace(self._path)
 
     @contextlib.contextmanager
     def _writing(self):
@@ -127,10 +237,11 @@ class Writer:
 
     def write(self, step, values):
         """Records numbers under a step. Raises UserError where they cannot be written."""
-        line = json.dumps({"step": step, **values}) + "\n"
+        if not cluster.is_first():
+            return
+        self._lines.append({"step": step, **values})
         with self._writing():
-            with self._path.open("a") as file:
-                file.write(line)
+            self._rewrite()
             if self._tensorboard is not None:
                 self._tensorboard.write_scalars(step, values)
                 self._tensorboard.flush()
@@ -143,7 +254,7 @@ class Writer:
 
 def read_metrics(workdir):
     """The JSON lines of a work directory as a list of dicts, oldest first; [] where there are none. A torn last line is left out."""
-    path = pathlib.Path(workdir) / METRICS_FILE
+    path = epath.Path(workdir) / METRICS_FILE
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:

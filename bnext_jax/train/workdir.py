@@ -1,9 +1,10 @@
 """The work directory of a run: made, recognised, and refused where it belongs to another run."""
 
 import json
-import os
-import pathlib
 
+from etils import epath
+
+from bnext_jax import cluster
 from bnext_jax.config import changed_fields, to_json
 from bnext_jax.errors import UserError
 
@@ -11,7 +12,9 @@ CONFIG_FILE = "config.json"
 
 
 def claim(workdir, config):
-    """Makes a work directory, or checks that it holds the same run; writes the configuration into it.
+    """Makes a work directory, or checks that it holds the same run; writes the configuration into it. Returns its epath.Path.
+
+    It may lie in a bucket (gs://...). Of several processes the first one does it all.
 
     A run without any checkpoint yet has nothing to lose and may change all its settings.
 
@@ -21,8 +24,10 @@ def claim(workdir, config):
     """
     if not workdir:
         raise UserError("--workdir is missing; name the folder for checkpoints and logs")
-    root = pathlib.Path(workdir)
+    root = epath.Path(workdir)
     path = root / CONFIG_FILE
+    if not cluster.is_first():
+        return root
     try:
         root.mkdir(parents=True, exist_ok=True)
         if path.exists() and any(entry.name.isdigit() for entry in root.glob("checkpoints/*")):
@@ -35,7 +40,7 @@ def claim(workdir, config):
             raise UserError(f"{workdir} is not empty and holds no run of ours; take a new or empty folder as --workdir")
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps(to_json(config), indent=1))
-        os.replace(partial, path)
+        partial.replace(path)
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"the work directory {workdir} cannot be used: {error}") from error
     return root

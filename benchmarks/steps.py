@@ -1,0 +1,64 @@
+"""What the benchmarks of training steps share: a step with the ImageNet recipe's settings, its arguments, and the clock."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.models import create_model
+from bnext_jax.train import optimizer, state
+from bnext_jax.train.step import StepSpec, compile_step, make_step
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def prepared(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dtype="float32", classes=1000, **arguments):
+    """(jitted step, [state, batch, flag, teachers] on the devices, model): float32, random images.
+
+    Args:
+      shardings: train.mesh.Shardings. name, classes, arguments: of the student, see create_model. batch: global. pixels: side of the
+        images. group: batch-norm group. teachers: names of models, the first is the assistant where there are two. teacher_dtype: of
+        their activations.
+    """
+    model = create_model(name, classes, rngs=nnx.Rngs(0), **arguments)
+    network, params, batch_stats = state.split(model, training=True, batch_norm_group=group)
+    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
+    networks, variables = {}, {}
+    for role, teacher in zip(("assistant", "main")[-len(teachers) :] if teachers else (), teachers, strict=True):
+        networks[role], *parts = state.split(create_model(teacher, classes, rngs=nnx.Rngs(1)), training=False)
+        variables[role] = shardings.put({**parts[0], **parts[1]})
+    float32 = jnp.dtype("float32")
+    spec = StepSpec(
+        2502, 512, MEAN, STD, float32, jnp.dtype(teacher_dtype), "product_of_means", group, OptimizerConfig(), TemperatureConfig()
+    )
+    current = shardings.put_state(state.initial_state(network, params, batch_stats, adamw))
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8), rng.integers(0, classes, batch, dtype=np.int32)
+    rows = shardings.put_batch({"image": images, "label": labels, "undecodable": np.full(batch, -1, np.int32)})
+    step = compile_step(make_step(network, networks, adamw, spec, shardings), shardings, current)
+    return step, [current, rows, shardings.put_flag(0), variables], model
+
+
+class Stepping:
+    """Calls a compiled step again and again; the state is its own. compiled, arguments: see prepared."""
+
+    def __init__(self, compiled, arguments):
+        self._compiled, (self.state, *self._rest) = compiled, arguments
+
+    def __call__(self):
+        """One step; returns its loss, not waited for."""
+        self.state, metrics = self._compiled(self.state, *self._rest)
+        return metrics["loss"]
+
+
+def best_seconds(function, repeats=4):
+    """The shortest of a few calls, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,207 @@
+"""One training run: everything that it consists of, made from its configuration and checked before anything compiles."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnext_jax import cluster
+from bnext_jax.config import flat_json, to_json
+from bnext_jax.data import faults, pipeline, sources
+from bnext_jax.errors import UserError
+from bnext_jax.models import create_model
+from bnext_jax.process import revision
+from bnext_jax.train import evaluator, memory, mesh, networks, optimizer, preemption, state, teachers
+from bnext_jax.train.step import StepSpec, compile_step, make_step
+
+log = logging.getLogger(__name__)
+MEASURED_FILE = "teachers.json"
+
+
+def precision_type(name, otherwise=None):
+    """The activations' type of a precision's name. "auto" = `otherwise`, or bfloat16 on TPU and float32 elsewhere.
+
+    Raises UserError for float64 where JAX has it disabled.
+    """
+    if name == "auto":
+        return otherwise or jnp.dtype("bfloat16" if jax.default_backend() == "tpu" else "float32")
+    if name == "float64" and not jax.config.jax_enable_x64:
+        raise UserError("config.precision float64 needs JAX_ENABLE_X64=1 in the environment")
+    return jnp.dtype(name)
+
+
+def check_input(network, variables, shape):
+    """Raises UserError where the network cannot take images of `shape` (height, width, 3); computes nothing."""
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    _, _, channels = shape
+    if channels != 3:
+        raise UserError(f"the images have {channels} channels, the networks take 3")
+    jax.eval_shape(network, variables, images)
+
+
+class Run:
+    """Everything that one training run consists of.
+
+    Attributes:
+      state: the training state on the devices. batches: pipeline.TrainBatches of this process. step: compiled, or None before
+        prepare_epoch. steps_per_epoch, total_steps: of the whole run.
+    Raises:
+      UserError: see the checks.
+    """
+
+    def __init__(self, config, folder):
+        self.config, self.folder = config, folder
+        # devices
+        devices = jax.device_count()
+        mesh.check_batch("batch_size", config.batch_size, config.batch_norm_group, devices, config.accumulate)
+        mesh.check_batch("eval_batch_size", config.eval_batch_size, None, devices)
+        self.shardings = mesh.make_shardings(config.mesh)
+        self.flag = preemption.Flags(self.shardings)
+        self.dtype = precision_type(config.precision)
+        # data
+        data = config.data
+        self.train_source = sources.open_source(data, data.train_split)
+        self.eval_source = sources.open_source(data, data.eval_split)
+        self.batches = pipeline.TrainBatches(
+            self.train_source, data.train_transform, batch_size=config.batch_size, epochs=config.epochs,
+            rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
+        )  # fmt: skip
+        self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
+        self.faults = faults.Faults(self.train_source, data.undecodable_share, self.steps_per_epoch * config.batch_size)
+        images = len(self.train_source)
+        if images % config.batch_size:
+            log.info("each epoch leaves out %d of the %d images, others every time", images % config.batch_size, images)
+        self.train_shape = self.batches[0]["image"].shape[1:]
+        self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
+        # teachers
+        teachers.check(config.distill, self.train_source.class_names, data.mean, data.std)
+        self.faculty = teachers.Faculty(self.shardings)
+        # the network
+        self.model_spec = {
+            "name": config.model.name,
+            "num_classes": len(self.train_source.class_names),
+            "arguments": config.model.arguments(),
+        }
+        model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
+        self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
+        self.eval_network, *_ = state.split(model, training=False)
+        for shape in {self.train_shape, self.eval_shape}:
+            check_input(self.eval_network, {**params, **batch_stats}, shape)
+        if config.init:
+            params, batch_stats = networks.start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
+        # optimiser and state
+        self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)
+        self.state = self.shardings.put_state(state.initial_state(self.network, params, batch_stats, self.optimizer))
+        # what is compiled
+        self.spec = StepSpec(
+            self.steps_per_epoch, config.epochs, data.mean, data.std, self.dtype,
+            precision_type(config.distill.precision, self.dtype), config.distill.form, config.batch_norm_group,
+            config.optimizer, config.temperature, config.accumulate,
+        )  # fmt: skip
+        self.eval_step = evaluator.make_eval_step(self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype)
+        self.step = None
+
+    def facts(self):
+        """{name: JSON value}: what must be equal in all processes of a run."""
+        return {
+            **flat_json(self.config),
+            "commit": revision(),
+            "jax": jax.__version__,
+            "images": [len(self.train_source), len(self.eval_source)],
+            "dataset": sources.checksum(self.config.data),
+        }
+
+    def read(self, start, last):
+        """Yields the batches of steps start..last-1 on the devices, sent ahead of their use; Faults names what was replaced."""
+        data = self.config.data
+        batches = pipeline.iterate(self.batches, start_step=start, stop_step=last, threads=data.threads, workers=data.workers)
+
+        def put(batch):
+            self.faults.look(batch["undecodable"])
+            return self.shardings.put_batch(batch)
+
+        return pipeline.ahead(batches, put)
+
+    def blank_batch(self):
+        """A batch without content, for the steps that other processes have begun when this one's data fail."""
+        rows = len(self.batches.rows)
+        return self.shardings.put_batch({
+            "image": np.zeros((rows, *self.train_shape), np.uint8),
+            "label": np.zeros(rows, np.int32),
+            "undecodable": np.full(rows, -1, np.int32),
+        })  # fmt: skip
+
+    def temperature(self, step):
+        """The temperature of the epoch that `step` lies in."""
+        return float(optimizer.temperature(self.config.temperature, self.config.epochs, step // self.steps_per_epoch))
+
+    def metadata(self, step):
+        """What a checkpoint says about itself; `step` steps are done."""
+        config = self.config
+        return {
+            "model": self.model_spec,
+            "step": step,
+            "epoch": step // self.steps_per_epoch,
+            "temperature": self.temperature(max(step - 1, 0)),
+            "preprocessing": {
+                "mean": list(config.data.mean),
+                "std": list(config.data.std),
+                "eval_transform": config.data.eval_transform,
+                "image_shape": list(self.eval_shape),
+            },
+            "class_names": list(self.train_source.class_names),
+            "precision": str(self.dtype),
+            "config": to_json(config),
+        }
+
+    def evaluate(self, stop=None):
+        """Top-1, top-5, loss and examples on the evaluation split. stop: train.preemption.Preemption that interrupts it, see evaluator."""
+        variables = self.shardings.put({**self.state["params"], **self.state["batch_stats"]})
+        return self._evaluated(self.eval_step, variables, stop)
+
+    def _evaluated(self, step, variables, stop):
+        config = self.config
+        return evaluator.evaluate(step, variables, self.eval_source, self.shardings, config.data, config.eval_batch_size, stop=stop)
+
+    def measure_teachers(self, stop=None):
+        """{teacher: {"top1", "top5", "loss", "examples"}} on the evaluation split, in the student's preprocessing and the teachers'
+        precision; measured once a run and kept in its folder.
+        """
+        config, data, path = self.config, self.config.data, self.folder / MEASURED_FILE
+        names = list(dict.fromkeys(filter(None, (config.distill.main, *config.distill.assistants))))
+        kept = cluster.texts(path.read_text() if path.exists() else "{}")[0]  # one process may have seen another's file
+        found = {name: values for name, values in json.loads(kept).items() if name in names}
+        for name in names:
+            if name not in found:
+                model, _ = networks.load(teachers.located(name))
+                network, params, batch_stats = state.split(model, training=False)
+                step = evaluator.make_eval_step(network, self.shardings, mean=data.mean, std=data.std, dtype=self.spec.teacher_dtype)
+                found[name] = self._evaluated(step, self.shardings.put({**params, **batch_stats}), stop)
+            log.info("teacher %s: %s top-1 %.2f %%, top-5 %.2f %%", name, data.eval_split, found[name]["top1"], found[name]["top5"])
+        if cluster.is_first():
+            path.write_text(json.dumps(found, indent=1))
+        return found
+
+    def prepare_epoch(self, epoch):
+        """Puts the epoch's teachers in office; where they change, and at first, compiles a new step."""
+        config = self.config
+        changed = self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch))
+        if not changed and self.step is not None:
+            return
+        self.step = None  # frees the old one's memory
+        step = make_step(self.network, dict(self.faculty.networks), self.optimizer, self.spec, self.shardings)
+        arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.faculty.variables)
+        self.step = memory.compile_within(compile_step(step, self.shardings, self.state), arguments, config, self.shardings.devices)
+
+    def note_batch(self, path, step, values):
+        """Writes what is known of one step into a JSON file: its numbers, epoch, and the indices of its images in the dataset."""
+        whole = pipeline.TrainBatches(
+            self.train_source, self.config.data.train_transform, batch_size=self.config.batch_size, epochs=self.config.epochs,
+            rows=range(self.config.batch_size), seed=self.config.seed,
+        )  # fmt: skip
+        epoch, indices = whole.image_indices(step)
+        if cluster.is_first():
+            path.write_text(json.dumps({"step": step, "epoch": epoch, **{k: str(v) for k, v in values.items()}, "images": indices}))

@@ -1,0 +1,91 @@
+"""Real processes of main.py that start fast: a process that has imported everything forks one for each command.
+
+`Launcher` is the test's side; `python -m tests.launcher` is the process that forks, before JAX has made any client.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.test_commands import ROOT
+
+EVERYTHING = ("bnext_jax.train.loop", "bnext_jax.evaluate", "tensorflow_datasets", "orbax.checkpoint", "clu.metrics")
+
+
+class Launcher:
+    """Starts commands; use as a context manager."""
+
+    def __enter__(self):
+        command = [sys.executable, "-m", "tests.launcher"]
+        self._server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_):
+        self._server.stdin.close()
+        self._server.wait(timeout=60)
+
+    def ask(self, **request):
+        """One request, one answer of the process that forks."""
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def start(self, words, output, environment=None, settings=None):
+        """The process id of `python main.py WORDS`; output: a path, .out and .err are added. settings: of jax.config, {name: value}."""
+        return self.ask(words=[str(word) for word in words], output=str(output), environment=environment or {}, settings=settings or {})
+
+    def end(self, pid):
+        """Waits for a process; returns its exit code, -N where signal N ended it."""
+        return self.ask(wait=pid)
+
+
+def fork(words, output, environment, settings):
+    """The child's process id; the child never returns."""
+    pid = os.fork()
+    if pid:
+        return pid
+    for descriptor, ending in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(output + ending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    code = 70
+    try:
+        import logging
+
+        import jax
+
+        import main as program
+
+        os.environ.update(environment)
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+        logging.getLogger("bnext_jax").setLevel(logging.INFO)
+        code = program.main(["main.py", *words])
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve():
+    """Forks and waits, as asked on standard input, until it is closed."""
+    import importlib
+
+    for name in EVERYTHING:
+        importlib.import_module(name)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = fork(**request)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

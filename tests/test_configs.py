@@ -1,0 +1,150 @@
+"""The configuration files: the recipe's values written out once more, the commands in their docstrings, and a smoke training of each."""
+
+import functools
+import importlib
+import re
+import shlex
+
+import pytest
+
+import main as program
+from bnext_jax import count
+from bnext_jax.config import to_json
+from bnext_jax.models import abstract_model
+
+B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
+NO_FIGURE = "Published top-1: our sources give none for CIFAR"
+
+# file -> network, epochs, batch, batch-norm group, assistants in order, main teacher, the docstring's top-1; SPEC sections 2 to 4
+FILES = {
+    "imagenet_bnext_tiny": ("bnext_tiny", 512, 512, 64, (B0,), B2, "Published top-1: 72.4 %"),
+    "imagenet_bnext_small": ("bnext_small", 512, 512, 64, (B0,), B2, "Published top-1: 76.1 %"),
+    "imagenet_bnext_middle": ("bnext_middle", 512, 512, 64, (B0, B2), B4, "Published top-1: 78.3 %"),
+    "imagenet_bnext_large": ("bnext_large", 512, 128, 16, (B0, B4, CONVNEXT), CONVNEXT, "Published top-1: 80.57 %"),
+    "imagenet_bnext18": ("bnext18", 512, 512, 64, (B0,), B2, "Published top-1: 68.4 %"),
+    "cifar10_bnext18": ("bnext18", 128, 512, None, (), None, NO_FIGURE),
+    "cifar10_bnext_tiny": ("bnext_tiny", 128, 512, None, (), None, NO_FIGURE),
+    "cifar100_bnext18": ("bnext18", 128, 512, None, (), None, NO_FIGURE),
+    "cifar100_bnext_tiny": ("bnext_tiny", 128, 512, None, (), None, NO_FIGURE),
+}
+
+# dataset of the file's name -> forms, dataset, splits, transforms for training and evaluation, mean, std
+RECIPES = {
+    "imagenet": (
+        ("distilled", "labels", "smoke"), "imagenet2012", ("train", "validation"),
+        "random_resized_crop(224)|flip|randaugment(rand-m7-mstd0.5-inc1)", "resize(235)|center_crop(224)",
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
+    ),
+    "cifar10": (
+        ("labels", "smoke"), "cifar10", ("train", "test"), "pad_crop(4)|flip", "", (0.507, 0.487, 0.441), (0.267, 0.256, 0.276),
+    ),
+    "cifar100": (
+        ("labels", "smoke"), "cifar100", ("train", "test"), "pad_crop(4)|flip", "", (0.507, 0.487, 0.441), (0.267, 0.256, 0.276),
+    ),
+}  # fmt: skip
+
+PARAMETERS = {  # SPEC section 2, with 1000 classes
+    "bnext_tiny": 30_862_236,
+    "bnext_small": 68_594_614,
+    "bnext_middle": 134_501_974,
+    "bnext_large": 326_546_640,
+    "bnext18": 12_064_648,
+}
+
+
+def module(file):
+    return importlib.import_module(f"configs.{file}")
+
+
+def recipe(file):
+    return RECIPES[file.split("_")[0]]
+
+
+@functools.cache
+def parameters(name):
+    return count.size(abstract_model(name))["parameters"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_smoke_form_trains_from_the_command_line(run, digits, tmp_path, file):
+    words = [f"--config=configs/{file}.py:smoke", f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}"]
+    code, result, error = run("train", *words)
+    assert code == 0, error
+    assert (result["steps"], result["examples"]) == (2 * 256 // 64, 120)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_form_has_the_values_of_the_published_recipe(file):
+    name, epochs, batch, group, assistants, main, _ = FILES[file]
+    forms, dataset, splits, train_transform, eval_transform, mean, std = recipe(file)
+    for form in forms[:-1]:
+        config = module(file).get_config(form).check()
+        assert config.model.name == name and config.model.elm_attention and config.model.info_recoupling
+        assert (config.epochs, config.batch_size, config.batch_norm_group) == (epochs, batch, group)
+        assert config.eval_batch_size % 8 == 0
+        data = config.data
+        assert (data.name, data.train_split, data.eval_split) == (dataset, *splits)
+        assert (data.train_transform, data.eval_transform, data.mean, data.std) == (train_transform, eval_transform, mean, std)
+        optimizer, temperature = config.optimizer, config.temperature
+        assert (optimizer.learning_rate, optimizer.decay_weights, optimizer.decay_rest, optimizer.clip_norm) == (1e-3, 1e-8, 1e-3, 5)
+        assert (optimizer.warmup_epochs, temperature.decay, temperature.exact_from) == (5, 0.9, None)
+        distill = config.distill
+        if form == "distilled":
+            assert distill.main == f"{main}={main}.safetensors"
+            assert distill.assistants == tuple(f"{tag}={tag}.safetensors" for tag in assistants)
+            assert (distill.measure, distill.precision, distill.form) == (True, "bfloat16", "product_of_means")
+        else:
+            assert (distill.main, distill.assistants) == ("", ())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_first_form_is_the_default(file):
+    assert to_json(module(file).get_config()) == to_json(module(file).get_config(recipe(file)[0][0]))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_network_has_the_published_number_of_parameters(file):
+    model = module(file).get_config().model
+    assert model.arguments() == {}  # nothing but the name, so the published network
+    assert parameters(model.name) == PARAMETERS[FILES[file][0]]
+
+
+def test_smoke_forms_differ_in_their_transforms_alone():
+    plain = [to_json(module(file).get_config("smoke").check()) for file in FILES]
+    for config in plain:
+        assert "(32)" in config["data"].pop("train_transform") and "(32)" in config["data"].pop("eval_transform")
+    assert all(config == plain[0] for config in plain)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_unknown_form_is_refused_with_the_file_and_its_forms(file):
+    *first, last = recipe(file)[0]
+    with pytest.raises(ValueError, match=re.escape(f"unknown form 'tiny' of configs/{file}.py: {', '.join(first)} or {last}")):
+        module(file).get_config("tiny")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_docstring_has_the_figure_and_commands_that_the_command_line_understands(file):
+    text = module(file).__doc__
+    _, _, _, _, assistants, main, figure = FILES[file]
+    forms, dataset, *_ = recipe(file)
+    assert figure in text and "arXiv 2211.12933" in text and "--worker=all" in text
+    lines = [line.strip().split('"')[0] for line in text.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python main.py")]
+    parsed = [(words[1], program.parse(words)[1]) for words in commands]
+    assert parsed[0][0] == "prepare" and parsed[0][1]["config"].data.name == dataset
+    fetched = {given["source"]: given["output"] for command, given in parsed if command == "convert"}
+    assert fetched == {tag: f"{tag}.safetensors" for tag in {*assistants, main} - {None}}
+    trained = [(given["workdir"], given["config"].data.name) for command, given in parsed if command == "train"]
+    alone = [(f"runs/{file}_labels", dataset)] if len(forms) == 3 else []
+    assert trained == [(f"runs/{file}", dataset), *alone, ("/tmp/smoke", "digits"), (f"gs://BUCKET/runs/{file}", dataset)]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_changes_that_the_docstring_proposes_are_fields_that_take_these_values(file):
+    changes = [change.replace("=K", "=2") for change in re.findall(r"`(--config\.[^`]+=[^`]+)`", module(file).__doc__)]
+    words = [word for change in changes for word in shlex.split(change)]
+    config = program.parse(["main.py", "train", f"--config=configs/{file}.py", "--workdir=x", *words])[1]["config"]
+    assert (config.distill.form, config.distill.assistants) == ("per_instance", ())
+    assert (config.accumulate, config.mesh, config.init) == (2, "data=4,shard=2", "PATH")
+    assert config.model.elm_attention == config.model.info_recoupling == ("18" in file)  # ablations, which BNext-18 does not have
