@@ -24,6 +24,7 @@ class Launcher:
     def __exit__(self, *_):
         self._server.stdin.close()
         self._server.wait(timeout=60)
+        self._server.stdout.close()
 
     def ask(self, **request):
         """One request, one answer of the process that forks."""
@@ -45,8 +46,9 @@ def fork(words, output, environment, settings):
     pid = os.fork()
     if pid:
         return pid
-    for descriptor, ending in ((1, ".out"), (2, ".err")):
-        os.dup2(os.open(output + ending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.dup2(os.open(output + ".err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(2, 1)
+    result = open(output + ".out", "w")  # noqa: SIM115  as main.py does, the result's own
     code = 70
     try:
         import logging
@@ -60,7 +62,7 @@ def fork(words, output, environment, settings):
             jax.config.update(name, value)
         logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
         logging.getLogger("bnext_jax").setLevel(logging.INFO)
-        code = program.main(["main.py", *words])
+        code = program.main(["main.py", *words], result)
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
     finally:

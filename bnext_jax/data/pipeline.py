@@ -11,7 +11,11 @@ another image in its place (see data.faults), evaluation masks it.
 import collections
 import contextlib
 import itertools
+import multiprocessing
+import os
 import random
+import signal
+import threading
 
 import grain
 import numpy as np
@@ -151,7 +155,7 @@ def iterate(batches, *, start_step=0, stop_step=None, threads=4, workers=0):
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's global flags, which our commands do not use
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_begin_worker)
     elements = iter(dataset)
     try:
         yield from elements
@@ -164,6 +168,18 @@ def iterate(batches, *, start_step=0, stop_step=None, threads=4, workers=0):
         ) from error
     finally:
         elements.close()  # workers end, and what they left in shared memory is freed
+
+
+def _begin_worker(index, count):
+    """A decoding process leaves stopping to the one it works for, and ends with it, also where that is killed."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def ahead(batches, put):

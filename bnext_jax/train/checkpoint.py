@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from bnext_jax import cluster
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import MachineLost, UserError, one_line
 from bnext_jax.models import abstract_model
 from bnext_jax.train import state as state_lib
 
@@ -143,6 +143,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_):
+        if kind is MachineLost:
+            return  # closing would wait for the process that is gone
         try:
             if kind is None:
                 self.wait()

@@ -32,9 +32,9 @@ def train(config, workdir_path):
     cluster.check_equal(run.facts())
     keep = config.checkpoint
     with (
-        _losses_told(),
         preemption.Preemption() as stop,
         checkpoint.Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
+        _losses_told(),
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
