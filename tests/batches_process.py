@@ -1,10 +1,8 @@
-"""One of several real processes that read the same run: python -m tests.batches_process ID COUNT PORT WORKERS DATASETS OUTPUT.
+"""One of several real processes that read the same run: main(ID, COUNT, PORT, WORKERS, DATASETS, OUTPUT).
 
 Writes this process's rows of a few training batches from the middle of a run, and of all evaluation batches, and how many images all
 processes together evaluate. The four devices of the run are shared out among the processes.
 """
-
-import sys
 
 import jax
 import numpy as np
@@ -14,7 +12,7 @@ LINE = "random_resized_crop(24)|flip|randaugment(rand-m7-mstd0.5-inc1)"
 
 
 def main(process, count, port, workers, datasets, output):
-    """Arguments as on the command line."""
+    """Arguments as text: launcher.start passes them."""
     process, count, workers = int(process), int(count), int(workers)
     jax.config.update("jax_num_cpu_devices", DEVICES // count)
     if count > 1:
@@ -37,7 +35,3 @@ def main(process, count, port, workers, datasets, output):
     arrays = {f"train_{name}": np.stack([batch[name] for batch in read]) for name in ("image", "label")}
     arrays |= {f"eval_{name}": np.stack([part[name] for part in parts]) for name in ("label", "mask")}
     np.savez(output, rows=rows, total=total, **arrays)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -6,9 +6,6 @@ import logging
 import os
 import pathlib
 
-# Compiling is most of the tests' time, and LLVM's optimisations most of that. Real commands in test_commands.py run with them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import jax
 import pytest
 
@@ -25,6 +22,7 @@ from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data.prepare import prepare  # noqa: E402
 from bnext_jax.process import silence_abandoned  # noqa: E402
+from tests.launcher import Launcher  # noqa: E402
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has set the hook that makes errors of what nothing can catch
@@ -46,6 +44,13 @@ def digits(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("datasets"))
     prepare(DataConfig(directory=folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts real processes quickly, see tests.launcher."""
+    with Launcher() as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Real processes of main.py that start fast: a process that has imported everything forks one for each command.
+"""Real processes that start fast: one that has imported everything forks one for each command.
 
 `Launcher` is the test's side; `python -m tests.launcher` is the process that forks, before JAX has made any client.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -32,16 +33,22 @@ class Launcher:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, words, output, environment=None, settings=None):
-        """The process id of `python main.py WORDS`; output: a path, .out and .err are added. settings: of jax.config, {name: value}."""
-        return self.ask(words=[str(word) for word in words], output=str(output), environment=environment or {}, settings=settings or {})
+    def start(self, words, output, environment=None, settings=None, module="main"):
+        """The process id of `python main.py WORDS`, or of `python -m MODULE WORDS`.
+
+        Args:
+          words: str() of each is passed. output: a path, to which .out and .err are added. environment: more of it. settings: of
+          jax.config, {name: value}. module: has main(*words) that returns None.
+        """
+        line = [str(word) for word in words]
+        return self.ask(words=line, output=str(output), environment=environment or {}, settings=settings or {}, module=module)
 
     def end(self, pid):
         """Waits for a process; returns its exit code, -N where signal N ended it."""
         return self.ask(wait=pid)
 
 
-def fork(words, output, environment, settings):
+def fork(words, output, environment, settings, module):
     """The child's process id; the child never returns."""
     pid = os.fork()
     if pid:
@@ -62,7 +69,7 @@ def fork(words, output, environment, settings):
             jax.config.update(name, value)
         logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
         logging.getLogger("bnext_jax").setLevel(logging.INFO)
-        code = program.main(["main.py", *words], result)
+        code = program.main(["main.py", *words], result) if module == "main" else importlib.import_module(module).main(*words) or 0
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
     finally:
@@ -73,8 +80,6 @@ def fork(words, output, environment, settings):
 
 def serve():
     """Forks and waits, as asked on standard input, until it is closed."""
-    import importlib
-
     for name in EVERYTHING:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")

@@ -1,13 +1,12 @@
 """One of several real processes that train the same run, for a few steps in each of some cases.
 
-python -m tests.parallel_process PROCESS COUNT PORT DEVICES SEED DATASETS TEACHER OUTPUT CASE...
+main(PROCESS, COUNT, PORT, DEVICES, SEED, DATASETS, TEACHER, OUTPUT, CASE...)
 
 Steps go through train.run.Run, as in the loop; process 0 writes the whole state, the metrics of the last step and the evaluation to
 OUTPUT/CASE.npz.
 """
 
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -63,7 +62,7 @@ def train(config, steps, evaluates=False):
 
 
 def main(process, count, port, devices, seed, datasets, teacher, output, *cases):
-    """Arguments as on the command line."""
+    """Arguments as text: launcher.start passes them."""
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if int(count) > 1:
@@ -73,7 +72,3 @@ def main(process, count, port, devices, seed, datasets, teacher, output, *cases)
         found = train(settings(case, int(seed), datasets, teacher), CASES[case][-1], evaluates=case == "whole")
         if jax.process_index() == 0:
             np.savez(pathlib.Path(output) / case, **found)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

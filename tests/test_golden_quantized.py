@@ -14,6 +14,8 @@ from tests import golden_files
 FILES = golden_files.files("quantized")
 NETWORKS = [path for path in FILES if path.stem.startswith("bnext")]
 
+pytestmark = pytest.mark.golden
+
 
 def _layer(name, meta, weight):
     """A layer of ours with the stored weight, its layout's transposition, and that of its input."""

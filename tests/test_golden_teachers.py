@@ -9,6 +9,8 @@ from bnext_jax.convert import from_state_dict
 from bnext_jax.models import abstract_model
 from tests import golden_files
 
+pytestmark = pytest.mark.golden
+
 
 @pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
 def test_golden_logits_and_features(path, monkeypatch):

@@ -1,9 +1,6 @@
 """The same training on one device, on eight, and on those of two and four real processes; replicated, sharded, in pieces."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +15,6 @@ from bnext_jax.train import checkpoint, mesh, state
 from bnext_jax.train.run import Run
 from bnext_jax.train.step import normalise
 from tests import parallel_process
-from tests.test_commands import ROOT
 from tests.test_processes import free_port
 
 SEED = 0  # with which no value that is binarised in the first step lies within 1e-5 of zero, see below
@@ -73,12 +69,12 @@ def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monke
         (4, 1, ("whole", "sharded")),
     ],
 )
-def test_training_does_not_depend_on_the_devices_and_processes(alone, digits, teacher, tmp_path, count, devices, cases):
-    port = free_port()
-    command = [sys.executable, "-m", "tests.parallel_process"]
-    shared = (count, port, devices, SEED, digits, teacher, tmp_path, *cases)
-    processes = [subprocess.Popen([*command, *map(str, (process, *shared))], cwd=ROOT, env=os.environ) for process in range(count)]
-    assert [process.wait(timeout=600) for process in processes] == [0] * count
+def test_training_does_not_depend_on_the_devices_and_processes(alone, launcher, digits, teacher, tmp_path, count, devices, cases):
+    shared = (count, free_port(), devices, SEED, digits, teacher, tmp_path, *cases)
+    processes = [
+        launcher.start((process, *shared), tmp_path / f"process{process}", module="tests.parallel_process") for process in range(count)
+    ]
+    assert [launcher.end(process) for process in processes] == [0] * count, (tmp_path / "process0.err").read_text()
     for case in cases:
         expected, found = alone[SAME.get(case, case)], dict(np.load(tmp_path / f"{case}.npz"))
         names = {name for name in found if not name.startswith("evaluation") and name != "held"}

@@ -11,19 +11,12 @@ import numpy as np
 import pytest
 
 from bnext_jax.train import checkpoint, watch
-from tests.launcher import Launcher
 from tests.test_processes import free_port
 from tests.test_train import saved_state
 
 KILLS = 20
 STEPS = 16  # two epochs of 512 // 64 batches
 SAVED_EVERY = 3
-
-
-@pytest.fixture(scope="module")
-def launcher():
-    with Launcher() as started:
-        yield started
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def words(digits):
     def make(workdir, *more):
         return [
             "train", "--config=configs/digits_student.py:smoke", f"--workdir={workdir}", f"--config.data.directory={digits}",
-            "--config.model.widths=(8,8,16)", "--config.data.train_split=train[:512]", "--config.data.eval_split=test[:120]",
+            "--config.model.widths=(8,8)", "--config.data.train_split=train[:512]", "--config.data.eval_split=test[:120]",
             f"--config.checkpoint.every_steps={SAVED_EVERY}", "--config.checkpoint.keep_latest=3", *more,
         ]  # fmt: skip
 
@@ -62,7 +55,7 @@ def result(output):
 
 def assert_same_state(one, other):
     (step, ours), (others_step, theirs) = saved_state(one), saved_state(other)
-    assert step == others_step == STEPS and ours.keys() == theirs.keys() and len(ours) > 150
+    assert step == others_step == STEPS and ours.keys() == theirs.keys() and len(ours) > 60
     for key in ours:
         assert ours[key].tobytes() == theirs[key].tobytes(), key
 

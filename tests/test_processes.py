@@ -1,9 +1,6 @@
 """The same global batches for any number of real processes and workers, and every image evaluated once."""
 
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +8,6 @@ import pytest
 from bnext_jax.config import DataConfig
 from bnext_jax.data import pipeline, sources
 from tests.batches_process import BATCH, LINE, STEPS
-from tests.test_commands import ROOT
 
 
 def free_port():
@@ -21,15 +17,14 @@ def free_port():
 
 
 @pytest.mark.parametrize(("count", "workers"), [(1, 2), (2, 0), (4, 1)])
-def test_real_processes_read_the_global_batches_of_one_and_evaluate_every_image_once(digits, tmp_path, count, workers):
+def test_real_processes_read_the_global_batches_of_one_and_evaluate_every_image_once(launcher, digits, tmp_path, count, workers):
     port = free_port()
     outputs = [tmp_path / f"{process}.npz" for process in range(count)]
-    command = [sys.executable, "-m", "tests.batches_process"]
     processes = [
-        subprocess.Popen([*command, *map(str, (process, count, port, workers, digits, output))], cwd=ROOT, env=os.environ)
+        launcher.start((process, count, port, workers, digits, output), output, module="tests.batches_process")
         for process, output in enumerate(outputs)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0] * count
+    assert [launcher.end(process) for process in processes] == [0] * count
     parts = [dict(np.load(output)) for output in outputs]
     assert sorted(row for part in parts for row in part["rows"]) == list(range(BATCH))
 

@@ -113,6 +113,22 @@ def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
     assert code == 2 and "was trained on 10 classes that are not the 2 of digits" in error
 
 
+def test_norms_layers_and_a_profile_are_recorded_on_request(train, tmp_path):
+    words = ["--config.watch_layers=True", "--config.profile_at_step=2", "--config.stop_at_step=8"]
+    assert train("smoke", tmp_path / "run", *words)[0] == 0
+    (line,) = watch.read_metrics(tmp_path / "run")
+    groups = ("latent", "weights", "rest")
+    assert np.hypot.reduce([line[f"grad_norm/{group}"] for group in groups]) == pytest.approx(line["grad_norm"], rel=1e-5)
+    assert all(0 < line[f"update_norm/{group}"] < line[f"param_norm/{group}"] for group in groups)
+    sizes = {"blocks/0/unit3x3": 9 * 64, "blocks/0/units1x1/0": 64, "blocks/1/unit3x3": 9 * 64, "blocks/1/units1x1/0": 64,
+             "blocks/1/units1x1/1": 64, "blocks/2/unit3x3": 9 * 256, "blocks/2/units1x1/0": 256}  # fmt: skip
+    flipped = sum(size * line[f"flip_ratio/{name}/conv"] for name, size in sizes.items())
+    assert flipped / sum(sizes.values()) == pytest.approx(line["flip_ratio"])
+    assert all(0.3 < line[f"plus_share/{name}/conv"] < 0.7 for name in sizes)  # weights are drawn around zero
+    assert line["step_seconds"] > 0 and line["compile_seconds"] > 0 and line["evaluation_seconds"] > 0
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+
+
 @pytest.mark.parametrize("precision", ["bfloat16"])
 def test_a_student_also_trains_in_bfloat16_with_float32_weights(train, tmp_path, precision):
     code, result, _ = train("smoke", tmp_path / "run", f"--config.precision={precision}", "--config.stop_at_step=22")
@@ -151,12 +167,22 @@ def test_the_assistant_changes_at_its_epoch(train, tmp_path, monkeypatch):
 
     for role in ("a", "b"):
         assert train("teacher", tmp_path / role, "--config.stop_at_step=1", f"--config.seed={ord(role)}")[0] == 0
-    appointed = []
+    appointed, held = [], []
     appoint = teachers.Faculty.appoint
-    monkeypatch.setattr(teachers.Faculty, "appoint", lambda self, paths: appointed.append(paths) or appoint(self, paths))
+
+    def noted(self, paths):
+        appointed.append(paths)
+        changed = appoint(self, paths)
+        held.extend((role, array) for role, arrays in self.variables.items() for array in arrays.values())
+        return changed
+
+    monkeypatch.setattr(teachers.Faculty, "appoint", noted)
     distilled = [f"--config.distill.main={tmp_path / 'a'}", f"--config.distill.assistants=('{tmp_path / 'b'}','{tmp_path / 'a'}')"]
     assert train("smoke", tmp_path / "student", *distilled)[0] == 0
     assert appointed == [{"main": str(tmp_path / "a"), "assistant": str(tmp_path / "b")}, {"main": str(tmp_path / "a")}]
+    assert {role for role, array in held if array.is_deleted()} == {"assistant"}  # whose memory is free again
+    first, second = watch.read_metrics(tmp_path / "student")
+    assert {"train_top1/main", "train_top1/assistant"} <= first.keys() and "train_top1/assistant" not in second
 
 
 def test_a_nan_stops_the_run_names_the_step_and_its_images_and_keeps_the_last_good_checkpoint(train, digits, tmp_path, monkeypatch):

@@ -153,7 +153,6 @@ def _epochs(run, checkpoints, writer, start, last, stop):
                 save(done, final and final["top1"])
                 _tell(progress, run, done, values)
             elif saves or meter.stop:
-                meter.read()
                 save(done)
             if meter.stop:
                 checkpoints.wait()
@@ -168,7 +167,7 @@ def _watch(run, meter, feed, step, metrics, whole):
     """
     try:
         meter.add(step, metrics)
-        if whole:
+        if whole or meter.stop:
             meter.read()
     except watch.NotFinite as error:
         path = run.folder / NOT_FINITE_FILE

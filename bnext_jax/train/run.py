@@ -188,7 +188,7 @@ class Run:
     def prepare_epoch(self, epoch):
         """Puts the epoch's teachers in office; where they change, and at first, compiles a new step."""
         config = self.config
-        changed = self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch))
+        changed = cluster.agree(lambda: self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch)))
         if not changed and self.step is not None:
             return
         self.step = None  # frees the old one's memory

@@ -83,8 +83,10 @@ class Faculty:
         """Loads what `paths` ({role: path}) adds, frees what it drops; returns whether anything changed."""
         if paths == self.paths:
             return False
-        for role in self.paths.keys() - paths.keys():
-            del self.networks[role], self.variables[role]
+        for role in [role for role, path in self.paths.items() if paths.get(role) != path]:
+            del self.networks[role]
+            for array in self.variables.pop(role).values():
+                array.delete()  # at once, not when Python comes to it: the next one needs the place
         for role, path in paths.items():
             if self.paths.get(role) != path:
                 model, _ = networks.load(path)

@@ -1,0 +1,48 @@
+"""What the teachers cost: BNext-T's training step with EfficientNet-B0 and -B2 in bfloat16 and float32, against labels alone.
+
+    python benchmarks/distillation.py
+
+224 pixels, batch 8, float32 student, all cores, in one run. A CPU without bfloat16 units emulates them; a TPU is made for them. FLOPs are
+XLA's count of the compiled program: the machine's speed aside, they say what share of the work the teachers are.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+from bnext_jax.process import restart_with_huge_pages
+
+if __name__ == "__main__":
+    restart_with_huge_pages()  # as main.py does
+
+from benchmarks import record, steps
+from bnext_jax.train import mesh
+
+BATCH, PIXELS = 8, 224
+TEACHERS = ("efficientnet_b0", "efficientnet_b2")
+
+
+def measure(shardings, teachers, dtype):
+    """{"step_seconds", "gflops_per_image"} of a step with these teachers."""
+    step, arguments, _ = steps.prepared(shardings, "bnext_tiny", BATCH, PIXELS, teachers=teachers, teacher_dtype=dtype)
+    compiled = step.lower(*arguments).compile()
+    stepping = steps.Stepping(compiled, arguments)
+    stepping()
+    flops = compiled.cost_analysis()["flops"]
+    return {"step_seconds": round(steps.best_seconds(stepping), 3), "gflops_per_image": round(flops / BATCH / 1e9, 2)}
+
+
+def main():
+    """Runs everything and writes results/distillation.json."""
+    shardings = mesh.make_shardings()
+    found = {"labels": measure(shardings, (), "float32")}
+    for dtype in ("float32", "bfloat16"):
+        found[dtype] = measure(shardings, TEACHERS, dtype)
+        for figure in ("step_seconds", "gflops_per_image"):
+            share = 1 - found["labels"][figure] / found[dtype][figure]
+            found[dtype][f"teachers_share_of_{figure}"] = round(share, 3)
+    record.write("distillation", {"settings": {"batch": BATCH, "pixels": PIXELS, "teachers": TEACHERS}, **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Training steps over several devices: images a second at fixed work a device, what devices send each other, what a step costs the host.
+
+    python benchmarks/scaling.py
+
+BNext-T at 64 pixels, 8 images a device, on 1, 2, 4 and 8 virtual devices of this machine's CPU: they share its cores, so images a second
+cannot grow; what they show is that the work, and not the number of devices, decides. Collectives are read from the compiled programs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import jax
+
+from benchmarks import record, steps
+from bnext_jax.train import mesh
+from bnext_jax.train.collectives import collectives
+
+SHARE, PIXELS = 8, 64
+DEVICES = (1, 2, 4, 8)
+# layout -> (batch-norm group as a number of images or None, mesh)
+LAYOUTS = {"grouped": (SHARE, ""), "synchronised": (None, ""), "grouped_sharded": (SHARE, "shard=2")}
+
+
+def one(devices, layout):
+    """The figures of one layout on some devices."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    group, text = LAYOUTS[layout]
+    shardings = mesh.make_shardings(text)
+    step, arguments, _ = steps.prepared(shardings, "bnext_tiny", SHARE * devices, PIXELS, group=group)
+    compiled = step.lower(*arguments).compile()
+    stepping = steps.Stepping(compiled, arguments)
+    jax.block_until_ready(stepping())
+    seconds = steps.best_seconds(stepping)
+    host = []
+    for _ in range(5):
+        start = time.perf_counter()
+        loss = stepping()
+        host.append(time.perf_counter() - start)
+        jax.block_until_ready(loss)
+    return {
+        "images_per_second": round(SHARE * devices / seconds, 2),
+        "step_seconds": round(seconds, 3),
+        "host_milliseconds": round(1000 * min(host), 1),
+        "collectives": collectives(compiled.as_text()),
+    }
+
+
+def main():
+    """Runs each layout in a process of its own and writes results/scaling.json."""
+    if len(sys.argv) > 1:
+        print(json.dumps(one(int(sys.argv[1]), sys.argv[2])))
+        return
+    found = {}
+    for layout in LAYOUTS:
+        for devices in DEVICES if layout == "grouped" else DEVICES[-1:]:
+            line = [sys.executable, __file__, str(devices), layout]
+            done = subprocess.run(line, capture_output=True, text=True, check=True)
+            found.setdefault(layout, {})[devices] = json.loads(done.stdout.splitlines()[-1])
+            print(layout, devices, found[layout][devices], file=sys.stderr, flush=True)
+    record.write(
+        "scaling", {"settings": {"model": "bnext_tiny", "images_per_device": SHARE, "pixels": PIXELS, "precision": "float32"}, **found}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Finding each other, and agreeing; what real processes do is in test_preemption.py and test_parallel.py."""
+
+import json
+
+import pytest
+
+from bnext_jax import cluster
+from bnext_jax.errors import UserError
+from bnext_jax.train import loop, preemption
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"}, "are set without JAX_PROCESS_ID"),
+        ({"JAX_PROCESS_ID": "0"}, "without JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            "'two' and JAX_PROCESS_ID '0' must be whole",
+        ),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "did not find each other"),
+    ],
+)
+def test_an_environment_that_names_no_run_is_told(monkeypatch, variables, told):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
+        cluster.join()
+
+
+def as_process(monkeypatch, texts):
+    """Makes this process think that it is one of several, whose texts are these; its own is None among them."""
+    monkeypatch.setattr(cluster, "texts", lambda text: [text if other is None else other for other in texts])
+
+
+def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
+    def fails():
+        raise UserError("no data here")
+
+    as_process(monkeypatch, [None, ""])
+    with pytest.raises(UserError, match=r"^no data here$"):
+        cluster.agree(fails)
+    as_process(monkeypatch, [None, "no data here"])
+    with pytest.raises(UserError, match=r"^process 1 of 2 stopped: no data here$"):
+        cluster.agree(lambda: 5)
+    as_process(monkeypatch, [None, ""])
+    assert cluster.agree(lambda: 5) == 5
+
+
+def test_what_differs_between_processes_is_named(monkeypatch):
+    facts = {"config.seed": 1, "commit": "abc", "images": [9, 3]}
+    as_process(monkeypatch, [None, json.dumps(facts), json.dumps({**facts, "commit": "def", "images": [9, 4]})])
+    with pytest.raises(
+        UserError, match=r"processes 0 and 2 do not run the same: commit \('abc' and 'def'\), images \(\[9, 3\] and \[9, 4\]\)"
+    ):
+        cluster.check_equal(facts)
+    as_process(monkeypatch, [None, json.dumps(facts)])
+    cluster.check_equal(facts)
+
+
+class FakeRun:
+    """What the feed asks of a run: two good batches, then data that fail."""
+
+    def read(self, start, last):
+        yield from ("a", "b")
+        raise UserError("a worker died")
+
+    def flag(self, value):
+        return value
+
+    def blank_batch(self):
+        return "blank"
+
+
+def test_failing_data_end_a_run_alone_at_once_and_one_of_several_processes_goes_on_with_blanks_until_all_know(monkeypatch):
+    feed = loop._Feed(FakeRun(), 0, 9, preemption.Preemption())
+    assert [next(feed), next(feed)] == [("a", 0), ("b", 0)]
+    with pytest.raises(UserError, match="a worker died"):
+        next(feed)
+    monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
+    feed = loop._Feed(FakeRun(), 0, 9, preemption.Preemption())
+    assert [next(feed) for _ in range(4)] == [("a", 0), ("b", 0), ("blank", preemption.FAILED), ("blank", preemption.FAILED)]
+    assert str(feed.failure) == "a worker died"
+    assert preemption.is_failure(preemption.FAILED + 3) and not preemption.is_failure(4096 * preemption.STOP)
