@@ -1,7 +1,7 @@
 """python main.py COMMAND [flags] [FILES]: reads a word and flags, calls one function, prints its result.
 
 Logs and progress go to standard error; the last line on standard output is the result as one JSON object.
-Exit code 0; 2 = a user's error, told in one sentence; 75 = stopped (SIGTERM, another process lost) after a save, start again;
+Exit code 0; 2 = a user's error, told in one sentence; 75 = start again: told to stop (SIGTERM) and saved, or another process lost;
 130 = interrupted twice; a traceback is a bug.
 """
 

@@ -16,8 +16,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import jax
 
 from benchmarks import record, steps
+from benchmarks.collectives import collectives
 from bnext_jax.train import mesh
-from bnext_jax.train.collectives import collectives
 
 SHARE, PIXELS = 8, 64
 DEVICES = (1, 2, 4, 8)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import MachineLost, UserError, one_line
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 TOLD_BYTES = 16384  # of one process's text
@@ -22,7 +22,7 @@ def join():
     JAX_NUM_PROCESSES, JAX_PROCESS_ID. A second call in a process does nothing.
 
     Raises:
-      UserError: only some of the variables are set, or not to numbers; the other processes do not come.
+      UserError: only some of the variables are set, or not to numbers. MachineLost: the other processes do not come.
     """
     if jax.distributed.is_initialized():
         return
@@ -39,9 +39,12 @@ def join():
             arguments = {"coordinator_address": address, "num_processes": int(count), "process_id": int(process)}
         except ValueError as error:
             raise UserError(f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {process!r} must be whole numbers") from error
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM; see train.preemption
     try:
         jax.distributed.initialize(**arguments)
-    except (ValueError, RuntimeError) as error:  # counts that cannot be, a coordinator that does not answer
+    except jax.errors.JaxRuntimeError as error:  # JAX waits five minutes
+        raise MachineLost(f"the processes of the run did not find each other in time ({one_line(error)}); start all of them") from error
+    except (ValueError, RuntimeError) as error:  # counts that cannot be
         raise UserError(f"the processes of the run did not find each other ({one_line(error)}); start all of them") from error
 
 
@@ -65,21 +68,21 @@ def texts(text):
 
 
 def agree(work):
-    """work() in every process: its result, or UserError in all of them where it fails with one in any.
+    """work() in every process: its result; or, where it raises anything in one, that there and UserError in the others.
 
     A process that gave up alone would leave the others waiting for it.
     """
-    result, problem = None, None
+    result, problem, text = None, None, ""
     try:
         result = work()
-    except UserError as error:
-        problem = error
-    told = texts(str(problem or ""))
+    except Exception as error:
+        problem, text = error, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+    told = texts(text)
     if problem is not None:
         raise problem
-    for process, text in enumerate(told):
-        if text:
-            raise UserError(f"process {process} of {len(told)} stopped: {text}")
+    for process, other in enumerate(told):
+        if other:
+            raise UserError(f"process {process} of {len(told)} stopped: {other}")
     return result
 
 

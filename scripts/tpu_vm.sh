@@ -45,7 +45,7 @@ keep() { # 75: told to stop, or another host lost; above 128: killed. Passes SIG
       wait "$child" || code=$?
     done
     echo "tpu_vm.sh: training ended with code $code" >&2
-    ((code == 0)) || sleep 10
+    sleep $((code > 128 ? 120 : code == 75 ? 10 : 0)) # JAX takes 100 s to see that a killed process is gone
   done
   exit "$code"
 }

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import time
 
@@ -156,12 +157,17 @@ def several(launcher, words, output, settings, count=2):
 def test_two_processes_stop_together_one_alone_goes_on_and_all_numbers_evaluate_alike(launcher, words, digits, tmp_path):
     wide = {"jax_enable_x64": True}
     line = words(tmp_path / "run", "--config.precision=float64", "--config.mesh=shard=2", "--config.batch_norm_group=32")
-    pids, outputs = several(launcher, line, tmp_path / "both", wide)
+    pids, outputs = several(launcher, line, tmp_path / "first", wide)
     wait_for(lambda: "compiled" in result(outputs[0])[1] or not alive(pids[0]))
     os.kill(pids[1], signal.SIGTERM)  # one of them
     assert [launcher.end(pid) for pid in pids] == [75, 75], result(outputs[0])[1] + result(outputs[1])[1]
     told, (silent, _) = result(outputs[0])[0], result(outputs[1])
     assert silent is None and told["finished"] is False and steps(tmp_path / "run")[-1] == told["steps"] < STEPS
+
+    shutil.copytree(tmp_path / "run", tmp_path / "both")
+    pids, outputs = several(launcher, [word.replace(str(tmp_path / "run"), str(tmp_path / "both")) for word in line], tmp_path / "on", wide)
+    assert [launcher.end(pid) for pid in pids] == [0, 0], result(outputs[0])[1] + result(outputs[1])[1]
+    together = result(outputs[0])[0]
 
     # another number of processes: the same stream, and in float64 the same parameters
     changed = words(tmp_path / "run", "--config.precision=float64", "--config.batch_norm_group=32")
@@ -171,6 +177,7 @@ def test_two_processes_stop_together_one_alone_goes_on_and_all_numbers_evaluate_
     finished, expected = result(tmp_path / "alone")[0], result(tmp_path / "whole")[0]
     assert (finished["steps"], finished["top1"], finished["examples"]) == (STEPS, expected["top1"], 120)
     assert finished["loss"] == pytest.approx(expected["loss"], rel=1e-9)
+    assert together["steps"] == STEPS and together["loss"] == pytest.approx(expected["loss"], rel=1e-9)
 
     for count in (1, 2):
         line = ["evaluate", f"--checkpoint={tmp_path / 'whole'}", f"--predictions={tmp_path / f'{count}.csv'}"]

@@ -264,6 +264,10 @@ def test_a_flipped_bit_among_the_weights_does_not_load_in_silence(whole, tmp_pat
     assert "the bytes of network in" in caplog.text and "sha256 differs" in caplog.text
 
 
+def test_checkpoints_in_a_bucket_stay_there():
+    assert str(checkpoint._root("gs://bucket/runs/tiny")) == "gs://bucket/runs/tiny/checkpoints"
+
+
 def test_the_digest_tells_one_flipped_bit_one_renamed_key_and_one_other_type():
     tree = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
     flipped = {**tree, "a": (tree["a"].view(np.uint32) ^ np.array([0, 0, 0, 1, 0, 0], np.uint32)).view(np.float32)}

@@ -6,6 +6,7 @@ both parts, because a flipped byte on disk would otherwise load in silence.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import logging
@@ -20,16 +21,23 @@ from orbax.checkpoint import v1 as ocp
 from bnext_jax import cluster
 from bnext_jax.errors import MachineLost, UserError, one_line
 from bnext_jax.models import abstract_model
+from bnext_jax.train import mesh
 from bnext_jax.train import state as state_lib
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 
 
+@functools.cache
+def _gather(mesh):
+    """One jitted function a mesh: another for each array would compile at each save."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 def on_host(leaf):
     """An array on the host, also where other processes hold parts of it; then all processes must call it."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+        leaf = _gather(leaf.sharding.mesh)(leaf)
     return np.ascontiguousarray(leaf)
 
 
@@ -46,8 +54,13 @@ def digest(tree):
         return hashlib.sha256(b"".join(pool.map(of_leaf, leaves))).hexdigest()
 
 
+def _absolute(path):
+    """Orbax takes absolute paths only; what lies in a bucket is."""
+    return epath.Path(path) if "://" in str(path) else epath.Path(path).absolute()
+
+
 def _root(workdir):
-    return epath.Path(workdir).absolute() / FOLDER  # Orbax takes absolute paths only
+    return _absolute(workdir) / FOLDER
 
 
 def _parts(state):
@@ -129,7 +142,7 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
         self.root = _root(workdir)
-        _drop_broken_metrics(self.root)
+        cluster.agree(lambda: _drop_broken_metrics(self.root) if cluster.is_first() else None)
         self._manager = ocp.training.Checkpointer(
             self.root,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -164,6 +177,8 @@ class Checkpoints:
         try:
             return write()
         except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
+                raise MachineLost(f"another process of the run ended during a save ({one_line(error)[:160]}); start all again") from error
             raise UserError(
                 f"a checkpoint could not be written to {self.root}: {one_line(error)}; free space or choose another --workdir"
             ) from error
@@ -199,24 +214,19 @@ class Checkpoints:
         """
 
         def load(step):
-            try:
-                return step, _load(self.root / str(step), wanted)[0]
+            try:  # each reads by itself, but all the same steps: Orbax counts, and waits for, the others' operations
+                return cluster.agree(lambda: _load(self.root / str(step), wanted))
             except Exception:
                 self._unreadable.append(step)
                 raise
 
         wanted = _parts(abstract_state)
-        # one process looks for the newest whole one: others might find another
-        found = cluster.agree(lambda: _newest_whole(self.steps(), load, self.root) if cluster.is_first() and self.steps() else None)
-        step, self._unreadable = json.loads(cluster.texts(json.dumps((found and found[0], self._unreadable)))[0])
-        if step is None:
+        steps = json.loads(cluster.texts(json.dumps(self.steps()))[0])
+        if not steps:
             return None
-        path = self.root / str(step)
-        if jax.process_count() > 1:
-            parts = ocp.load_checkpointables(path, wanted)
-        else:
-            parts = jax.device_put(found[1], jax.tree.map(lambda leaf: leaf.sharding, wanted))
-        return {**parts["network"], **parts["training"]}, _described(path)
+        parts, metadata = _newest_whole(steps, load, self.root)
+        parts = jax.tree.map(lambda leaf, like: mesh.placed(leaf, like.sharding), parts, wanted)
+        return {**parts["network"], **parts["training"]}, metadata
 
 
 def save_network(folder, params, batch_stats, metadata):
@@ -229,7 +239,7 @@ def save_network(folder, params, batch_stats, metadata):
     """
     parts = {"network": {"params": params, "batch_stats": batch_stats}}
     metadata = {**metadata, "sha256": {name: digest(tree) for name, tree in parts.items()}}
-    folder = epath.Path(folder).absolute()
+    folder = _absolute(folder)
     partial = folder.with_name(f".{folder.name}.partial")  # where a write fails, Orbax's threads still make folders behind our back
     try:
         shutil.rmtree(partial, ignore_errors=True)

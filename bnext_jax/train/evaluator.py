@@ -62,6 +62,12 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
         undecodable.update(int(index) for index in batch.pop("undecodable") if index >= 0)
         return shardings.put_batch(batch)
 
+    def blank():
+        """A batch that counts nothing, for the steps that other processes have begun when this one's data fail."""
+        rows = len(batches.rows)
+        image = np.zeros((rows, *batches.blank().shape), np.uint8)
+        return shardings.put_batch({"image": image, "label": np.zeros(rows, np.int32), "mask": np.zeros(rows, bool)})
+
     def take(found):
         """Reads the sums of one batch, when the next one is under way."""
         if found is None:
@@ -70,13 +76,21 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
             predictions.add(found)
         for name in total:
             total[name] += float(found[name])
+        if preemption.is_failure(found["stop"]):
+            raise failure or UserError("another process stopped while it evaluated, see its output")
         if found["stop"]:
             raise preemption.Stopped
 
-    before = None
-    for batch in pipeline.ahead(read, put):
+    feed, before, failure = pipeline.ahead(read, put), None, None
+    for _ in range(len(batches)):
         asked = preemption.STOP if stop is not None and stop.requested else preemption.GO
-        found = eval_step(variables, batch, flag(asked))
+        try:
+            batch = next(feed) if failure is None else blank()
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            failure, batch = error, blank()
+        found = eval_step(variables, batch, flag(preemption.FAILED if failure else asked))
         take(before)
         before = found
     take(before)

@@ -13,6 +13,18 @@ from bnext_jax.train.run import Run
 NOT_FINITE_FILE = "not_finite.json"
 
 
+@contextlib.contextmanager
+def _losses_told():
+    """Where processes compute together, an error of the devices means that one of them is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise MachineLost(f"another process of the run ended ({one_line(error)[:160]}); start all again") from error
+
+
+@_losses_told()
 def train(config, workdir_path):
     """Trains, or resumes, one run, alone or as one of several processes (see cluster.join).
 
@@ -29,7 +41,8 @@ def train(config, workdir_path):
     """
     folder = cluster.agree(lambda: workdir.claim(workdir_path, config))
     run = cluster.agree(lambda: Run(config, folder))
-    cluster.check_equal(run.facts())
+    cluster.check_equal(cluster.agree(run.facts))
+    cluster.agree(lambda: workdir.check_shared(folder, config))
     keep = config.checkpoint
     with (
         preemption.Preemption() as stop,
@@ -40,7 +53,7 @@ def train(config, workdir_path):
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
         try:
             measured = {"teachers": run.measure_teachers(stop)} if config.distill.measure else {}
-            with contextlib.closing(watch.Writer(folder, start, config.tensorboard)) as writer:
+            with contextlib.closing(cluster.agree(lambda: watch.Writer(folder, start, config.tensorboard))) as writer:
                 seconds, final = _epochs(run, checkpoints, writer, start, last, stop)
             final = final or run.evaluate(stop)
         except preemption.Stopped:
@@ -61,17 +74,6 @@ def train(config, workdir_path):
         "workdir": str(workdir_path),
         **measured,
     }
-
-
-@contextlib.contextmanager
-def _losses_told():
-    """Where processes compute together, an error of the devices means that one of them is gone."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        raise MachineLost(f"another process of the run ended ({one_line(error)[:160]}); start all again") from error
 
 
 def _resume(run, checkpoints):
@@ -98,7 +100,7 @@ class _Feed:
         if self.failure is None:
             try:
                 return next(self._data), self._run.flag(preemption.STOP if self._stop.requested else preemption.GO)
-            except UserError as error:
+            except Exception as error:
                 if jax.process_count() == 1:
                     raise
                 self.failure = error
@@ -115,6 +117,9 @@ def _epochs(run, checkpoints, writer, start, last, stop):
     meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent, run.state["params"])
     clock, final = watch.Clock(), None
 
+    def write(done, values):
+        cluster.agree(lambda: writer.write(done, values))
+
     def save(done, top1=None):
         with clock.measure("checkpoint"):
             checkpoints.save(done, run.state, run.metadata(done), top1=top1)
@@ -123,7 +128,7 @@ def _epochs(run, checkpoints, writer, start, last, stop):
         for step in range(start, last):
             if step == start or step % run.steps_per_epoch == 0:
                 with clock.measure("compile"):
-                    run.prepare_epoch(step // run.steps_per_epoch)
+                    cluster.agree(lambda epoch=step // run.steps_per_epoch: run.prepare_epoch(epoch))
             with clock.measure("data_wait"):
                 batch, flag = next(feed)
             profile.look(step)
@@ -137,19 +142,19 @@ def _epochs(run, checkpoints, writer, start, last, stop):
             if epoch_ends or ends:
                 values = _epoch_values(run, meter, binary, step, clock.read())
                 meter.reset()
-                clock.reset()
                 final = None
                 if not meter.stop and (ends or (done // run.steps_per_epoch) % config.eval_every_epochs == 0):
                     try:
                         with clock.measure("evaluation"):
                             final = run.evaluate(stop)
                     except (UserError, preemption.Stopped):  # the epoch is not lost with its evaluation
-                        writer.write(done, values)
+                        write(done, values)
                         save(done)
                         checkpoints.wait()
                         raise
                     values |= {f"test_{name}": final[name] for name in ("top1", "top5", "loss")}
-                writer.write(done, values)
+                write(done, {**values, **clock.parts("evaluation")})
+                clock.reset()  # a save at an epoch's end counts for the next one, whose line is not written yet
                 save(done, final and final["top1"])
                 _tell(progress, run, done, values)
             elif saves or meter.stop:
@@ -170,12 +175,18 @@ def _watch(run, meter, feed, step, metrics, whole):
         if whole or meter.stop:
             meter.read()
     except watch.NotFinite as error:
+        if preemption.is_failure(meter.stop):  # blank images may well give such numbers
+            raise _failed(feed) from error
         path = run.folder / NOT_FINITE_FILE
         run.note_batch(path, error.step, error.values)
         raise UserError(f"{error}; the step's images are listed in {path}") from error
     if preemption.is_failure(meter.stop):
-        raise feed.failure or UserError("another process of the run stopped, see its output; the run goes on from its last checkpoint")
+        raise _failed(feed)
     run.faults.check(meter.undecodable)
+
+
+def _failed(feed):
+    return feed.failure or UserError("another process of the run stopped, see its output; the run goes on from its last checkpoint")
 
 
 def _epoch_values(run, meter, binary, step, seconds):

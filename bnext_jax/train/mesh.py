@@ -44,11 +44,11 @@ class Shardings:
 
     def put(self, tree):
         """A tree of host or device arrays, the same in every process, replicated on the mesh."""
-        return jax.tree.map(lambda leaf: _placed(leaf, self.replicated), tree)
+        return jax.tree.map(lambda leaf: placed(leaf, self.replicated), tree)
 
     def put_state(self, tree):
         """A training state, the same in every process, on the mesh as `of_state` says."""
-        return jax.tree.map(_placed, tree, self.of_state(tree))
+        return jax.tree.map(placed, tree, self.of_state(tree))
 
     def put_batch(self, batch):
         """{name: the rows [local rows, ...] of this process} -> {name: global array}, split over the mesh."""
@@ -84,7 +84,8 @@ class Shardings:
         return sorted({row for (part,) in slices for row in range(*part.indices(batch_size))})
 
 
-def _placed(leaf, sharding):
+def placed(leaf, sharding):
+    """An array on the mesh: of the host or of one device, the same in every process; or one that lies on the mesh otherwise."""
     if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)  # device_put would compare every array between the processes

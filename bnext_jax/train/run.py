@@ -176,19 +176,21 @@ class Run:
         found = {name: values for name, values in json.loads(kept).items() if name in names}
         for name in names:
             if name not in found:
-                model, _ = networks.load(teachers.located(name))
+                model, _ = cluster.agree(lambda name=name: networks.load(teachers.located(name)))
                 network, params, batch_stats = state.split(model, training=False)
                 step = evaluator.make_eval_step(network, self.shardings, mean=data.mean, std=data.std, dtype=self.spec.teacher_dtype)
                 found[name] = self._evaluated(step, self.shardings.put({**params, **batch_stats}), stop)
             log.info("teacher %s: %s top-1 %.2f %%, top-5 %.2f %%", name, data.eval_split, found[name]["top1"], found[name]["top5"])
         if cluster.is_first():
-            path.write_text(json.dumps(found, indent=1))
+            partial = path.with_suffix(".tmp")
+            partial.write_text(json.dumps(found, indent=1))
+            partial.replace(path)
         return found
 
     def prepare_epoch(self, epoch):
         """Puts the epoch's teachers in office; where they change, and at first, compiles a new step."""
         config = self.config
-        changed = cluster.agree(lambda: self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch)))
+        changed = self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch))
         if not changed and self.step is not None:
             return
         self.step = None  # frees the old one's memory

@@ -67,7 +67,7 @@ def make_step(student, teachers, optimizer, spec, shardings):
     Args:
       student: train.state.Network, a training view.
       teachers: {"main": Network, "assistant": Network}, evaluation views; one of them or none. Each is given its
-        variables at every call, so that an assistant of the same structure is swapped without a compilation.
+        variables at every call.
       optimizer: from train.optimizer.adamw.
       spec: StepSpec. shardings: train.mesh.Shardings.
     Returns:

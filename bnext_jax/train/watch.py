@@ -161,11 +161,15 @@ class Clock:
             self._parts[part] += time.perf_counter() - began
 
     def read(self):
-        """{"step_seconds", "data_wait_seconds", "checkpoint_seconds", "compile_seconds", "evaluation_seconds"} since the last reset."""
-        parts = {part: self._parts[part] for part in ("data_wait", "checkpoint", "compile", "evaluation")}
+        """{"step_seconds", "data_wait_seconds", "checkpoint_seconds", "compile_seconds"} since the last reset."""
+        parts = {part: self._parts[part] for part in ("data_wait", "checkpoint", "compile")}
         parts = {"step": time.perf_counter() - self._began - sum(parts.values()), **parts}
         self.total += parts["step"] + parts["data_wait"]
         return {f"{part}_seconds": seconds for part, seconds in parts.items()}
+
+    def parts(self, name):
+        """{"NAME_seconds"} of one part, {} where nothing was measured as it."""
+        return {f"{name}_seconds": self._parts[name]} if name in self._parts else {}
 
 
 class Profile:

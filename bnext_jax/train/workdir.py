@@ -44,3 +44,10 @@ def claim(workdir, config):
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"the work directory {workdir} cannot be used: {error}") from error
     return root
+
+
+def check_shared(root, config):
+    """Raises UserError in a process that does not find in the work directory what the first one has claimed it for."""
+    path = root / CONFIG_FILE
+    if not path.exists() or json.loads(path.read_text()) != to_json(config):
+        raise UserError(f"the work directory {root} is not the same folder in all processes; name one that all of them reach (gs://...)")
