@@ -125,10 +125,8 @@ def test_a_work_directory_that_cannot_be_made_is_told(run, tmp_path, place):
 
 
 def command(*words):
-    """A real process in the repository's root, compiling as users' do; TensorBoard off, compiled programs shared."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    line = [sys.executable, "main.py", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    """A real process in the repository's root; TensorBoard off, compiled programs shared."""
+    return subprocess.run([sys.executable, "main.py", *map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def result_of(done):

@@ -64,7 +64,7 @@ def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monke
 @pytest.mark.parametrize(
     ("count", "devices", "cases"),
     [
-        (1, 8, ("accumulated", "synchronised", "single_sharded")),
+        (1, 8, ("accumulated", "synchronised")),
         (2, 2, ("whole", "sharded", "single", "single_sharded")),
         (4, 1, ("whole", "sharded")),
     ],

@@ -20,7 +20,7 @@ STEPS = 16  # two epochs of 512 // 64 batches
 SAVED_EVERY = 3
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words(digits):
     """words(work directory, more...): a short run with a save every few steps."""
 
@@ -32,6 +32,14 @@ def words(digits):
         ]  # fmt: skip
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(launcher, words, tmp_path_factory):
+    """The work directory of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert launcher.end(launcher.start(words(folder / "run"), folder / "output")) == 0, result(folder / "output")
+    return folder / "run"
 
 
 def steps(workdir):
@@ -62,9 +70,8 @@ def assert_same_state(one, other):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(launcher, words, tmp_path):
-    whole, output, draws = tmp_path / "whole", tmp_path / "output", random.Random(11)
-    assert launcher.end(launcher.start(words(whole), output)) == 0, result(output)
+def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(launcher, words, whole, tmp_path):
+    output, draws = tmp_path / "output", random.Random(11)
     began = time.monotonic()
     assert launcher.end(launcher.start(words(tmp_path / "again"), output)) == 0
     took = time.monotonic() - began  # nothing compiled any more
@@ -103,8 +110,8 @@ def alive(pid):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_sigterm_ends_the_step_saves_and_leaves_with_code_75_and_the_run_goes_on_from_there(launcher, words, tmp_path):
-    run, whole = tmp_path / "run", tmp_path / "whole"
+def test_sigterm_ends_the_step_saves_and_leaves_with_code_75_and_the_run_goes_on_from_there(launcher, words, whole, tmp_path):
+    run = tmp_path / "run"
     more = ["--config.data.workers=1"]
     pid = launcher.start(words(run, *more), tmp_path / "told")
     wait_for(lambda: steps(run))
@@ -118,7 +125,6 @@ def test_sigterm_ends_the_step_saves_and_leaves_with_code_75_and_the_run_goes_on
     assert told == {"steps": saved, "finished": False, "workdir": str(run)} and saved < STEPS
     assert f"told to stop after step {saved} of {STEPS}" in error
     assert launcher.end(launcher.start(words(run, *more), tmp_path / "on")) == 0
-    assert launcher.end(launcher.start(words(whole), tmp_path / "whole")) == 0
     assert f"resuming {run} at step {saved} of {STEPS}" in result(tmp_path / "on")[1]
     assert_same_state(run, whole)
 
@@ -179,15 +185,14 @@ def test_two_processes_stop_together_one_alone_goes_on_and_all_numbers_evaluate_
     assert finished["loss"] == pytest.approx(expected["loss"], rel=1e-9)
     assert together["steps"] == STEPS and together["loss"] == pytest.approx(expected["loss"], rel=1e-9)
 
-    for count in (1, 2):
-        line = ["evaluate", f"--checkpoint={tmp_path / 'whole'}", f"--predictions={tmp_path / f'{count}.csv'}"]
-        pids, outputs = several(launcher, line, tmp_path / f"evaluate{count}", wide, count)
-        assert [launcher.end(pid) for pid in pids] == [0] * count, result(outputs[-1])[1]
-        found = result(outputs[0])[0]
-        assert (found["top1"], found["top5"], found["examples"]) == (expected["top1"], expected["top5"], 120)
-        assert all(result(output)[0] is None for output in outputs[1:])
-    rows = (tmp_path / "1.csv").read_text().splitlines()
-    assert rows == (tmp_path / "2.csv").read_text().splitlines() and len(rows) == 121
+    line = ["evaluate", f"--checkpoint={tmp_path / 'whole'}", f"--predictions={tmp_path / 'rows.csv'}"]
+    pids, outputs = several(launcher, line, tmp_path / "evaluate", wide)
+    assert [launcher.end(pid) for pid in pids] == [0, 0], result(outputs[-1])[1]
+    found = result(outputs[0])[0]
+    assert (found["top1"], found["top5"], found["examples"]) == (expected["top1"], expected["top5"], 120)
+    assert result(outputs[1])[0] is None
+    rows = (tmp_path / "rows.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == list(map(str, range(120)))
     right = sum(row.split(",")[2] == row.split(",")[3] for row in rows[1:])
     assert 100 * right / 120 == pytest.approx(expected["top1"])
 
