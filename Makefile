@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=15
+PYTEST = $(BIN)/python -m pytest --numprocesses=2 --durations=15
 
 .PHONY: quickstart test lint clean
 .DELETE_ON_ERROR:
@@ -29,8 +29,8 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 
 test: lint
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m "not golden"
-	$(PYTEST) -m golden
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden"
+	$(PYTEST) --dist=load -m golden
 
 clean:
 	rm -rf $(VENV)

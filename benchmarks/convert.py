@@ -26,7 +26,8 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import record
-from benchmarks.train_step import BATCH, PIXELS, best_seconds
+from benchmarks.steps import best_seconds
+from benchmarks.train_step import BATCH, PIXELS
 from bnext_jax import teachers
 from bnext_jax.convert.names import LAYOUTS, entries
 from bnext_jax.models import abstract_model, create_model

@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 from importlib import metadata
+
+from bnext_jax import process
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 
@@ -19,17 +20,12 @@ def _processor():
     return named[0] if named else platform.processor()
 
 
-def _git(*words):
-    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()
-
-
 def machine():
     """{"processor", "cores", "memory_gib", "python", "jax", "flax"} of this machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": round(memory, 1),
+        "memory_gib": round(process.memory_bytes() / 2**30, 1),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "flax")},
     }
@@ -37,10 +33,9 @@ def machine():
 
 def write(name, values):
     """Writes results/NAME.json and prints it. `commit` ends in "+" where files were changed since that commit."""
-    changed = "+" if _git("status", "--porcelain", "--", "*.py") else ""
     record = {
         "command": "python " + " ".join([os.path.relpath(sys.argv[0], RESULTS.parent), *sys.argv[1:]]),
-        "commit": _git("rev-parse", "--short", "HEAD") + changed,
+        "commit": process.revision(),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         **values,

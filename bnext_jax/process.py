@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def revision():
-    """The commit of the checkout that runs, with "+" where its files were changed; "" where this is no checkout."""
+    """The commit of the checkout that runs, abbreviated, with "+" where Python files differ from it; "" where this is no checkout."""
 
     def git(*words):
         try:
@@ -20,8 +20,16 @@ def revision():
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    commit = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else ""
-    return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
+    commit = git("rev-parse", "--short", "HEAD") if (ROOT / ".git").exists() else ""
+    return commit + ("+" if commit and git("status", "--porcelain", "--", "*.py") else "")
+
+
+def memory_bytes():
+    """Bytes of this machine's memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system, or one without the name
+        return None
 
 
 def restart_with_huge_pages():

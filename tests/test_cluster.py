@@ -6,7 +6,7 @@ import pytest
 
 from bnext_jax import cluster
 from bnext_jax.errors import UserError
-from bnext_jax.train import loop, preemption
+from bnext_jax.train import preemption
 
 
 @pytest.mark.parametrize(
@@ -58,27 +58,25 @@ def test_what_differs_between_processes_is_named(monkeypatch):
     cluster.check_equal(facts)
 
 
-class FakeRun:
-    """What the feed asks of a run: two good batches, then data that fail."""
-
-    def read(self, start, last):
-        yield from ("a", "b")
-        raise UserError("a worker died")
-
-    def flag(self, value):
-        return value
-
-    def blank_batch(self):
-        return "blank"
+def failing():
+    """Two good batches, then data that fail."""
+    yield from ("a", "b")
+    raise UserError("a worker died")
 
 
 def test_failing_data_end_a_run_alone_at_once_and_one_of_several_processes_goes_on_with_blanks_until_all_know(monkeypatch):
-    feed = loop._Feed(FakeRun(), 0, 9, preemption.Preemption())
-    assert [next(feed), next(feed)] == [("a", 0), ("b", 0)]
+    def feed():
+        return preemption.Feed(failing(), lambda: "blank", lambda value: value, preemption.Preemption())
+
+    alone = feed()
+    assert [next(alone), next(alone)] == [("a", 0), ("b", 0)]
     with pytest.raises(UserError, match="a worker died"):
-        next(feed)
-    monkeypatch.setattr(loop.jax, "process_count", lambda: 2)
-    feed = loop._Feed(FakeRun(), 0, 9, preemption.Preemption())
-    assert [next(feed) for _ in range(4)] == [("a", 0), ("b", 0), ("blank", preemption.FAILED), ("blank", preemption.FAILED)]
-    assert str(feed.failure) == "a worker died"
-    assert preemption.is_failure(preemption.FAILED + 3) and not preemption.is_failure(4096 * preemption.STOP)
+        next(alone)
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
+    ours, theirs = feed(), feed()
+    assert [next(ours) for _ in range(4)] == [("a", 0), ("b", 0), ("blank", preemption.FAILED), ("blank", preemption.FAILED)]
+    ours.check(4096 * preemption.STOP)  # no failure, but wishes to stop
+    with pytest.raises(UserError, match="a worker died"):
+        ours.check(preemption.FAILED + 3)
+    with pytest.raises(UserError, match="another process of the run stopped, see its output"):
+        theirs.check(preemption.FAILED)

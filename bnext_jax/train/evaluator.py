@@ -56,7 +56,7 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
     """
     batches = pipeline.EvalBatches(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
     read = pipeline.iterate(batches, threads=data.threads, workers=data.workers)
-    flag, undecodable, total = preemption.Flags(shardings), set(), dict.fromkeys(SUMS, 0.0)
+    undecodable, total = set(), dict.fromkeys(SUMS, 0.0)
 
     def put(batch):
         undecodable.update(int(index) for index in batch.pop("undecodable") if index >= 0)
@@ -76,21 +76,13 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
             predictions.add(found)
         for name in total:
             total[name] += float(found[name])
-        if preemption.is_failure(found["stop"]):
-            raise failure or UserError("another process stopped while it evaluated, see its output")
+        feed.check(found["stop"])
         if found["stop"]:
             raise preemption.Stopped
 
-    feed, before, failure = pipeline.ahead(read, put), None, None
+    feed, before = preemption.Feed(pipeline.ahead(read, put), blank, preemption.Flags(shardings), stop), None
     for _ in range(len(batches)):
-        asked = preemption.STOP if stop is not None and stop.requested else preemption.GO
-        try:
-            batch = next(feed) if failure is None else blank()
-        except Exception as error:
-            if jax.process_count() == 1:
-                raise
-            failure, batch = error, blank()
-        found = eval_step(variables, batch, flag(preemption.FAILED if failure else asked))
+        found = eval_step(variables, *next(feed))
         take(before)
         before = found
     take(before)

@@ -1,6 +1,7 @@
 """The training loop: reads downwards, one labelled section after another."""
 
 import contextlib
+import logging
 
 import jax
 
@@ -10,6 +11,7 @@ from bnext_jax.progress import Progress
 from bnext_jax.train import checkpoint, preemption, state, watch, workdir
 from bnext_jax.train.run import Run
 
+log = logging.getLogger(__name__)
 NOT_FINITE_FILE = "not_finite.json"
 
 
@@ -47,7 +49,7 @@ def train(config, workdir_path):
     with (
         preemption.Preemption() as stop,
         checkpoint.Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
-        _losses_told(),
+        _losses_told(),  # also in here, so that leaving the checkpoints knows of it
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
@@ -57,7 +59,7 @@ def train(config, workdir_path):
                 seconds, final = _epochs(run, checkpoints, writer, start, last, stop)
             final = final or run.evaluate(stop)
         except preemption.Stopped:
-            watch.log.warning("told to stop after step %d of %d; the same command goes on from there", run.done, run.total_steps)
+            log.warning("told to stop after step %d of %d; the same command goes on from there", run.done, run.total_steps)
             return {"steps": run.done, "finished": False, "workdir": str(workdir_path), "exit_code": preemption.EXIT_CODE}
     temperature = run.temperature(max(run.done - 1, 0))
     images = (run.done - start) * config.batch_size
@@ -84,27 +86,8 @@ def _resume(run, checkpoints):
         return 0
     restored_state, metadata = restored
     run.state = {**restored_state, "params": state.project(restored_state["params"], run.network.bounds)}
-    watch.log.info("resuming %s at step %d of %d", run.folder, metadata["step"], run.total_steps)
+    log.info("resuming %s at step %d of %d", run.folder, metadata["step"], run.total_steps)
     return metadata["step"]
-
-
-class _Feed:
-    """The batches of a run with each step's flag; blank ones once the data fail, until every process knows of it."""
-
-    def __init__(self, run, start, last, stop):
-        self._run, self._stop = run, stop
-        self._data = run.read(start, last)
-        self.failure = None
-
-    def __next__(self):
-        if self.failure is None:
-            try:
-                return next(self._data), self._run.flag(preemption.STOP if self._stop.requested else preemption.GO)
-            except Exception as error:
-                if jax.process_count() == 1:
-                    raise
-                self.failure = error
-        return self._run.blank_batch(), self._run.flag(preemption.FAILED)
 
 
 def _epochs(run, checkpoints, writer, start, last, stop):
@@ -113,7 +96,7 @@ def _epochs(run, checkpoints, writer, start, last, stop):
     Told to stop, it saves after the step at which all processes know it, and raises preemption.Stopped.
     """
     config, every = run.config, run.config.checkpoint.every_steps
-    feed = _Feed(run, start, last, stop)
+    feed = preemption.Feed(run.read(start, last), run.blank_batch, run.flag, stop)
     meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent, run.state["params"])
     clock, final = watch.Clock(), None
 
@@ -175,18 +158,12 @@ def _watch(run, meter, feed, step, metrics, whole):
         if whole or meter.stop:
             meter.read()
     except watch.NotFinite as error:
-        if preemption.is_failure(meter.stop):  # blank images may well give such numbers
-            raise _failed(feed) from error
+        feed.check(meter.stop)  # blank images may well give such numbers
         path = run.folder / NOT_FINITE_FILE
         run.note_batch(path, error.step, error.values)
         raise UserError(f"{error}; the step's images are listed in {path}") from error
-    if preemption.is_failure(meter.stop):
-        raise _failed(feed)
+    feed.check(meter.stop)
     run.faults.check(meter.undecodable)
-
-
-def _failed(feed):
-    return feed.failure or UserError("another process of the run stopped, see its output; the run goes on from its last checkpoint")
 
 
 def _epoch_values(run, meter, binary, step, seconds):

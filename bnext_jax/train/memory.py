@@ -5,6 +5,7 @@ import math
 
 import jax
 
+from bnext_jax import process
 from bnext_jax.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,8 @@ def device_bytes():
         return statistics["bytes_limit"]
     if devices[0].platform != "cpu":
         return None
-    with open("/proc/meminfo") as file:
-        total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal"))
-    return total // len(devices)
+    total = process.memory_bytes()
+    return total and total // len(devices)
 
 
 def size_text(size):

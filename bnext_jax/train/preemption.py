@@ -7,6 +7,10 @@ same step. A process whose data fail raises the flag higher and goes on with bla
 import signal
 import threading
 
+import jax
+
+from bnext_jax.errors import UserError
+
 EXIT_CODE = 75  # BSD's EX_TEMPFAIL: start again
 GO, STOP, FAILED = 0, 1, 2**16  # FAILED outweighs the STOP of all processes
 
@@ -56,6 +60,33 @@ class Flags:
         return self._made[value]
 
 
-def is_failure(total):
-    """Whether a sum of flags says that a process failed; otherwise a sum above 0 says that one was told to stop."""
-    return total >= FAILED
+class Feed:
+    """Batches with each step's flag; blank ones, once the data fail in one of several processes, until all of them know it.
+
+    Args:
+      batches: an iterator of them, on the devices. blank: a function that makes one without content. flag: Flags.
+      stop: Preemption, or None where nothing interrupts.
+    Attributes:
+      failure: what made this process's data fail, or None.
+    """
+
+    def __init__(self, batches, blank, flag, stop):
+        self._batches, self._blank, self._flag, self._stop = batches, blank, flag, stop
+        self.failure = None
+
+    def __next__(self):
+        """(batch, flag). Raises whatever the data raise where this process is alone."""
+        if self.failure is None:
+            try:
+                asked = STOP if self._stop is not None and self._stop.requested else GO
+                return next(self._batches), self._flag(asked)
+            except Exception as error:
+                if jax.process_count() == 1:
+                    raise
+                self.failure = error
+        return self._blank(), self._flag(FAILED)
+
+    def check(self, total):
+        """Raises, in all processes, where a step's sum of flags says that one failed; a lower sum than FAILED tells of wishes to stop."""
+        if total >= FAILED:
+            raise self.failure or UserError("another process of the run stopped, see its output; start all again")
