@@ -1,11 +1,12 @@
-"""One of several real processes that train the same run, for a few steps in each of some cases.
+"""One of several real processes that train the same run, for a few steps in each of some cases, and evaluate PyTorch files.
 
-main(PROCESS, COUNT, PORT, DEVICES, SEED, DATASETS, TEACHER, OUTPUT, CASE...)
+main(PROCESS, COUNT, PORT, DEVICES, SEED, DATASETS, TEACHER, FILES, OUTPUT, CASE...)
 
 Steps go through train.run.Run, as in the loop; process 0 writes the whole state, the metrics of the last step and the evaluation to
-OUTPUT/CASE.npz.
+OUTPUT/CASE.npz, and what `evaluate` says of each of FILES (joined by ",") to OUTPUT/evaluations.json.
 """
 
+import json
 import pathlib
 
 import jax
@@ -42,7 +43,9 @@ def settings(case, seed, datasets, teacher):
 
 
 def train(config, steps, evaluates=False):
-    """{name: array}: the state and the last step's metrics after some steps; the evaluation; "held", the bytes of state on one device."""
+    """{name: array}: the state and the last step's metrics after some steps; the evaluation; "held", the bytes of state on one device; "all-reduces",
+    their number and the bytes of the largest in the compiled step."""
+    from bnext_jax.collectives import collectives
     from bnext_jax.train import checkpoint, preemption
     from bnext_jax.train.run import Run
 
@@ -57,11 +60,19 @@ def train(config, steps, evaluates=False):
         **{jax.tree_util.keystr(path): checkpoint.on_host(leaf) for path, leaf in leaves},
         **{f"metric {name}": np.asarray(value) for name, value in metrics.items()},
         **({f"evaluation {name}": value for name, value in run.evaluate().items()} if evaluates else {}),
+        "all-reduces": [collectives(run.step.as_text()).get("all-reduce", {}).get(key, 0) for key in ("count", "largest")],
         "held": sum(leaf.addressable_shards[0].data.nbytes for _, leaf in leaves),
     }
 
 
-def main(process, count, port, devices, seed, datasets, teacher, output, *cases):
+def evaluations(files, datasets, teacher):
+    """What `evaluate` says of each PyTorch file."""
+    from bnext_jax.evaluate import evaluate
+
+    return [evaluate(file, settings("single", 0, datasets, teacher)) for file in files]
+
+
+def main(process, count, port, devices, seed, datasets, teacher, files, output, *cases):
     """Arguments as text: launcher.start passes them."""
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -72,3 +83,7 @@ def main(process, count, port, devices, seed, datasets, teacher, output, *cases)
         found = train(settings(case, int(seed), datasets, teacher), CASES[case][-1], evaluates=case == "whole")
         if jax.process_index() == 0:
             np.savez(pathlib.Path(output) / case, **found)
+    jax.config.update("jax_enable_x64", False)
+    found = evaluations(filter(None, files.split(",")), datasets, teacher)
+    if jax.process_index() == 0:
+        (pathlib.Path(output) / "evaluations.json").write_text(json.dumps(found))

@@ -1,5 +1,6 @@
 """The same training on one device, on eight, and on those of two and four real processes; replicated, sharded, in pieces."""
 
+import json
 import pathlib
 
 import jax
@@ -10,11 +11,12 @@ from flax import nnx
 
 from bnext_jax import blocks
 from bnext_jax.errors import UserError
+from bnext_jax.exchange import exchange
 from bnext_jax.models import create_model
 from bnext_jax.train import checkpoint, mesh, state
 from bnext_jax.train.run import Run
 from bnext_jax.train.step import normalise
-from tests import parallel_process
+from tests import parallel_process, torch_tools
 from tests.test_processes import free_port
 
 SEED = 0  # with which no value that is binarised in the first step lies within 1e-5 of zero, see below
@@ -27,11 +29,19 @@ def teacher(tmp_path_factory):
     arguments = {"widths": (8,), "depths": (1,), "patch": 4}
     model = create_model("convnext", 10, rngs=nnx.Rngs(1), **arguments)
     _, params, batch_stats = state.split(model, training=False)
-    described = {"model": {"name": "convnext", "num_classes": 10, "arguments": arguments}, "step": 0, "temperature": 1.0,
+    described = {"model": {"name": "convnext", "num_classes": 10, "arguments": arguments}, "step": 0, "epoch": 0, "temperature": 1.0,
                  "preprocessing": None, "class_names": [], "config": None}  # fmt: skip
     folder = tmp_path_factory.mktemp("teachers") / "teacher"
     checkpoint.save_network(folder, params, batch_stats, described)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def files(teacher, tmp_path_factory):
+    """A PyTorch training checkpoint of a student and a PyTorch file of a teacher."""
+    folder = tmp_path_factory.mktemp("files")
+    exchange(teacher, str(folder / "teacher.pth"))
+    return [str(torch_tools.save_training(folder / "student.pth.tar", torch_tools.drawn())), str(folder / "teacher.pth")]
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +79,17 @@ def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monke
         (4, 1, ("whole", "sharded")),
     ],
 )
-def test_training_does_not_depend_on_the_devices_and_processes(alone, launcher, digits, teacher, tmp_path, count, devices, cases):
-    shared = (count, free_port(), devices, SEED, digits, teacher, tmp_path, *cases)
+def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
+    alone, launcher, digits, teacher, files, tmp_path, count, devices, cases
+):
+    shared = (count, free_port(), devices, SEED, digits, teacher, ",".join(files), tmp_path, *cases)
     processes = [
         launcher.start((process, *shared), tmp_path / f"process{process}", module="tests.parallel_process") for process in range(count)
     ]
     assert [launcher.end(process) for process in processes] == [0] * count, (tmp_path / "process0.err").read_text()
     for case in cases:
         expected, found = alone[SAME.get(case, case)], dict(np.load(tmp_path / f"{case}.npz"))
-        names = {name for name in found if not name.startswith("evaluation") and name != "held"}
+        names = {name for name in found if not name.startswith("evaluation") and name not in ("held", "all-reduces")}
         assert len(names) > 150 and names <= expected.keys()
         single = case.startswith("single")
         for name in names:
@@ -90,6 +102,12 @@ def test_training_does_not_depend_on_the_devices_and_processes(alone, launcher, 
             else:
                 tolerance = 2e-5 * max(np.abs(wanted).max(), 1e-3) if single else 1e-9
                 np.testing.assert_allclose(found[name], wanted, rtol=0, atol=tolerance, err_msg=name)
+        if case in ("whole", "single"):  # groups of batch norm lie on one device: one all-reduce carries all gradients, few others the rest
+            gradients, statistics = (
+                sum(value.nbytes for name, value in found.items() if name.startswith(f"['{part}']")) for part in ("params", "batch_stats")
+            )
+            count, largest = found["all-reduces"]
+            assert 1 <= count <= 4 and gradients <= largest <= gradients + statistics + 64
         if case == "whole":  # 50 images in batches of 16
             names = [name for name in expected if name.startswith("evaluation")]
             assert expected["evaluation examples"] == 50 and len(names) == 4
@@ -97,6 +115,13 @@ def test_training_does_not_depend_on_the_devices_and_processes(alone, launcher, 
                 np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, err_msg=name)
         # on a shard axis of two, matrices and kernels lie halved on each device; vectors do not
         assert (found["held"] < 0.65 * expected["held"]) == (parallel_process.CASES[case][2] == 2)
+
+    found = json.loads((tmp_path / "evaluations.json").read_text())
+    expected = parallel_process.evaluations(files, digits, teacher)
+    assert [one["model"] for one in expected] == ["bnext", "convnext"] and [one["step"] for one in expected] == [0, 0]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["examples"] == 50 and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert {**ours, "loss": 0} == {**theirs, "loss": 0}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bnext_jax.data import faults, pipeline, sources
 from bnext_jax.errors import UserError
 from bnext_jax.models import create_model
 from bnext_jax.process import revision
-from bnext_jax.train import evaluator, memory, mesh, networks, optimizer, preemption, state, teachers
+from bnext_jax.train import checkpoint, evaluator, memory, mesh, networks, optimizer, preemption, state, teachers
 from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class Run:
             check_input(self.eval_network, {**params, **batch_stats}, shape)
         if config.init:
             params, batch_stats = networks.start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
+        self.weights_digest = checkpoint.digest({**params, **batch_stats})
         # optimiser and state
         self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)
         self.state = self.shardings.put_state(state.initial_state(self.network, params, batch_stats, self.optimizer))
@@ -112,6 +113,7 @@ class Run:
             "jax": jax.__version__,
             "images": [len(self.train_source), len(self.eval_source)],
             "dataset": sources.checksum(self.config.data),
+            "initial weights": self.weights_digest,
         }
 
     def read(self, start, last):

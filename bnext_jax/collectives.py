@@ -24,7 +24,9 @@ _ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
 
 
 def collectives(text):
-    """{kind: {"count", "bytes"}} of the collectives in a program; bytes are those of the results on one device.
+    """{kind: {"count", "bytes", "largest"}} of the collectives in a program; bytes are those of the results on one device.
+
+    largest: bytes of the largest of them.
 
     Args:
       text: a compiled program's as_text(). An asynchronous collective counts once, by its start.
@@ -37,7 +39,8 @@ def collectives(text):
         sizes = [math.prod(map(int, filter(None, shape.split(",")))) * BITS[kind] // 8 for kind, shape in _ARRAY.findall(match["result"])]
         if match["start"] and len(sizes) > 1:
             sizes = sizes[len(sizes) // 2 :]  # a start's result holds its operands too
-        entry = found.setdefault(match["kind"], {"count": 0, "bytes": 0})
+        entry = found.setdefault(match["kind"], {"count": 0, "bytes": 0, "largest": 0})
         entry["count"] += 1
         entry["bytes"] += sum(sizes)
+        entry["largest"] = max(entry["largest"], sum(sizes))
     return found
