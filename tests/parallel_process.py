@@ -43,8 +43,10 @@ def settings(case, seed, datasets, teacher):
 
 
 def train(config, steps, evaluates=False):
-    """{name: array}: the state and the last step's metrics after some steps; the evaluation; "held", the bytes of state on one device; "all-reduces",
-    their number and the bytes of the largest in the compiled step."""
+    """{name: array}: the state and the last step's metrics after some steps; the evaluation.
+
+    Also "held", the bytes of state on one device, and "all-reduces", their number and the bytes of the largest in the compiled step.
+    """
     from bnext_jax.collectives import collectives
     from bnext_jax.train import checkpoint, preemption
     from bnext_jax.train.run import Run
