@@ -28,13 +28,13 @@ def _train(config, workdir):
     return train(config, workdir)
 
 
-def _evaluate(checkpoint, config=None, predictions=None):
+def _evaluate(checkpoint, **arguments):
     from bnext_jax import cluster
 
     cluster.join()
     from bnext_jax.evaluate import evaluate
 
-    return evaluate(checkpoint, config, predictions)
+    return evaluate(checkpoint, **arguments)
 
 
 def _predict(files, checkpoint=None, model=None):
@@ -55,10 +55,10 @@ def _prepare(config, source, manual_dir):
     return prepare(config.data, source, manual_dir)
 
 
-def _count(checkpoint=None, model=None):
+def _count(**arguments):
     from bnext_jax.count import count
 
-    return count(checkpoint, model)
+    return count(**arguments)
 
 
 def _plot(files, workdir, config, output):
@@ -78,19 +78,26 @@ AGAIN = 75  # exit code: start the same command again
 # command -> (function, {flag: whether it must be given}, takes words or files)
 COMMANDS = {
     "train": (_train, {"config": True, "workdir": True}, False),
-    "evaluate": (_evaluate, {"checkpoint": True, "config": False, "predictions": False}, False),
+    "evaluate": (_evaluate, {"checkpoint": True, "config": False, "predictions": False, "gate_bits": False}, False),
     "predict": (_predict, {"checkpoint": False, "model": False}, True),
     "convert": (_convert, {"source": True, "output": True, "model": False, "gate_bits": False}, False),
     "prepare": (_prepare, {"config": True, "source": False, "manual_dir": False}, False),
-    "count": (_count, {"checkpoint": False, "model": False}, False),
+    "count": (
+        _count,
+        dict.fromkeys(("checkpoint", "model", "widths", "classes", "resolution", "gate_bits", "per_layer", "output"), False),
+        False,
+    ),
     "plot": (_plot, {"workdir": False, "config": False, "output": False}, True),
     "quickstart": (_quickstart, {"workdir": False, "seed": False}, False),
 }
+SWITCHES = ("per_layer",)  # flags without a value
 
 
 def _define(name, values, line):
     """One flag on a command's own FlagValues, so that main() can be called twice in a process."""
-    if name != "config":
+    if name in SWITCHES:
+        flags.DEFINE_boolean(name, False, "", flag_values=values)
+    elif name != "config":
         flags.DEFINE_string(name, None, "", flag_values=values)
     elif any(word.split("=")[0].lstrip("-") == "config" for word in line):
         config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=line)

@@ -49,6 +49,9 @@ class ModelConfig(ReadOnly):
     stem_stride: int | None = fixed(None)  # 1 or 2; None = 2 with 1000 classes, 1 otherwise
     elm_attention: bool = fixed(True)  # False: the ablation without ELM attention
     info_recoupling: bool = fixed(True)  # False: the ablation without info-recoupling
+    gate_bits: int | None = fixed(None)  # 4 or 8: the quantised edition's gates; None = float
+    stem_bits: int | None = fixed(None)  # 8: the quantised edition's stem
+    classifier_bits: int | None = fixed(None)  # 8: the quantised edition's classifier
     extra: dict = fixed(dict)  # further arguments of the network's class (the real-valued teachers' depths, stages)
 
     def arguments(self):
@@ -157,6 +160,9 @@ class Config(ReadOnly):
         """
         if self.model.name not in models.MODELS:
             raise UserError(f"config.model.name is {self.model.name!r}; one of: {', '.join(models.MODELS)}")
+        for name in ("gate_bits", "stem_bits", "classifier_bits"):
+            if getattr(self.model, name) not in (None, 4, 8):
+                raise UserError(f"config.model.{name} is {getattr(self.model, name)}; it is 4 or 8, or left out")
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
                     "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
                     "optimizer.clip_norm": self.optimizer.clip_norm, "checkpoint.keep_latest": self.checkpoint.keep_latest,

@@ -11,7 +11,7 @@ from bnext_jax.train import evaluator, mesh, networks, state, watch
 from bnext_jax.train.run import check_input, precision_type
 
 
-def evaluate(directory, config=None, predictions=None):
+def evaluate(directory, config=None, predictions=None, gate_bits=None):
     """Evaluates the newest readable checkpoint of a work directory, or the network in a PyTorch file.
 
     Args:
@@ -19,12 +19,14 @@ def evaluate(directory, config=None, predictions=None):
         which a converted network and a PyTorch file do not have.
         Images are scaled by the network's own mean and std; by the config's where a PyTorch file does not say them.
       predictions: a CSV file to write, one row an image, see evaluator.Predictions; None = none.
+      gate_bits: "4" or "8", evaluates the network as the quantised edition, see networks.load; None = as it is.
     Returns:
-      {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model"}.
+      {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model",
+      "gate_bits" (of the quantised edition, else None), "predictions"}.
     Raises:
       UserError: no readable checkpoint, no config, or classes that are not the dataset's.
     """
-    model, metadata = cluster.agree(lambda: networks.load(directory))
+    model, metadata = cluster.agree(lambda: networks.load(directory, gate_bits=gate_bits))
     if config is None and metadata["config"] is None:
         raise UserError(f"{directory} does not say on which dataset; add --config=configs/NAME.py")
     config = config or from_json(metadata["config"]).check()
@@ -55,5 +57,6 @@ def evaluate(directory, config=None, predictions=None):
         "binary": watch.is_binary(network.latent, variables, metadata["temperature"]),
         "precision": str(dtype),
         "model": metadata["model"]["name"],
+        "gate_bits": metadata["model"]["arguments"].get("gate_bits"),
         **({"predictions": str(predictions)} if predictions else {}),
     }

@@ -45,19 +45,18 @@ def exchange(source, output, model=None, gate_bits=None):
     Args:
       source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.teachers.ROSTER), which is fetched.
       output: what to write; it must not exist. model: the network's name, as a check.
-      gate_bits: "4" or "8", of a published file of the quantised edition, which does not say it.
+      gate_bits: "4" or "8", for the quantised edition: of a published file of it, which does not say its bits; other networks
+        are quantised.
     Returns:
       {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
     Raises:
       UserError: a source that cannot be read or does not fit, an output that exists or cannot be written.
     """
-    if gate_bits not in (None, "4", "8"):
-        raise UserError(f"--gate_bits is {gate_bits!r}; the quantised edition has gates of 4 or 8 bits")
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")
     with _located(source, output, model, gate_bits) as (path, expected):
         log.info("reading %s", path)
-        network, metadata = networks.load(path, expected, gate_bits and int(gate_bits))
+        network, metadata = networks.load(path, expected, gate_bits)
     described = metadata["model"]
     log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path == output:

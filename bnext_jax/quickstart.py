@@ -64,7 +64,7 @@ def quickstart(workdir=None, seed=None, form=""):
         "student": results["student"]["top1"],
         "teachers": teachers,
         "binary": results["student"]["binary"],
-        **size,
+        **{key: size[key] for key in ("bytes", "parameters", "binary_weights")},
         "train_seconds": round(seconds, 1),
         "picture": picture,
         "workdir": str(root),

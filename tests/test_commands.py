@@ -40,7 +40,7 @@ def refused(outcome, *parts):
         (["train", SMOKE, "--workdir=x", "photo.png"], ["takes no file names", "photo.png"]),
         (["evaluate", "--checkpoint=/nowhere/at/all"], ["/nowhere/at/all does not exist"]),
         (["count", "--model=resnet"], ["no model 'resnet'"]),
-        (["count", "--model=bnext"], ["bnext has no widths of its own"]),
+        (["count", "--model=bnext"], ["bnext has no widths of its own; add --widths"]),
         (["plot", "curves", "--workdir=/nowhere"], ["/nowhere holds no logs"]),
         (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves, augmentation; got pies"]),
         (["quickstart", "--seed=x"], ["--seed 'x'"]),

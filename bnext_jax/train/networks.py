@@ -5,20 +5,24 @@ import inspect
 import json
 import logging
 
+import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from bnext_jax import convert, teachers
 from bnext_jax.convert import torch_files
 from bnext_jax.data.imagenet import CLASSES
 from bnext_jax.errors import UserError
-from bnext_jax.models import MODELS, abstract_model
+from bnext_jax.models import MODELS, BNext, abstract_model, create_model
 from bnext_jax.models.bnext import default_stride
 from bnext_jax.models.efficientnet import SCALES
+from bnext_jax.quantize import Clip
 from bnext_jax.train import checkpoint, state
 
 log = logging.getLogger(__name__)
 SIZE, RESIZED = 224, 235  # BNext's evaluation on ImageNet: SPEC section 3
+EDITION = ("stem_bits", "classifier_bits")  # at 8 bit in the quantised edition, whatever its gates have
 
 
 def preprocessing(name, num_classes):
@@ -61,12 +65,45 @@ def _doubts(path, file, name, arguments):
         )  # fmt: skip
 
 
+def edition_arguments(name, arguments, gate_bits):
+    """The arguments of a network's quantised edition: gates at gate_bits (4 or 8, also as text), stem and classifier at 8.
+
+    Raises UserError for other bits, a network that has no quantised edition, or one that is quantised otherwise.
+    """
+    if str(gate_bits) not in ("4", "8"):
+        raise UserError(f"--gate_bits is {gate_bits!r}; the quantised edition has gates of 4 or 8 bits")
+    if name not in MODELS or MODELS[name][0] is not BNext:
+        raise UserError(f"{name} has no quantised edition; BNext-T, S, M and L have one: leave --gate_bits out")
+    bits = {"gate_bits": int(gate_bits), **dict.fromkeys(EDITION, 8)}
+    differing = {key: arguments[key] for key in bits if arguments.get(key) not in (None, bits[key])}
+    if differing:
+        raise UserError(f"{name} has {', '.join(f'{key} {value}' for key, value in differing.items())} already; leave --gate_bits out")
+    return {**arguments, **bits}
+
+
+def quantised(model, metadata, gate_bits):
+    """(model, metadata) of the quantised edition of a trained network, without training it again. Arguments: see load."""
+    described = metadata["model"]
+    name, classes, before = described["name"], described["num_classes"], described["arguments"]
+    arguments = edition_arguments(name, before, gate_bits)
+    if arguments == before:
+        return model, metadata
+
+    @jax.jit  # so that the weights, which nobody reads, are not drawn
+    def limits():
+        return state.flatten(nnx.state(create_model(name, classes, rngs=nnx.Rngs(0), **arguments), Clip))
+
+    _, params, rest = state.split(model, training=False)
+    filled = state.fill(abstract_model(name, classes, **arguments), params, {**limits(), **rest})
+    return filled, {**metadata, "model": {**described, "arguments": arguments}}
+
+
 def from_file(path, expected=None, gate_bits=None):
     """The network in a PyTorch file.
 
     Args:
-      path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8, of
-        the quantised edition, whose published files do not say it; None = 4, with a warning.
+      path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8 for the quantised
+        edition: published files of it do not say their bits (None = 4, with a warning), other networks are quantised.
     Returns:
       (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown,
       and the preprocessing is None except for ImageNet's 1,000 classes.
@@ -77,10 +114,9 @@ def from_file(path, expected=None, gate_bits=None):
     file, (name, classes, arguments) = _recognised(path, expected)
     if gate_bits is None:
         _doubts(path, file, name, arguments)
-    elif "gate_bits" not in arguments:
-        raise UserError(f"{path} is not of the quantised edition; leave --gate_bits out")
-    else:
-        arguments = {**arguments, "gate_bits": gate_bits}
+    elif "gate_bits" in arguments:
+        guessed = {} if file.described else {"gate_bits": None}
+        arguments = edition_arguments(name, {**arguments, **guessed}, gate_bits)
     broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
     if broken:
         raise UserError(f"{path} has numbers that are not finite in {', '.join(broken)}; its training diverged, or it is damaged")
@@ -106,27 +142,35 @@ def from_file(path, expected=None, gate_bits=None):
         "config": None,
         "source": epath.Path(path).name,
     }
-    return model, metadata
+    return (model, metadata) if gate_bits is None else quantised(model, metadata, gate_bits)
 
 
 def load(path, expected=None, gate_bits=None):
-    """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's."""
+    """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's.
+
+    gate_bits: 4 or 8, as the quantised edition, which networks that are not quantised become; see edition_arguments.
+    """
     if not epath.Path(path).is_dir():
         if not epath.Path(path).exists():
             raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
         return from_file(path, expected, gate_bits)
-    if gate_bits is not None:
-        raise UserError(f"--gate_bits is for PyTorch files; {path} is a work directory and says it itself")
     model, metadata = checkpoint.load_network(path)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
-    return model, metadata
+    return (model, metadata) if gate_bits is None else quantised(model, metadata, gate_bits)
 
 
-def describe(path):
-    """The metadata of a work directory or a PyTorch file."""
-    return checkpoint.describe(path) if epath.Path(path).is_dir() else load(path)[1]
+def describe(path, gate_bits=None):
+    """The metadata of a work directory or a PyTorch file. gate_bits: see load."""
+    if not epath.Path(path).is_dir():
+        return load(path, gate_bits=gate_bits)[1]
+    metadata = checkpoint.describe(path)
+    if gate_bits is None:
+        return metadata
+    described = metadata["model"]
+    arguments = edition_arguments(described["name"], described["arguments"], gate_bits)
+    return {**metadata, "model": {**described, "arguments": arguments}}
 
 
 def fits_classes(metadata, class_names):
@@ -161,7 +205,9 @@ def start_from(path, described, params, batch_stats, new_head=False):
     (cls, ours), (other, theirs) = _resolved(described), _resolved(metadata["model"])
     if cls is not other:
         raise UserError(f"config.init {path} holds {metadata['model']['name']}, another network than config.model names")
-    differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key]]
+    quantises = theirs.get("gate_bits") is None  # training with quantised layers may start from a network without them
+    free = ("gate_bits", *EDITION) if quantises else ()
+    differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key] and key not in free]
     if differing:
         raise UserError(f"config.init {path} holds a network with {', '.join(differing)}; they must be the same")
     classes, known = described["num_classes"], metadata["model"]["num_classes"]
@@ -174,6 +220,6 @@ def start_from(path, described, params, batch_stats, new_head=False):
     found = {**trained, **statistics}
 
     def chosen(flat):
-        return {key: found[key] if found[key].shape == value.shape else value for key, value in flat.items()}
+        return {key: found[key] if key in found and found[key].shape == value.shape else value for key, value in flat.items()}
 
     return chosen(params), chosen(batch_stats)
