@@ -61,10 +61,10 @@ def _count(**arguments):
     return count(**arguments)
 
 
-def _plot(files, workdir, config, output):
+def _plot(files, **arguments):
     from bnext_jax.plot import plot
 
-    return plot(files, workdir=workdir, config=config, output=output)
+    return plot(files, **arguments)
 
 
 def _quickstart(workdir, seed):
@@ -87,7 +87,7 @@ COMMANDS = {
         dict.fromkeys(("checkpoint", "model", "widths", "classes", "resolution", "gate_bits", "per_layer", "output"), False),
         False,
     ),
-    "plot": (_plot, {"workdir": False, "config": False, "output": False}, True),
+    "plot": (_plot, dict.fromkeys(("workdir", "config", "checkpoint", "layers", "output"), False), True),
     "quickstart": (_quickstart, {"workdir": False, "seed": False}, False),
 }
 SWITCHES = ("per_layer",)  # flags without a value

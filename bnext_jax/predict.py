@@ -32,19 +32,24 @@ def read_photo(path, transform, shape):
     Raises:
       UserError: no file, no image, or pixels that have no known range.
     """
+    image = transform(np.asarray(open_photo(path)), None)
+    if image.shape != tuple(shape):  # networks for small images have no resize in their transform
+        height, width = shape[:2]
+        image = np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC))
+    return image
+
+
+def open_photo(path):
+    """A photo as Pillow's RGB image, upright. Raises UserError: no file, no image, or pixels that have no known range."""
     try:
         with Image.open(path) as photo:  # cameras note in EXIF how they were held
-            image = transform(np.asarray(_eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")), None)
+            return _eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")
     except UserError:  # a ValueError too, and it has said what is wrong
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no image that can be read: {error}") from error
     except OSError as error:  # also what Pillow says of a truncated image
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    if image.shape != tuple(shape):  # networks for small images have no resize in their transform
-        height, width = shape[:2]
-        image = np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC))
-    return image
 
 
 def _eight_bits(path, photo):

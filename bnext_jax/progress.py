@@ -32,7 +32,7 @@ class Progress:
     def __init__(self, what, total, done=0, unit="step"):
         self.what, self.total, self.first, self.done, self.unit = what, total, done, done, unit
         self.start = self.last_line = time.monotonic()
-        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
+        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr, leave=None)
         self._redirect = logging_redirect_tqdm()
 
     def __enter__(self):

@@ -5,10 +5,11 @@ import logging
 import os
 import time
 
-from bnext_jax import count, plot
+from bnext_jax import count
 from bnext_jax.config import DistillConfig
 from bnext_jax.data.prepare import prepare
 from bnext_jax.errors import UserError
+from bnext_jax.plot.curves import curves
 from bnext_jax.progress import duration
 from bnext_jax.train import checkpoint
 from bnext_jax.train.loop import train
@@ -58,7 +59,7 @@ def quickstart(workdir=None, seed=None, form=""):
     teachers = {role: results[role]["top1"] for role in TEACHERS}
     title = f"A binary network of {size['bytes'] / 1024:.0f} KiB, distilled from two real-valued teachers"
     named = {f"{role} ({name})": teachers[role] for role, name in TEACHERS.items()}
-    picture = plot.curves(f"{root}/student", title=title, teachers=named)
+    picture = curves([f"{root}/student"], title=title, teachers=named)
     log.info("all training took %s", duration(seconds))
     return {
         "student": results["student"]["top1"],

@@ -30,6 +30,15 @@ def pytest_configure():
     silence_abandoned()
 
 
+# The files that take longest, the longest first: whoever is free takes the next file, so that none of these is left for the end.
+LONGEST = ("test_preemption.py", "test_parallel.py", "test_train.py", "test_commands.py", "test_golden_training.py", "test_configs.py")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))  # stable: within a file nothing changes
+
+
 @pytest.fixture(params=["cpu", "accelerator"])
 def lowering(request, monkeypatch):
     """Runs a test with the CPU's form of the convolutions and with the one that accelerators compile."""

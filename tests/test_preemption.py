@@ -206,7 +206,7 @@ def test_processes_that_do_not_run_the_same_are_told_before_anything_compiles(la
     assert [launcher.end(pid) for pid in pids] == [2, 2]
     for output in outputs:
         _, error = result(output)
-        assert "processes 0 and 1 do not run the same: config.seed (0 and 1); make them equal" in error.splitlines()[-1]
+        assert "processes 0 and 1 do not run the same: config.seed (0 and 1), initial weights ('" in error.splitlines()[-1]
         assert "compiled" not in error
     assert not np.any(steps(tmp_path / "run"))
 

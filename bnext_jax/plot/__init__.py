@@ -1,27 +1,38 @@
-"""The command `plot`: pictures of a run, and of its recipe."""
+"""The command `plot`: pictures of a run, of its recipe, of a network, and of the field."""
 
 from bnext_jax.errors import UserError
-from bnext_jax.plot.augmentation import augmentation
-from bnext_jax.plot.curves import curves
+from bnext_jax.plot import augmentation, comparison, curves, features, report
 
-__all__ = ["augmentation", "curves", "plot"]
+# what -> flags that it needs
+NEEDS = {"curves": (), "features": ("checkpoint",), "augmentation": ("config",), "comparison": (), "report": ("workdir",)}
 
 
-def plot(words, workdir=None, config=None, output=None):
-    """Draws one picture and returns {"picture": its path}.
+def plot(words, workdir=None, config=None, checkpoint=None, layers=None, output=None):
+    """Draws one picture, or a report, and returns {"picture": its path}, of features and report more.
 
     Args:
-      words: ["curves"], which needs a work directory, or ["augmentation"], which needs a config. output: PNG, SVG or PDF by its
-        ending; None = a name of its own.
+      words: what to draw, a key of NEEDS; after "curves" work directories, after "features" an image, after "report" images.
+      workdir: of curves (as another one) and report. config: of augmentation. checkpoint, layers: of features.
+      output: the file to write; its ending says its kind (PNG, SVG or PDF); None = a name of its own.
     Raises:
-      UserError: another word, or what it needs is missing; see curves() and augmentation().
+      UserError: another word, or what it needs is missing; see the functions.
     """
-    if words == ["curves"]:
-        if not workdir:
-            raise UserError("plot curves needs --workdir")
-        return {"picture": curves(workdir, output)}
-    if words == ["augmentation"]:
-        if config is None:
-            raise UserError("plot augmentation needs --config")
-        return {"picture": augmentation(config, output)}
-    raise UserError(f"plot draws: curves, augmentation; got {' '.join(words) or 'nothing'}")
+    what, *rest = words or [""]
+    if what not in NEEDS:
+        raise UserError(f"plot draws: {', '.join(NEEDS)}; got {what or 'nothing'}")
+    given = {"workdir": workdir, "config": config, "checkpoint": checkpoint}
+    missing = [f"--{flag}" for flag in NEEDS[what] if not given[flag]]
+    if missing:
+        raise UserError(f"plot {what} needs {', '.join(missing)}")
+    if what == "curves":
+        workdirs = [*([workdir] if workdir else []), *rest]
+        if not workdirs:
+            raise UserError("plot curves needs --workdir=DIR, or work directories after its name")
+        return {"picture": curves.curves(workdirs, output)}
+    if what == "features":
+        return features.features(rest, checkpoint, layers, output)
+    if what == "report":
+        return report.report(workdir, rest, output)
+    if rest:
+        raise UserError(f"plot {what} takes no file names, got {' '.join(rest)}")
+    return {"picture": augmentation.augmentation(config, output) if what == "augmentation" else comparison.comparison(output)}

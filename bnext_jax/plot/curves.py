@@ -1,60 +1,94 @@
-"""Curves of a run: loss, top-1, temperature, learning rate."""
+"""Curves of one or several runs: loss, top-1, flip ratio, temperature, learning rate, share of exactly binary weights."""
 
 import pathlib
 
 from bnext_jax.errors import UserError
-from bnext_jax.plot.figures import picture_path, save, subplots
+from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 from bnext_jax.train.watch import read_metrics
 
-# (title, unit, [(key, label, colour)], logarithmic)
-STUDENT, TRAIN = "#1f5fa8", "#9db8d6"
+# (title, [(key, what it is, line style)], logarithmic, factor)
 PANELS = (
-    ("loss", "nats", (("train_loss", "training loss", TRAIN), ("test_loss", "test cross-entropy", STUDENT)), True),
-    ("top-1", "%", (("train_top1", "train", TRAIN), ("test_top1", "test", STUDENT)), False),
-    ("temperature", "", (("temperature", "temperature", STUDENT),), True),
-    ("learning rate", "", (("learning_rate", "learning rate", STUDENT),), False),
+    ("loss (nats)", (("train_loss", "training loss", ":"), ("test_loss", "cross-entropy on the evaluation split", "-")), True, 1),
+    ("top-1 (%)", (("train_top1", "training images", ":"), ("test_top1", "evaluation split", "-")), False, 1),
+    ("flip ratio (%)", (("flip_ratio", "", "-"),), True, 100),
+    ("temperature", (("temperature", "", "-"),), True, 1),
+    ("learning rate", (("learning_rate", "", "-"),), False, 1),
+    ("binary weights at exactly ±1 (%)", (("binary_share", "", "-"),), False, 100),
 )
 
 
-def curves(workdir, output=None, title="", teachers=None):
-    """Draws loss, top-1, temperature and learning rate by epoch; returns the picture's path.
+def curves(workdirs, output=None, title="", teachers=None):
+    """Draws what metrics.jsonl holds by epoch, a colour a run; returns the picture's path.
 
     Args:
-      workdir: a work directory with logs. output: PNG, SVG or PDF by its ending; None = workdir/curves.png.
+      workdirs: work directories with logs. output: see picture_path; None = curves.png in the first of them.
       title: above the picture. teachers: {name: top-1 in percent}, drawn as lines to compare with.
     Raises:
       UserError: no logs, or the picture cannot be written.
     """
-    lines = read_metrics(workdir)
-    if not lines:
-        raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
-    path = picture_path(output or pathlib.Path(workdir) / "curves.png")
-    figure, axes = subplots(2, 2, figsize=(9, 6))
-    exact = next((line["epoch"] for line in lines if line.get("temperature") == 0), None)
-    for axis, (name, unit, keys, logarithmic) in zip(axes.flat, PANELS, strict=True):
-        for key, label, colour in keys:
-            points = [(line["epoch"], line[key]) for line in lines if key in line and (line[key] > 0 or not logarithmic)]
-            axis.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.8)
+    runs = {}
+    for workdir in workdirs:
+        lines = read_metrics(workdir)
+        if not lines:
+            raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
+        runs[str(workdir)] = lines
+    path = picture_path(output or pathlib.Path(workdirs[0]) / "curves.png")
+    figure, axes = subplots(2, 3, figsize=(12, 6.2))
+    names = _short(list(runs))
+    for axis, (name, keys, logarithmic, factor) in zip(axes.flat, PANELS, strict=True):
+        for (run, lines), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+            for key, _, style in keys:
+                points = [(line["epoch"], factor * line[key]) for line in lines if key in line and (line[key] > 0 or not logarithmic)]
+                axis.plot(
+                    *zip(*points, strict=True), color=colour, linestyle=style, marker="o" if len(points) == 1 else "", label=names[run]
+                )
+            if len(runs) == 1:
+                _shade_exact(axis, lines)
         if logarithmic:
             axis.set_yscale("log")
-        if exact is not None:
-            axis.axvspan(exact - 0.5, lines[-1]["epoch"], color="#2a9d5c", alpha=0.10, linewidth=0)
-        axis.set_title(f"{name} ({unit})" if unit else name, fontsize=10, loc="left")
-        axis.set_xlabel("epoch", fontsize=9)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        if name == "top-1":
-            _top1_details(axis, lines, teachers or {})
-        if len(keys) > 1:
-            axis.legend(fontsize=8, frameon=False)
-    if exact is not None:
-        axes[1, 0].text(0.98, 0.9, "exact signs (T = 0)", transform=axes[1, 0].transAxes, ha="right", fontsize=8, color="#1d6b40")
+        axis.set_xlim(0, 1.03 * max(lines[-1]["epoch"] for lines in runs.values()))
+        tidy(axis, name, "epoch")
+    _legends(figure, axes, names, teachers or {}, list(runs.values()))
     figure.suptitle(title, fontsize=12)
     return save(figure, path)
 
 
-def _top1_details(axis, lines, teachers):
-    best = max(line.get("test_top1", 0) for line in lines)
-    axis.set_ylim(max(0, min(80, best - 20)), 100.5)
-    for (name, top1), colour in zip(teachers.items(), ("#c8553d", "#e09f3e"), strict=False):
-        axis.axhline(top1, color=colour, linestyle="--", linewidth=1, label=f"{name} {top1:.1f} %")
+def _short(paths):
+    """{path: name for the legend}: the paths without what all of them begin with."""
+    parts = [pathlib.Path(path).parts for path in paths]
+    shared = 0
+    while len(paths) > 1 and all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return {path: "/".join(p[shared:]) for path, p in zip(paths, parts, strict=True)}
+
+
+def _shade_exact(axis, lines):
+    """The epochs in which signs are exact, T = 0."""
+    exact = next((line["epoch"] for line in lines if line.get("temperature") == 0), None)
+    if exact is not None:
+        axis.axvspan(exact - 0.5, lines[-1]["epoch"], color="#2a9d5c", alpha=0.10, linewidth=0)
+
+
+def _legends(figure, axes, names, teachers, runs):
+    from matplotlib.lines import Line2D
+
+    def styles(axis, keys, more=()):
+        handles = [Line2D([], [], color="0.3", linestyle=style, label=label) for _, label, style in keys]
+        axis.legend(handles=[*handles, *more], loc="best")
+
+    loss, top1, temperature = axes[0, 0], axes[0, 1], axes[1, 0]
+    styles(loss, PANELS[0][1])
+    best = max(line.get("test_top1", line["train_top1"]) for lines in runs for line in lines)
+    worst = min(line.get("test_top1", line["train_top1"]) for lines in runs for line in lines)
+    if worst > 60 or teachers:
+        top1.set_ylim(max(0, min(80, best - 20)), 100.5)
+    lines = [top1.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"{name} {value:.1f} %")
+             for (name, value), colour in zip(teachers.items(), COLOURS[1:] * len(teachers), strict=False)]  # fmt: skip
+    styles(top1, PANELS[1][1], lines)
+    if len(names) > 1:
+        handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(names.values(), COLOURS * len(names), strict=False)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
+    elif any(line.get("temperature") == 0 for line in runs[0]):
+        temperature.text(
+            0.98, 0.92, "shaded: exact signs (T = 0)", transform=temperature.transAxes, ha="right", fontsize=8, color="#1d6b40"
+        )

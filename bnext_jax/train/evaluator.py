@@ -10,6 +10,7 @@ from etils import epath
 from bnext_jax import cluster, distill
 from bnext_jax.data import faults, pipeline
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.progress import Progress
 from bnext_jax.train import preemption
 from bnext_jax.train.step import normalise
 
@@ -81,11 +82,13 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
             raise preemption.Stopped
 
     feed, before = preemption.Feed(pipeline.ahead(read, put), blank, preemption.Flags(shardings), stop), None
-    for _ in range(len(batches)):
-        found = eval_step(variables, *next(feed))
+    with Progress("evaluate", len(batches), unit="batch") as progress:
+        for _ in range(len(batches)):
+            found = eval_step(variables, *next(feed))
+            take(before)
+            before = found
+            progress.step()
         take(before)
-        before = found
-    take(before)
 
     count = len(source)
     if total["count"] != count:

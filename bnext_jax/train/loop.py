@@ -45,6 +45,7 @@ def train(config, workdir_path):
     run = cluster.agree(lambda: Run(config, folder))
     cluster.check_equal(cluster.agree(run.facts))
     cluster.agree(lambda: workdir.check_shared(folder, config))
+    cluster.agree(run.overview)
     keep = config.checkpoint
     with (
         preemption.Preemption() as stop,

@@ -6,6 +6,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 from flax import nnx
 
 from bnext_jax import cluster
@@ -19,6 +20,7 @@ from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 log = logging.getLogger(__name__)
 MEASURED_FILE = "teachers.json"
+PARAMETERS_FILE = "parameters.txt"
 
 
 def precision_type(name, otherwise=None):
@@ -105,6 +107,14 @@ class Run:
         self.eval_step = evaluator.make_eval_step(self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype)
         self.step = None
 
+    def overview(self):
+        """Writes clu's table of all parameters into the folder, and logs their number."""
+        table = parameter_overview.get_parameter_overview(self.state["params"], include_stats=False)
+        path = self.folder / PARAMETERS_FILE
+        log.info("parameters: %s; each of them: %s", table.splitlines()[-1].removeprefix("Total: "), path)
+        if cluster.is_first():
+            path.write_text(table + "\n")
+
     def facts(self):
         """{name: JSON value}: what must be equal in all processes of a run."""
         return {
@@ -113,7 +123,7 @@ class Run:
             "jax": jax.__version__,
             "images": [len(self.train_source), len(self.eval_source)],
             "dataset": sources.checksum(self.config.data),
-            "initial weights": self.weights_digest,
+            "initial weights": self.weights_digest[:16],
         }
 
     def read(self, start, last):

@@ -1,0 +1,199 @@
+"""A run on one page: its figures, curves, evaluation, costs, mistakes and feature maps, in one HTML file that opens anywhere."""
+
+import collections
+import csv
+import logging
+import pathlib
+import tempfile
+
+import numpy as np
+from etils import epath
+
+from bnext_jax import count
+from bnext_jax.config import flat_json, from_json
+from bnext_jax.data import imagenet, sources
+from bnext_jax.data.photo import Photo
+from bnext_jax.data.transforms import Transform
+from bnext_jax.errors import UserError
+from bnext_jax.evaluate import evaluate
+from bnext_jax.models import abstract_model
+from bnext_jax.plot import page
+from bnext_jax.plot.curves import curves
+from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, total_stride, weights
+from bnext_jax.predict import open_photo
+from bnext_jax.progress import duration
+from bnext_jax.train import networks, teachers
+from bnext_jax.train.watch import read_metrics
+
+log = logging.getLogger(__name__)
+WORST, CONFUSED = 10, 14  # rows and columns of the confusion
+EXAMPLES = 8  # right and wrong predictions each
+
+
+def report(workdir, words=(), output=None):
+    """Writes the page.
+
+    Args:
+      workdir: a work directory that `train` wrote; its dataset must be there. words: [an image] for the feature maps; [] = the
+      evaluation split's first. output: an .html file; None = report.html in the work directory.
+    Returns:
+      {"report": path, "top1", "examples", "teachers": {name: top-1}}.
+    Raises:
+      UserError: no run, no logs, no dataset, an image that cannot be read, a page that cannot be written.
+    """
+    path = epath.Path(output or epath.Path(workdir) / "report.html")
+    if path.suffix.lower() != ".html":
+        raise UserError(f"the report {path} needs the ending .html")
+    if not path.parent.exists():
+        raise UserError(f"the report {path} cannot be written: there is no folder {path.parent}")
+    if len(words) > 1:
+        raise UserError(f"plot report takes one image at most, got {len(words)}")
+    lines = read_metrics(workdir)
+    if not lines:
+        raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
+    model, metadata = networks.load(workdir)
+    config = from_json(metadata["config"]).check()
+    source = sources.open_source(config.data, config.data.eval_split)
+    shown = open_photo(words[0]) if words else None
+    with tempfile.TemporaryDirectory() as folder:
+        log.info("evaluating %s on %d images", workdir, len(source))
+        found = evaluate(workdir, config, predictions=f"{folder}/predictions.csv")
+        with open(f"{folder}/predictions.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        teachers_found = _teachers(workdir, config)
+        readable = dict(zip(source.class_names, imagenet.readable(source.class_names, len(source.class_names)), strict=True))
+        for row in rows:
+            row["label"], row["prediction"] = readable[row["label"]], readable[row["prediction"]]
+        counted = {metadata["model"]["name"]: _counted(metadata)}
+        parts = [
+            _cards(found, counted, metadata, lines),
+            page.section(
+                "Curves", page.picture(curves([workdir], f"{folder}/curves.svg", teachers=_top1(teachers_found)), "curves of the run")
+            ),
+            _evaluation(found, teachers_found, source),
+            _confusion(rows),
+            _examples(rows, source, Transform(config.data.eval_transform)),
+            _features(model, metadata, shown, source, config, pathlib.Path(folder)),
+            page.section("Cost", page.table(count.summary_rows(counted)), note="python main.py count; see the README for what OPs are"),
+            page.folded(
+                "Configuration", page.table([["field", "value"], *([k, _shown(v)] for k, v in flat_json(config).items())], "config")
+            ),
+        ]
+    title = f"{metadata['model']['name']} on {config.data.name}"
+    below = f"{workdir}, step {metadata['step']}, epoch {metadata['epoch']} of {config.epochs}"
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page.page(title, below, parts))
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"the report {path} cannot be written: {error.strerror or error}") from error
+    return {"report": str(path), "top1": found["top1"], "examples": found["examples"], "teachers": _top1(teachers_found)}
+
+
+def _teachers(workdir, config):
+    """{name: what evaluate says} of the run's teachers; those whose files are gone are left out with a warning."""
+    found = {}
+    for name in dict.fromkeys(filter(None, (config.distill.main, *config.distill.assistants))):
+        place = teachers.located(name)
+        if not epath.Path(place).exists():
+            log.warning("teacher %s of %s is not there any more; the report goes without it", name, workdir)
+            continue
+        log.info("evaluating teacher %s", name)
+        role = "main teacher" if name == config.distill.main else "assistant"
+        values = evaluate(place, config)
+        found[f"{role}, {values['model']}" + ("" if role == "main teacher" else f" ({len(found)})" if role in found else "")] = values
+    return found
+
+
+def _top1(found):
+    return {name: values["top1"] for name, values in found.items()}
+
+
+def _counted(metadata):
+    """count's result for the network, at the size that it was evaluated at; without products where that is not square."""
+    described = metadata["model"]
+    height, width, _ = metadata["preprocessing"]["image_shape"]
+    model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
+    return count.measure(described["name"], model, min(height, width))
+
+
+def _cards(found, counted, metadata, lines):
+    values = next(iter(counted.values()))
+    seconds = sum(sum(v for k, v in line.items() if k in ("step_seconds", "data_wait_seconds")) for line in lines)
+    size = values["bytes"]
+    return page.cards({
+        f"top-1 over {found['examples']:,} images": f"{found['top1']:.2f} %",
+        "top-5": f"{found['top5']:.2f} %",
+        "packed size": f"{size / 2**20:.2f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB",
+        "OPs an image": f"{values['ops'] / 1e9:.3f} G" if values["ops"] >= 1e7 else f"{values['ops'] / 1e6:.3f} M",
+        "degree of binarisation": f"{values['degree']:.1f} %",
+        f"at temperature {metadata['temperature']:.2g}": "binary" if found["binary"] else "not yet binary",
+        "parameters": f"{values['parameters']:,}",
+        "of training steps": duration(seconds),
+    })  # fmt: skip
+
+
+def _evaluation(found, others, source):
+    rows = [["", "top-1 %", "top-5 %", "cross-entropy", "images", "precision"]]
+    for name, values in {"student": found, **others}.items():
+        numbers = [f"{values['top1']:.2f}", f"{values['top5']:.2f}", f"{values['loss']:.4f}", f"{values['examples']:,}"]
+        rows.append([name, *numbers, values["precision"]])
+    return page.section("Evaluation", page.table(rows), note=f"every image of {source.name}'s {source.split} split, counted once")
+
+
+def _confusion(rows):
+    """The classes with the lowest accuracy, and what their images were taken for."""
+    counts = collections.Counter((row["label"], row["prediction"]) for row in rows)
+    totals = collections.Counter(row["label"] for row in rows)
+    right = {name: counts[name, name] / total for name, total in totals.items()}
+    worst = sorted(right, key=lambda name: (right[name], name))[:WORST]
+    mistaken = collections.Counter({column: n for (row, column), n in counts.items() if row in worst and row != column})
+    columns = [*worst, *(name for name, _ in mistaken.most_common() if name not in worst)][: max(CONFUSED, len(worst))]
+    shown = {pair: n for pair, n in counts.items() if pair[0] in worst}
+    accuracy = [["class", "top-1 %", "images"], *([name, f"{100 * right[name]:.1f}", f"{totals[name]}"] for name in worst)]
+    note = "rows: true class, columns: prediction; counts of images"
+    return page.section(
+        f"The {len(worst)} worst classes", page.beside(page.confusion(worst, columns, shown), page.table(accuracy)), note=note
+    )
+
+
+def _examples(rows, source, transform):
+    """Wrong predictions, the surest first, and right ones by chance."""
+    wrong = sorted((row for row in rows if row["label"] != row["prediction"]), key=lambda row: -float(row["probability"]))[:EXAMPLES]
+    right = [row for row in rows if row["label"] == row["prediction"]]
+    drawn = np.random.default_rng(0).permutation(len(right))[:EXAMPLES]
+
+    def figure(row, kind):
+        image, _ = source.example(int(row["index"]))
+        image = image.pixels() if isinstance(image, Photo) else image
+        told = f"{row['prediction']} ({100 * float(row['probability']):.0f} %)"
+        return page.thumbnail(np.asarray(image), [f"is {row['label']}", f"said {told}"], kind)
+
+    return page.section(
+        "Examples",
+        "<h3>Wrong, the surest first</h3>" if wrong else "<p>No image is wrong.</p>",
+        page.gallery([figure(row, "wrong") for row in wrong]),
+        "<h3>Right</h3>",
+        page.gallery([figure(right[i], "ok") for i in drawn]),
+        note="true class; prediction and its probability",
+    )
+
+
+def _features(model, metadata, shown, source, config, folder):
+    if not names_of_layers(model):
+        return page.section("Feature maps", "<p>The network has no binary convolutions.</p>")
+    if shown is None:
+        image, _ = source.example(0)
+        shown = Transform(config.data.eval_transform)(image, None)
+    image = fitted(np.asarray(shown.pixels() if isinstance(shown, Photo) else shown), total_stride(model))
+    kept = maps_of(model, metadata, image, names_of_layers(model))
+    maps = draw_maps(image, kept, folder / "features.png", caption="the image")
+    lying = weights(model, metadata, folder / "weights.svg")
+    note = "what the binary convolutions are given: light +1, dark -1, red exactly 0"
+    return page.section("Feature maps", page.picture(maps, "binary feature maps"), note=note) + page.section(
+        "Latent weights", page.picture(lying, "latent weights by layer")
+    )
+
+
+def _shown(value):
+    return "-" if value in ("", None, []) else str(value)
