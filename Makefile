@@ -1,5 +1,5 @@
 # make quickstart   environment, data, teachers, binary student, one JSON line
-# make test         environment, lint, tests (what CI runs): compiled without LLVM's optimisations, most of whose time they are;
+# make test         environment, lint, tests (what CI runs): compiled without optimisations, most of whose time they are;
 #                   then the reference outputs, compiled as for users
 # make lint         ruff alone
 
@@ -17,7 +17,7 @@ $(VENV)/run.done: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/dev.done: requirements-dev.txt requirements-convert.txt $(VENV)/run.done
+$(VENV)/dev.done: requirements-dev.txt requirements-convert.txt requirements-plan.txt $(VENV)/run.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -29,7 +29,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
 
 test: lint
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden"
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden"
 	$(PYTEST) --dist=load -m golden
 
 clean:

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnext_jax.errors import MachineLost, UserError
-from bnext_jax.process import restart_with_huge_pages, silence_abandoned
+from bnext_jax.process import restart_with_huge_pages, silence_abandoned, without_tpu
 
 
 def _train(config, workdir):
@@ -61,6 +61,12 @@ def _count(**arguments):
     return count(**arguments)
 
 
+def _plan(config, topology, **switches):
+    from bnext_jax.plan import plan
+
+    return plan(config, topology, **switches)
+
+
 def _plot(files, **arguments):
     from bnext_jax.plot import plot
 
@@ -87,16 +93,20 @@ COMMANDS = {
         dict.fromkeys(("checkpoint", "model", "widths", "classes", "resolution", "gate_bits", "per_layer", "output"), False),
         False,
     ),
+    "plan": (_plan, {"config": True, "topology": True, "fit": False, "quick": False}, False),
     "plot": (_plot, dict.fromkeys(("workdir", "config", "checkpoint", "layers", "output"), False), True),
     "quickstart": (_quickstart, {"workdir": False, "seed": False}, False),
 }
-SWITCHES = ("per_layer",)  # flags without a value
+SWITCHES = ("per_layer", "fit", "quick")  # flags without a value
+REPEATED = ("topology",)
 
 
 def _define(name, values, line):
     """One flag on a command's own FlagValues, so that main() can be called twice in a process."""
     if name in SWITCHES:
         flags.DEFINE_boolean(name, False, "", flag_values=values)
+    elif name in REPEATED:
+        flags.DEFINE_multi_string(name, None, "", flag_values=values)
     elif name != "config":
         flags.DEFINE_string(name, None, "", flag_values=values)
     elif any(word.split("=")[0].lstrip("-") == "config" for word in line):
@@ -178,6 +188,7 @@ def _json(result):
 
 if __name__ == "__main__":
     restart_with_huge_pages()
+    without_tpu()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
     for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence

@@ -1,7 +1,5 @@
 """Several processes as one run: how they find each other, and how they agree before anything expensive begins."""
 
-import glob
-import importlib.util
 import json
 import os
 
@@ -10,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.process import on_tpu
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 TOLD_BYTES = 16384  # of one process's text
@@ -27,7 +26,7 @@ def join():
     if jax.distributed.is_initialized():
         return
     given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if not given and not _on_tpu():
+    if not given and not on_tpu():
         return
     arguments = {}
     if given:
@@ -46,11 +45,6 @@ def join():
         raise MachineLost(f"the processes of the run did not find each other in time ({one_line(error)}); start all of them") from error
     except (ValueError, RuntimeError) as error:  # counts that cannot be
         raise UserError(f"the processes of the run did not find each other ({one_line(error)}); start all of them") from error
-
-
-def _on_tpu():
-    """Whether this machine has TPU chips and the library that drives them; asks for no devices."""
-    return bool(importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")))
 
 
 def is_first():

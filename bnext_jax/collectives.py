@@ -4,6 +4,7 @@ import math
 import re
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+HOLD_OPERANDS = ("all-gather", "collective-permute")  # whose start's result holds the operands too, in front
 BITS = {
     "pred": 8,
     "s8": 8,
@@ -23,24 +24,30 @@ _OPERATION = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<star
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
 
 
-def collectives(text):
-    """{kind: {"count", "bytes", "largest"}} of the collectives in a program; bytes are those of the results on one device.
-
-    largest: bytes of the largest of them.
+def each_collective(text):
+    """[(kind, bytes, elements)] of the collectives in a program, in its order: of the result on one device.
 
     Args:
       text: a compiled program's as_text(). An asynchronous collective counts once, by its start.
     """
-    found = {}
+    found = []
     for line in text.splitlines():
         match = _OPERATION.search(line)
         if not match:
             continue
-        sizes = [math.prod(map(int, filter(None, shape.split(",")))) * BITS[kind] // 8 for kind, shape in _ARRAY.findall(match["result"])]
-        if match["start"] and len(sizes) > 1:
-            sizes = sizes[len(sizes) // 2 :]  # a start's result holds its operands too
-        entry = found.setdefault(match["kind"], {"count": 0, "bytes": 0, "largest": 0})
+        arrays = [(math.prod(map(int, filter(None, shape.split(",")))), BITS[kind]) for kind, shape in _ARRAY.findall(match["result"])]
+        if match["start"] and match["kind"] in HOLD_OPERANDS:
+            arrays = arrays[len(arrays) // 2 :]
+        found.append((match["kind"], sum(count * bits // 8 for count, bits in arrays), sum(count for count, _ in arrays)))
+    return found
+
+
+def collectives(text):
+    """{kind: {"count", "bytes", "largest"}} of the collectives in a program, see each_collective; largest: bytes of the largest."""
+    found = {}
+    for kind, size, _ in each_collective(text):
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
         entry["count"] += 1
-        entry["bytes"] += sum(sizes)
-        entry["largest"] = max(entry["largest"], sum(sizes))
+        entry["bytes"] += size
+        entry["largest"] = max(entry["largest"], size)
     return found

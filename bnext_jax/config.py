@@ -116,6 +116,10 @@ class DistillConfig(ReadOnly):
     form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
     precision: str = fixed("auto")  # of the teachers' forward; "auto" = that of the student
 
+    def teachers(self):
+        """The teachers' names, the main one first, each once; [] without distillation."""
+        return list(dict.fromkeys(filter(None, (self.main, *self.assistants))))
+
 
 @dataclasses.dataclass
 class CheckpointConfig(ReadOnly):

@@ -12,6 +12,7 @@ from bnext_jax.binary import LatentWeight
 from bnext_jax.errors import UserError
 from bnext_jax.layers import Buffer
 from bnext_jax.models import MODELS, BNext, abstract_model
+from bnext_jax.models.bnext import WIDTHS
 from bnext_jax.progress import Progress
 from bnext_jax.train import networks
 
@@ -24,9 +25,12 @@ RESOLUTION = 224
 class Published:
     """The authors' figures of one network (SPEC section 2).
 
-    ops: in G. degree: of binarisation, in percent. mebibytes: at 1 bit per binary weight; quantised: of the quantised edition.
+    parameters, binary_macs: exact, by which the network is known. ops: in G. degree: of binarisation, in percent. mebibytes: at 1 bit per
+    binary weight; quantised: of the quantised edition.
     """
 
+    parameters: int
+    binary_macs: int
     ops: float
     degree: float
     mebibytes: float | None
@@ -34,11 +38,11 @@ class Published:
 
 
 PUBLISHED = {
-    "bnext_tiny": Published(0.077, 97.81, 13.3, 5.3),
-    "bnext_small": Published(0.172, 98.47, 26.7, 11.1),
-    "bnext_middle": Published(0.317, 99.02, None, 20.4),
-    "bnext_large": Published(0.819, 99.49, 106.1, 47.6),
-    "bnext18": Published(0.043, 61.04, 5.4, None),
+    "bnext_tiny": Published(30_862_236, 4_816_896_000, 0.077, 97.81, 13.3, 5.3),
+    "bnext_small": Published(68_594_614, 10_838_016_000, 0.172, 98.47, 26.7, 11.1),
+    "bnext_middle": Published(134_501_974, 20_086_456_320, 0.317, 99.02, None, 20.4),
+    "bnext_large": Published(326_546_640, 52_150_927_360, 0.819, 99.49, 106.1, 47.6),
+    "bnext18": Published(12_064_648, 1_676_279_808, 0.043, 61.04, 5.4, None),
 }
 
 
@@ -62,7 +66,7 @@ def _bytes(parameters, kernels):
     return sum(math.ceil(weights * BITS[kind] / 8) for weights, kind in kernels) + 4 * others
 
 
-def size(model):
+def weigh(model):
     """What a network weighs, abstract or not; nothing is computed.
 
     Returns:
@@ -108,21 +112,22 @@ def _sums(layers, kind_of=lambda layer: layer.kind):
     return found
 
 
-def measure(name, model, resolution, per_layer=False):
-    """Everything that count says of one network, see count; name: under which it may be published. resolution: pixels of a side."""
-    layers = macs.layers(model, resolution)
-    found = size(model)
+def measure(name, model, size, per_layer=False):
+    """Everything that count says of one network, see count; name: under which it may be published. size: (height, width) of an image."""
+    layers = macs.layers(model, *size)
+    found = weigh(model)
     sums = _sums(layers)
     ops, degree = operations(sums)
-    result = {"resolution": resolution, "macs": sums, "ops": ops, "degree": degree, **found}
+    result = {"pixels": list(size), "macs": sums, "ops": ops, "degree": degree, **found}
     if found["binary_weights"]:
         sums = _sums(layers, lambda layer: edition(layer.name, layer.kind))
         ops, degree = operations(sums)
         result["edition"] = {"macs": sums, "ops": ops, "degree": degree}
-        if name in PUBLISHED and resolution == RESOLUTION:
+        published = PUBLISHED.get(name)
+        if published and (published.parameters, published.binary_macs) == (found["parameters"], sums[macs.BINARY]):
             printed = as_printed(sums)
             result["edition"] |= {"printed_gops": printed[0], "printed_degree": printed[1]}
-            result["published"] = dataclasses.asdict(PUBLISHED[name])
+            result["published"] = dataclasses.asdict(published)
     if per_layer:
         result["layers"] = [{**dataclasses.asdict(layer), "ops": layer.macs * macs.COST[layer.kind],
                              "bytes": _bytes(layer.weights, [(layer.weights, layer.kind)])} for layer in layers]  # fmt: skip
@@ -141,14 +146,17 @@ def _whole(flag, text, least=1):
     return number
 
 
-def _chosen(checkpoint, model, widths, classes, gate_bits):
-    """[(name, abstract network)] of count's arguments."""
+def _chosen(checkpoint, model, widths, classes, gate_bits, resolution):
+    """([(name, abstract network)], (height, width)) of count's arguments."""
+    size = (_whole("resolution", resolution) or RESOLUTION,) * 2
     if checkpoint:
         given = [f"--{flag}" for flag, value in (("model", model), ("widths", widths), ("classes", classes)) if value]
         if given:
             raise UserError(f"count takes --checkpoint or {', '.join(given)}, not both")
-        described = networks.describe(checkpoint, gate_bits)["model"]
+        metadata = networks.describe(checkpoint, gate_bits)
+        described = metadata["model"]
         chosen = [(described["name"], described["num_classes"], described["arguments"])]
+        size = tuple((metadata["preprocessing"] or {}).get("image_shape", size))[:2] if resolution is None else size
     else:
         arguments = {}
         if widths:
@@ -157,11 +165,11 @@ def _chosen(checkpoint, model, widths, classes, gate_bits):
             model, arguments = "bnext", {"widths": tuple(_whole("widths", part) for part in widths.strip("()").split(",") if part.strip())}
         elif model == "bnext":
             raise UserError(f"model bnext has no widths of its own; add --widths=32,64,128, or name one of: {', '.join(MODELS)}")
-        names = model.split(",") if model else PUBLISHED
+        names = model.split(",") if model else [name for name in PUBLISHED if gate_bits is None or name in WIDTHS]
         chosen = [(name, _whole("classes", classes) or 1000, arguments) for name in names]
     if gate_bits is not None and not checkpoint:
         chosen = [(name, number, networks.edition_arguments(name, arguments, gate_bits)) for name, number, arguments in chosen]
-    return [(name, abstract_model(name, number, **arguments)) for name, number, arguments in chosen]
+    return [(name, abstract_model(name, number, **arguments)) for name, number, arguments in chosen], size
 
 
 def count(checkpoint=None, model=None, widths=None, classes=None, resolution=None, gate_bits=None, per_layer=False, output=None):
@@ -169,21 +177,21 @@ def count(checkpoint=None, model=None, widths=None, classes=None, resolution=Non
 
     Args:
       checkpoint: a work directory or PyTorch file. model: names, joined by ","; None = the published ones. widths: of a BNext, as text.
-      classes, resolution: whole numbers as text (1000, 224 pixels a side). gate_bits: "4" or "8", prices the quantised edition.
+      classes, resolution: whole numbers as text (1000, 224 pixels a side; a checkpoint's own). gate_bits: "4" or "8": as the quantised
+      edition.
       per_layer: a table of layers instead of one of networks. output: a table to write, .md or .csv.
     Returns:
-      {name: {"resolution", "macs": {kind: one image's multiply-accumulates}, "ops", "degree" (percent), what size() says, "edition":
+      {name: {"pixels": [height, width], "macs": {kind: multiply-accumulates of an image}, "ops", "degree" (percent), weigh()'s, "edition":
       {"macs", "ops", "degree"} in the quantised edition's reading, "published": the authors' figures, and with them "printed_gops",
       "printed_degree" in "edition", which are rounded as theirs; "layers" if asked for}}.
     Raises:
       UserError: an unknown model, arguments that do not go together, a network that cannot be counted, a file that cannot be written.
     """
     path = tables.file_path(output) if output else None
-    pixels = _whole("resolution", resolution) or RESOLUTION
-    found, chosen = {}, _chosen(checkpoint, model, widths, classes, gate_bits)
+    (chosen, size), found = _chosen(checkpoint, model, widths, classes, gate_bits, resolution), {}
     with Progress("count", len(chosen), 0) as progress:
         for name, network in chosen:
-            found[name] = measure(name, network, pixels, per_layer)
+            found[name] = measure(name, network, size, per_layer)
             progress.step()
     rows = layer_rows(found) if per_layer else summary_rows(found)
     print(tables.text(rows), file=sys.stderr)
@@ -223,7 +231,7 @@ def summary_rows(found):
     def published(key):
         return row("    published", key, "", "published")
 
-    pixels = [f"{one['resolution']} x {one['resolution']}" for one in found.values()]
+    pixels = [" x ".join(map(str, one["pixels"])) for one in found.values()]
     kinds = [kind for kind in TITLES if any(one["macs"][kind] for one in found.values())]
     rows = [
         ["", *found],

@@ -7,8 +7,8 @@ from bnext_jax.config import flat_json, from_json
 from bnext_jax.data import pipeline, sources
 from bnext_jax.errors import UserError
 from bnext_jax.process import revision
-from bnext_jax.train import evaluator, mesh, networks, state, watch
-from bnext_jax.train.run import check_input, precision_type
+from bnext_jax.train import checkpoint, evaluator, mesh, networks, state, watch
+from bnext_jax.train.programs import check_input, precision_type
 
 
 def evaluate(directory, config=None, predictions=None, gate_bits=None):
@@ -22,7 +22,7 @@ def evaluate(directory, config=None, predictions=None, gate_bits=None):
       gate_bits: "4" or "8", evaluates the network as the quantised edition, see networks.load; None = as it is.
     Returns:
       {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model",
-      "gate_bits" (of the quantised edition, else None), "predictions"}.
+      "arguments" (the network's, see create_model), "predictions"}.
     Raises:
       UserError: no readable checkpoint, no config, or classes that are not the dataset's.
     """
@@ -36,11 +36,12 @@ def evaluate(directory, config=None, predictions=None, gate_bits=None):
             f"{directory} was trained on {metadata['model']['num_classes']} classes that are not the {len(source.class_names)} of"
             f" {config.data.name}; evaluate it with its own dataset"
         )
+    network, params, batch_stats = state.split(model, training=False)
     facts = {"commit": revision(), "step": metadata["step"], "images": len(source), "dataset": sources.checksum(config.data)}
-    cluster.check_equal({**flat_json(config), **facts})
+    digest = checkpoint.digest({**params, **batch_stats}) if jax.process_count() > 1 else ""
+    cluster.check_equal({**flat_json(config), **facts, "gate_bits": gate_bits, "weights": digest[:16]})
     shardings = mesh.make_shardings()
     mesh.check_batch("eval_batch_size", config.eval_batch_size, None, jax.device_count())
-    network, params, batch_stats = state.split(model, training=False)
     variables = shardings.put({**params, **batch_stats})
     check_input(network, variables, pipeline.image_shape(source, config.data.eval_transform))
     dtype = precision_type(config.precision)
@@ -57,6 +58,6 @@ def evaluate(directory, config=None, predictions=None, gate_bits=None):
         "binary": watch.is_binary(network.latent, variables, metadata["temperature"]),
         "precision": str(dtype),
         "model": metadata["model"]["name"],
-        "gate_bits": metadata["model"]["arguments"].get("gate_bits"),
+        "arguments": metadata["model"]["arguments"],
         **({"predictions": str(predictions)} if predictions else {}),
     }

@@ -8,7 +8,7 @@ import tempfile
 
 from bnext_jax import convert, teachers
 from bnext_jax.convert import torch_files
-from bnext_jax.count import size
+from bnext_jax.count import weigh
 from bnext_jax.errors import UserError
 from bnext_jax.train import checkpoint, networks, state
 
@@ -72,7 +72,7 @@ def exchange(source, output, model=None, gate_bits=None):
         "model": described["name"],
         "num_classes": described["num_classes"],
         "arguments": described["arguments"],
-        "parameters": size(network)["parameters"],
+        "parameters": weigh(network)["parameters"],
         "epoch": metadata["epoch"],
         "temperature": metadata["temperature"],
         "source": str(source),

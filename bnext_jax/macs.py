@@ -43,11 +43,14 @@ class Layer:
 
 
 def kind_of(variable, module):
-    """ "binary", "int4", "int8" or "float": what the layer of a kernel multiplies with."""
+    """ "binary", "int4", "int8" or "float": what the layer of a kernel multiplies with. Raises UserError for other bits."""
     if isinstance(variable, LatentWeight):
         return BINARY
     quantizer = getattr(module, "quantizer", None)
-    return FLOAT if quantizer is None else f"int{quantizer.bits}"
+    kind = FLOAT if quantizer is None else f"int{quantizer.bits}"
+    if kind not in COST:
+        raise UserError(f"the network cannot be counted: a layer of {quantizer.bits} bits has no price; 4 and 8 have one")
+    return kind
 
 
 def kernels(model):
@@ -57,17 +60,17 @@ def kernels(model):
     return [("/".join(map(str, path)), variable, modules[path]) for path, variable in found]
 
 
-def layers(model, resolution):
-    """The Layers of a network, in the order of their computation, for one image of resolution x resolution pixels.
+def layers(model, height, width):
+    """The Layers of a network, in the order of their computation, for one image of height x width pixels.
 
     Args:
       model: an evaluation view, abstract or not; nothing is computed.
     Raises:
-      UserError: a size that the network cannot take, or a product of which no parameter is a factor.
+      UserError: a size that the network cannot take, a product of which no parameter is a factor, bits that have no price.
     """
     known = {name: (tuple(variable.shape), kind_of(variable, module)) for name, variable, module in kernels(model)}
     network, params, batch_stats = state.split(model, training=False)
-    arguments = (params, batch_stats, jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32))
+    arguments = (params, batch_stats, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
     traced = jax.make_jaxpr(lambda params, rest, images: network({**params, **rest}, images)[0])(*arguments)
     sources = [frozenset({path.removesuffix("/kernel")} & known.keys()) for path in sorted(params)]  # as jax orders a dict's leaves
     sources += [frozenset()] * (len(traced.jaxpr.invars) - len(sources))
@@ -90,7 +93,11 @@ def _follow(jaxpr, sources, found):
         inputs, name = [of(operand) for operand in equation.invars], equation.primitive.name
         inner = _inner(equation)
         if inner is not None:
-            outputs = _follow(inner, inputs[len(inputs) - len(inner.invars) :], found)
+            inside = []
+            outputs = _follow(inner, inputs[len(inputs) - len(inner.invars) :], inside)
+            found += inside * (equation.params["length"] if name == "scan" else 1)
+        elif name == "while":
+            raise UserError("the network cannot be counted: it has a loop whose length only its computation tells")
         elif name in ("conv_general_dilated", "dot_general"):
             output = equation.outvars[0].aval.shape
             found.append((_kernel(name, inputs[1], output), output, math.prod(output) * _depth(equation)))

@@ -1,5 +1,7 @@
 """The process that a command runs in."""
 
+import glob
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -61,3 +63,26 @@ def silence_abandoned():
     """Makes sys.unraisablehook, as it is now, pass over what is `abandoned`."""
     telling = sys.unraisablehook
     sys.unraisablehook = lambda told: None if abandoned(told) else telling(told)
+
+
+# What libtpu else asks Google's metadata server for, minutes long where nothing answers, and how much it prints.
+WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def on_tpu():
+    """Whether this machine has TPU chips and the library that drives them; asks for no devices."""
+    return bool(importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")))
+
+
+def without_tpu():
+    """Tells libtpu, where it is installed for `plan` on a machine without TPUs, not to look for any. To be called before JAX starts."""
+    if importlib.util.find_spec("libtpu") and not on_tpu():
+        for name, value in WITHOUT_TPU.items():
+            os.environ.setdefault(name, value)

@@ -47,6 +47,7 @@ class Quantizer(nnx.Module):
     def kernel(self, kernel):
         """factor * quantize(kernel / factor), factor = 2 mean|w| of each output channel, a constant to the gradient."""
         factor = lax.stop_gradient(2 * jnp.abs(kernel).mean(tuple(range(kernel.ndim - 1)), keepdims=True))
+        factor = jnp.where(factor > 0, factor, 1)  # a channel of zeros stays one
         return quantize(kernel / factor, self.bits, self.axes, self.weight_clip[...]) * factor
 
     def input(self, x):

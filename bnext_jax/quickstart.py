@@ -55,7 +55,7 @@ def quickstart(workdir=None, seed=None, form=""):
         results[role] = train(config, f"{root}/{role}")
     seconds = time.monotonic() - began
     model, _ = checkpoint.load_network(f"{root}/student")
-    size = count.size(model)
+    size = count.weigh(model)
     teachers = {role: results[role]["top1"] for role in TEACHERS}
     title = f"A binary network of {size['bytes'] / 1024:.0f} KiB, distilled from two real-valued teachers"
     named = {f"{role} ({name})": teachers[role] for role, name in TEACHERS.items()}

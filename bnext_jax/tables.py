@@ -2,9 +2,11 @@
 
 import csv
 import io
-import pathlib
+
+from etils import epath
 
 from bnext_jax.errors import UserError
+from bnext_jax.files import write_whole
 
 SUFFIXES = (".md", ".csv")
 
@@ -35,7 +37,7 @@ def comma_separated(rows):
 
 def file_path(output):
     """The path of a table to write. Raises UserError for an ending that is none of SUFFIXES, before any work is done."""
-    path = pathlib.Path(output)
+    path = epath.Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"the table {path} needs one of the endings {', '.join(SUFFIXES)}")
     return path
@@ -43,7 +45,4 @@ def file_path(output):
 
 def save(rows, path):
     """Writes a table to a path of file_path. Raises UserError where that cannot be."""
-    try:
-        path.write_text(markdown(rows) if path.suffix.lower() == ".md" else comma_separated(rows))
-    except OSError as error:
-        raise UserError(f"the table {path} cannot be written: {error.strerror or error}") from error
+    write_whole(path, markdown(rows) if path.suffix.lower() == ".md" else comma_separated(rows), "table")

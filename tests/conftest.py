@@ -21,8 +21,10 @@ import main as program  # noqa: E402
 from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data.prepare import prepare  # noqa: E402
-from bnext_jax.process import silence_abandoned  # noqa: E402
+from bnext_jax.process import silence_abandoned, without_tpu  # noqa: E402
 from tests.launcher import Launcher  # noqa: E402
+
+without_tpu()
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has set the hook that makes errors of what nothing can catch

@@ -42,7 +42,7 @@ def refused(outcome, *parts):
         (["count", "--model=resnet"], ["no model 'resnet'"]),
         (["count", "--model=bnext"], ["bnext has no widths of its own; add --widths"]),
         (["plot", "curves", "--workdir=/nowhere"], ["/nowhere holds no logs"]),
-        (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves, augmentation; got pies"]),
+        (["plot", "pies", "--workdir=/nowhere"], ["plot draws: curves, features, augmentation, comparison, report; got pies"]),
         (["quickstart", "--seed=x"], ["--seed 'x'"]),
         (["quickstart", "--seed=-1"], ["config.seed is -1"]),
     ],

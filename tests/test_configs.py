@@ -62,7 +62,7 @@ def recipe(file):
 
 @functools.cache
 def parameters(name):
-    return count.size(abstract_model(name))["parameters"]
+    return count.weigh(abstract_model(name))["parameters"]
 
 
 @pytest.mark.parametrize("file", FILES)

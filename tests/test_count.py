@@ -3,14 +3,17 @@
 import csv
 import itertools
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from bnext_jax import count, macs
+from bnext_jax.config import OptimizerConfig
 from bnext_jax.errors import UserError
 from bnext_jax.layers import Linear
 from bnext_jax.models import abstract_model, create_model
+from bnext_jax.train import optimizer, state
 
 # SPEC section 2: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantised edition (gates at 4 bit);
 # binary, stem, gate and classifier MACs; exact degrees of binarisation in the quantised and in the all-float reading
@@ -112,22 +115,56 @@ def test_each_layer_is_listed_and_written_as_markdown_and_csv(run, tmp_path):
 
 
 def test_depthwise_and_dense_layers_of_a_teacher_are_products_of_their_shapes():
-    layers = {layer.name: layer for layer in macs.layers(abstract_model("convnext", 10, widths=(8,), depths=(1,), patch=4), 32)}
+    layers = {layer.name: layer for layer in macs.layers(abstract_model("convnext", 10, widths=(8,), depths=(1,), patch=4), 32, 64)}
     assert {name: layer.macs for name, layer in layers.items()} == {
-        "stem": 8 * 8 * 4 * 4 * 3 * 8,
-        "stages/0/0/depthwise": 8 * 8 * 7 * 7 * 8,
-        "stages/0/0/expand": 8 * 8 * 8 * 32,
-        "stages/0/0/project": 8 * 8 * 32 * 8,
+        "stem": 8 * 16 * 4 * 4 * 3 * 8,
+        "stages/0/0/depthwise": 8 * 16 * 7 * 7 * 8,
+        "stages/0/0/expand": 8 * 16 * 8 * 32,
+        "stages/0/0/project": 8 * 16 * 32 * 8,
         "classifier": 8 * 10,
     }
     assert {layer.kind for layer in layers.values()} == {"float"}
 
 
-def test_a_training_checkpoint_holds_three_numbers_a_parameter():
-    model = create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0))
-    trained = sum(leaf[...].size for _, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    whole = sum(jnp.asarray(leaf[...]).size for _, leaf in nnx.to_flat_state(nnx.state(model)))
-    assert count.size(model)["bytes_checkpoint"] == 4 * (3 * trained + whole - trained)
+def test_parameters_of_a_small_network_are_the_product_of_its_shapes():
+    def unit(c, size):
+        return size * size * c * c + 2 * c + 4 * c + 2 * c + (c * (c // 8) * 2 + c // 8 + c)  # conv, shift+scale, norms, PReLUs, gate
+
+    blocks = (unit(8, 3) + unit(8, 1)) + (unit(8, 3) + 2 * unit(8, 1)) + (unit(16, 3) + unit(16, 1))
+    expected = 3 * 3 * 3 * 8 + 2 * 8 + 8 + blocks + 16 + (16 * 10 + 10)
+    assert count.weigh(abstract_model("bnext", 10, widths=(8, 8, 16, 16)))["parameters"] == expected
+
+
+def test_a_training_checkpoint_weighs_what_the_state_of_training_holds():
+    network, params, batch_stats = state.split(create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0)), training=True)
+    held = state.initial_state(network, params, batch_stats, optimizer.adamw(OptimizerConfig(), network.decay_groups))
+    floats = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype == jnp.float32)
+    integers = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype != jnp.float32)
+    found = count.weigh(abstract_model("bnext", 10, widths=(8, 8)))["bytes_checkpoint"]
+    assert floats <= found <= floats + integers and integers < 100  # counters of steps and batches
+
+
+@pytest.mark.parametrize(
+    "more", [["--model=bnext_tiny", "--classes=10"], ["--model=bnext_tiny", "--resolution=192"], ["--model=bnext_tiny", "--gate_bits=8"]]
+)
+def test_published_figures_stand_beside_the_published_networks_alone(run, more):
+    code, result, error = run("count", *more)
+    published = more[1] == "--gate_bits=8"  # the same network and image, otherwise stored
+    assert code == 0 and ("published" in result["bnext_tiny"]) == ("published" in error) == published
+
+
+class Repeated(nnx.Module):
+    """A dense layer that is applied three times."""
+
+    def __init__(self):
+        self.layer = Linear(3, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, images, temperature=None):
+        return jax.lax.scan(lambda x, _: (self.layer(x), None), images.mean((1, 2)), length=3)[0]
+
+
+def test_a_layer_in_a_loop_counts_each_time():
+    assert [layer.macs for layer in macs.layers(Repeated(), 8, 8)] == [9, 9, 9]
 
 
 class Attention(nnx.Module):
@@ -143,7 +180,7 @@ class Attention(nnx.Module):
 
 def test_a_product_of_two_maps_cannot_be_counted():
     with pytest.raises(UserError, match=r"cannot be counted: its dot_general with the output \[4, 4\] multiplies 0 kernels"):
-        macs.layers(Attention(), 8)
+        macs.layers(Attention(), 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +191,7 @@ def test_a_product_of_two_maps_cannot_be_counted():
         (["--model=bnext_tiny", "--widths=8,8"], "leave --model=bnext_tiny out"),
         (["--model=bnext_tiny", "--resolution=0"], "--resolution is 0; it must be 1 or more"),
         (["--model=bnext_tiny", "--resolution=33"], "cannot halve"),
+        (["--model=bnext_huge", "--gate_bits=4"], "there is no model 'bnext_huge'"),
         (["--model=bnext18", "--gate_bits=4"], "bnext18 has no quantised edition"),
         (["--model=bnext_tiny", "--gate_bits=5"], "--gate_bits is '5'"),
         (["--checkpoint=x", "--classes=10"], "--checkpoint or --classes, not both"),

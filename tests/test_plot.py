@@ -66,6 +66,14 @@ def test_curves_of_two_runs_are_those_of_their_logs(run, drawing, tmp_path):
     assert [text.get_text() for text in drawing["figure"].legends[0].get_texts()] == ["one", "other"]
 
 
+def test_no_run_and_no_teacher_is_cut_off_below(drawing, tmp_path):
+    for best, other, teachers, visible in ((96, 63, {}, 63), (96, 95, {"main": 99}, 95), (96, 95, {"main": 70}, 70)):
+        folders = [logged(tmp_path / f"{best}{other}{len(teachers)}{visible}{top}", 1, top) for top in (best, other)]
+        curves.curves(folders, tmp_path / "a.png", teachers=teachers)
+        axis = next(axis for axis in drawing["figure"].axes if axis.get_title(loc="left") == "top-1 (%)")
+        assert axis.get_ylim()[0] < visible - 1
+
+
 def test_curves_need_logs_and_an_ending(run, tmp_path):
     refused(run("plot", "curves", f"--workdir={tmp_path}"), "holds no logs")
     refused(run("plot", "curves"), "needs --workdir=DIR, or work directories after its name")
@@ -119,6 +127,7 @@ def test_an_image_is_made_smaller_and_cropped_about_its_centre():
     assert features.fitted(np.zeros((3000, 1500, 3), np.uint8), 32).shape == (1024, 512, 3)
     image = np.arange(70 * 40 * 3).reshape(70, 40, 3).astype(np.uint8)
     np.testing.assert_array_equal(features.fitted(image, 32), image[3:67, 4:36])
+    assert features.fitted(np.zeros((1, 4000, 3), np.uint8), 1).shape == (1, 1024, 3)
     with pytest.raises(UserError, match="the image has 40x20 pixels, the network needs sides of 32 or more"):
         features.fitted(image[:20], 32)
 
@@ -165,21 +174,23 @@ def test_the_comparison_has_a_source_for_each_method_and_the_published_figures_o
     assert all(name in rows for name in wanted) and any(name.startswith("MeliusNet") for name in rows)
     for name, published in zip(("BNext-T", "BNext-S", "BNext-L", "BNext-18"), ("tiny", "small", "large", "18"), strict=True):
         figures = count.PUBLISHED["bnext18" if published == "18" else f"bnext_{published}"]
-        assert (rows[name]["gops"], rows[name]["megabytes"]) == (figures.ops, figures.mebibytes)
+        assert rows[name]["gops"] == figures.ops
+        assert abs(rows[name]["megabytes"] - figures.mebibytes * 2**20 / 1e6) < 0.06
     assert [rows[name]["top1"] for name in ("BNext-T", "BNext-S", "BNext-M", "BNext-L", "BNext-18")] == [72.4, 76.1, 78.3, 80.57, 68.4]
 
 
 def test_own_results_join_the_comparison_if_they_count_all_fifty_thousand_images(drawing, tmp_path):
     results = {
-        "ours": {"model": "bnext18", "top1": 67.0, "examples": 50_000, "gate_bits": None},
-        "few": {"model": "bnext18", "top1": 99.0, "examples": 360},
+        "ours": {"model": "bnext18", "arguments": {}, "top1": 67.0, "examples": 50_000},
+        "few": {"model": "bnext18", "arguments": {}, "top1": 99.0, "examples": 360},
+        "real": {"model": "convnext", "arguments": {"widths": [8], "depths": [1]}, "top1": 99.0, "examples": 50_000},
         "other": {"commit": "abc"},
     }
     for name, values in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
     (row,) = comparison.read_own(tmp_path)
-    # SPEC section 2: binary, then stem, classifier and shortcuts at 8 bit, gates at 4; 5.426 MiB
-    expected = (1_676_279_808 / 64 + (118_013_952 + 512_000 + 19_267_584) / 8 + 348_160 / 16) / 1e9
+    # SPEC section 2: binary, then stem, classifier, shortcuts and gates; 5.426 MiB
+    expected = (1_676_279_808 / 64 + 118_013_952 + 512_000 + 19_267_584 + 348_160) / 1e9
     assert (row["method"], row["top1"]) == ("ours", 67.0) and math.isclose(row["gops"], expected)
     assert round(row["megabytes"] * 1e6 / 2**20, 3) == 5.426
     comparison.comparison(tmp_path / "a.pdf", results=tmp_path)

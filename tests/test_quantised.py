@@ -1,9 +1,11 @@
 """The quantised edition of a trained network: as it is, trained further, priced. Its arithmetic: test_golden_quantized."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bnext_jax.convert import torch_files
+from bnext_jax.quantize import Quantizer
 from bnext_jax.train import networks, state
 from tests.test_commands import SMOKE, refused
 from tests.torch_tools import WIDTHS, drawn, save_training
@@ -46,9 +48,15 @@ def test_a_float_network_is_converted_with_every_tensor_as_it_was_and_the_publis
     directly = evaluate(trained, "--gate_bits=4")
     assert evaluate(quantised) == evaluate(quantised, "--gate_bits=4") == evaluate(file) == directly
     plain = evaluate(trained)
-    assert (directly["gate_bits"], plain["gate_bits"]) == (4, None)
+    assert directly["arguments"] == {"widths": list(WIDTHS), **BITS} and plain["arguments"] == {"widths": list(WIDTHS)}
     assert 1e-6 < abs(directly["loss"] - plain["loss"]) < 0.1 * plain["loss"]
     refused(run("evaluate", f"--checkpoint={quantised}", SMOKE, "--gate_bits=8"), "bnext has gate_bits 4 already; leave --gate_bits out")
+
+
+def test_a_channel_of_zeros_stays_one():
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32).at[:, 1].set(0)
+    found = np.asarray(Quantizer(4, (0,)).kernel(kernel))
+    assert np.isfinite(found).all() and not found[:, 1].any() and found[:, 0].any()
 
 
 def test_the_price_of_a_trained_network_s_quantised_edition(run, trained):
@@ -62,7 +70,8 @@ def test_a_float_network_is_trained_further_with_quantised_layers(run, trained, 
     more = [f"--config.model.{name}={bits}" for name, bits in BITS.items()]
     code, _, error = run(
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", f"--config.init={trained}",
-        f"--config.model.widths={WIDTHS}", "--config.stop_at_step=2", "--config.tensorboard=False", *more,
+        f"--config.model.widths={WIDTHS}", "--config.stop_at_step=2", "--config.tensorboard=False",
+        "--config.optimizer.decay_rest=0", "--config.optimizer.decay_weights=0", *more,
     )  # fmt: skip
     assert code == 0, error
     model, metadata = networks.load(tmp_path / "run")

@@ -5,6 +5,7 @@ import csv
 import html.parser
 import io
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -42,7 +43,9 @@ def trained(digits, tmp_path_factory):
     words = [f"--config.data.directory={digits}", "--config.tensorboard=False", "--config.data.eval_split=test[:120]"]
     teacher = ["main.py", "train", "--config=configs/digits_teacher.py:smoke", f"--workdir={folder / 'teacher'}", *words]
     assert program.main(teacher, io.StringIO()) == 0
-    student = ["main.py", "train", SMOKE, f"--workdir={folder / 'student'}", f"--config.distill.main={folder / 'teacher'}", *words]
+    shutil.copytree(folder / "teacher", folder / "another")
+    taught = [f"--config.distill.main={folder / 'teacher'}", f"--config.distill.assistants=('{folder / 'another'}',)"]
+    student = ["main.py", "train", SMOKE, f"--workdir={folder / 'student'}", *taught, *words]
     assert program.main(student, io.StringIO()) == 0
     return folder / "student"
 
@@ -59,7 +62,10 @@ def test_the_page_of_a_run(run, trained, tmp_path):
     assert (result["top1"], result["examples"]) == (found["top1"], 120)
     words = "".join(reader.words)
     assert f"{found['top1']:.2f} %" in words and f"{found['loss']:.4f}" in words
-    assert list(result["teachers"]) == ["main teacher, convnext"] and f"{result['teachers']['main teacher, convnext']:.2f}" in words
+    assert (
+        list(result["teachers"]) == ["main teacher, convnext", "assistant, convnext"]
+        and f"{result['teachers']['main teacher, convnext']:.2f}" in words
+    )
     assert "config.model.widths" in words and "[8, 8, 16, 16]" in words
 
     with (tmp_path / "rows.csv").open() as file:
@@ -87,7 +93,15 @@ def test_what_a_report_needs_is_told(run, trained, tmp_path):
     refused(run("plot", "report", f"--workdir={trained}", f"--output={tmp_path / 'a.pdf'}"), "needs the ending .html")
     refused(run("plot", "report", f"--workdir={trained}", tmp_path / "none.png"), "none.png cannot be read")
     refused(run("plot", "report", f"--workdir={trained}", "--output=/nowhere/a.html"), "/nowhere/a.html cannot be written")
-    assert not list(tmp_path.iterdir())
+    Image.new("RGB", (50, 1)).save(tmp_path / "thin.png")
+    refused(run("plot", "report", f"--workdir={trained}", tmp_path / "thin.png"), "the image has 50x1 pixels, the network needs sides of 2")
+
+
+def test_the_page_of_a_real_valued_run_says_nothing_of_binary_weights(run, trained, tmp_path):
+    code, _, error = run("plot", "report", f"--workdir={trained.parent / 'teacher'}", f"--output={tmp_path / 'a.html'}")
+    words = "".join(Reader((tmp_path / "a.html").read_text()).words)
+    assert code == 0, error
+    assert "The network has no binary convolutions." in words and "degree of binarisation, %" in words and "not yet binary" not in words
 
 
 def test_names_from_outside_stay_text():

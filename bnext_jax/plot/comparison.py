@@ -2,21 +2,19 @@
 
 import csv
 import json
-import logging
 import pathlib
 
 from bnext_jax import count
 from bnext_jax.errors import UserError
-from bnext_jax.models import MODELS, abstract_model
+from bnext_jax.models import abstract_model
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 
-log = logging.getLogger(__name__)
 IMAGES = 50_000  # ImageNet's validation set; a top-1 over fewer is another figure
 PUBLISHED = pathlib.Path(__file__).with_name("comparison.csv")
 STYLES = {
     "others": (COLOURS[5], "o", "published"),
     "BNext": (COLOURS[0], "s", "BNext, published"),
-    "own": (COLOURS[1], "*", "measured here"),
+    "own": (COLOURS[1], "*", "measured here, as it ran"),
 }
 
 
@@ -29,9 +27,9 @@ def read_published(path=PUBLISHED):
 
 
 def read_own(folder):
-    """The same of what `evaluate` printed, kept as files: {"model", "top1", "examples": 50,000, "gate_bits"} in folder/*.json.
+    """The same of what `evaluate` printed, kept as files: {"model", "arguments", "top1", "examples": 50,000, ...} in folder/*.json.
 
-    OPs and sizes are counted, in the quantised edition's reading; of networks by their name alone, not of custom widths.
+    OPs and sizes are counted, of the network as it ran. Networks without binary weights are left out.
     """
     rows = []
     for path in sorted(pathlib.Path(folder).glob("*.json")):
@@ -39,16 +37,12 @@ def read_own(folder):
             values = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path} is no JSON: {error}; write what evaluate prints, or take the file away") from error
-        if not isinstance(values, dict) or values.get("examples") != IMAGES or values.get("model") not in MODELS:
+        if not isinstance(values, dict) or values.get("examples") != IMAGES or not {"model", "arguments", "top1"} <= values.keys():
             continue
-        if "top1" not in values or values["model"] in ("bnext", "efficientnet", "convnext"):
-            log.warning("%s: %s is left out of the comparison, its widths are not known", path, values["model"])
-            continue
-        network = abstract_model(values["model"])
-        found = count.measure(values["model"], network, count.RESOLUTION)
-        edition, size = found.get("edition", found), found["bytes_edition"] if values.get("gate_bits") else found["bytes"]
-        rows.append({"method": path.stem, "year": None, "top1": values["top1"], "gops": edition["ops"] / 1e9, "megabytes": size / 1e6,
-                     "family": "own", "source": str(path)})  # fmt: skip
+        found = count.measure(values["model"], abstract_model(values["model"], **values["arguments"]), (count.RESOLUTION,) * 2)
+        if found["binary_weights"]:
+            rows.append({"method": path.stem, "year": None, "top1": values["top1"], "gops": found["ops"] / 1e9,
+                         "megabytes": found["bytes"] / 1e6, "family": "own", "source": str(path)})  # fmt: skip
     return rows
 
 
@@ -72,7 +66,7 @@ def comparison(output=None, results="results"):
                 values = [row[key] for row in chosen], [row["top1"] for row in chosen]
                 axis.plot(*values, linestyle=line, color=colour, marker=marker, markersize=6, linewidth=1.2, label=told)
         axis.set_xscale("log")
-        axis.margins(x=0.15, y=0.08)
+        axis.margins(x=0.17, y=0.08)
         ticks = [tick for tick in (0.03, 0.05, 0.1, 0.2, 0.5, 1, 3, 5, 10, 20, 50, 100) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
@@ -87,7 +81,8 @@ def comparison(output=None, results="results"):
 
 # where a name may stand beside its point: offset in points, horizontal and vertical alignment; the first that is free is taken
 PLACES = (((8, -3), "left", "center"), ((-8, 3), "right", "center"), ((0, 7), "center", "bottom"), ((0, -8), "center", "top"),
-          ((6, -7), "left", "top"), ((-6, 7), "right", "bottom"))  # fmt: skip
+          ((6, -7), "left", "top"), ((-6, 7), "right", "bottom"), ((8, 9), "left", "center"), ((8, -13), "left", "center"),
+          ((0, -20), "center", "top"))  # fmt: skip
 
 
 def _name_points(axis, rows, key):
@@ -104,7 +99,8 @@ def _name_points(axis, rows, key):
                 color=STYLES[row["family"]][0],
             )  # fmt: skip
             box = name.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) or place == PLACES[-1]:
+            inside = box.x0 >= axis.bbox.x0 and box.x1 <= axis.bbox.x1
+            if (inside and not any(box.overlaps(other) for other in taken)) or place == PLACES[-1]:
                 taken.append(box)
                 break
             name.remove()

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from etils import epath
+
 from bnext_jax.errors import UserError
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 from bnext_jax.train.watch import read_metrics
@@ -28,11 +30,8 @@ def curves(workdirs, output=None, title="", teachers=None):
     """
     runs = {}
     for workdir in workdirs:
-        lines = read_metrics(workdir)
-        if not lines:
-            raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
-        runs[str(workdir)] = lines
-    path = picture_path(output or pathlib.Path(workdirs[0]) / "curves.png")
+        runs[str(workdir)] = read_logs(workdir)
+    path = picture_path(output or epath.Path(workdirs[0]) / "curves.png")
     figure, axes = subplots(2, 3, figsize=(12, 6.2))
     names = _short(list(runs))
     for axis, (name, keys, logarithmic, factor) in zip(axes.flat, PANELS, strict=True):
@@ -51,6 +50,14 @@ def curves(workdirs, output=None, title="", teachers=None):
     _legends(figure, axes, names, teachers or {}, list(runs.values()))
     figure.suptitle(title, fontsize=12)
     return save(figure, path)
+
+
+def read_logs(workdir):
+    """train.watch.read_metrics of a work directory. Raises UserError where there are none."""
+    lines = read_metrics(workdir)
+    if not lines:
+        raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
+    return lines
 
 
 def _short(paths):
@@ -78,10 +85,10 @@ def _legends(figure, axes, names, teachers, runs):
 
     loss, top1, temperature = axes[0, 0], axes[0, 1], axes[1, 0]
     styles(loss, PANELS[0][1])
-    best = max(line.get("test_top1", line["train_top1"]) for lines in runs for line in lines)
-    worst = min(line.get("test_top1", line["train_top1"]) for lines in runs for line in lines)
-    if worst > 60 or teachers:
-        top1.set_ylim(max(0, min(80, best - 20)), 100.5)
+    bests = [max((line[key] for line in lines for key in ("test_top1", "train_top1") if key in line), default=0) for lines in runs]
+    low = min([*bests, *teachers.values()])
+    if low > 80:  # the beginning matters less than the end
+        top1.set_ylim(min(80, low - 20), 100.5)
     lines = [top1.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"{name} {value:.1f} %")
              for (name, value), colour in zip(teachers.items(), COLOURS[1:] * len(teachers), strict=False)]  # fmt: skip
     styles(top1, PANELS[1][1], lines)

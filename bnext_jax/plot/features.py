@@ -53,7 +53,7 @@ def fitted(image, stride, longest=LONGEST):
     height, width = image.shape[:2]
     if max(height, width) > longest:
         factor = longest / max(height, width)
-        height, width = round(height * factor), round(width * factor)
+        height, width = max(1, round(height * factor)), max(1, round(width * factor))
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     rows, columns = height // stride * stride, width // stride * stride
     if not rows or not columns:
@@ -109,8 +109,8 @@ def names_of_layers(model, layers=None):
     """
     known = units(model)
     if layers:
-        names = [name.strip() for name in layers.split(",") if name.strip()]
-        unknown = [name for name in names if name not in known]
+        names = [name.strip() for name in layers.split(",")]
+        unknown = [name or "''" for name in names if name not in known]
         if unknown:
             raise UserError(f"there is no binary unit {', '.join(unknown)}; the network has: {', '.join(known) or 'none'}")
         return names

@@ -1,8 +1,11 @@
 """What all pictures share: matplotlib without a screen, one style, endings, writing."""
 
-import pathlib
+import io
+
+from etils import epath
 
 from bnext_jax.errors import UserError
+from bnext_jax.files import write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#1f5fa8", "#c8553d", "#2a9d5c", "#8a5fb0", "#e09f3e", "#4a4e57")
@@ -27,7 +30,7 @@ STYLE = {
 
 def picture_path(output):
     """The path of a picture to write. Raises UserError for an ending that is none of SUFFIXES, before any work is done."""
-    path = pathlib.Path(output)
+    path = epath.Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"the picture {path} needs one of the endings {', '.join(SUFFIXES)}")
     return path
@@ -55,10 +58,8 @@ def save(figure, path):
     """Writes and closes a figure; returns the path as text. Raises UserError where it cannot be written."""
     from matplotlib import pyplot
 
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the picture {path} cannot be written: {error}") from error
-    finally:
-        pyplot.close(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
+    pyplot.close(figure)
+    write_whole(path, content.getvalue(), "picture")
     return str(path)

@@ -16,14 +16,14 @@ from bnext_jax.data.photo import Photo
 from bnext_jax.data.transforms import Transform
 from bnext_jax.errors import UserError
 from bnext_jax.evaluate import evaluate
+from bnext_jax.files import write_whole
 from bnext_jax.models import abstract_model
 from bnext_jax.plot import page
-from bnext_jax.plot.curves import curves
+from bnext_jax.plot.curves import curves, read_logs
 from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, total_stride, weights
 from bnext_jax.predict import open_photo
 from bnext_jax.progress import duration
 from bnext_jax.train import networks, teachers
-from bnext_jax.train.watch import read_metrics
 
 log = logging.getLogger(__name__)
 WORST, CONFUSED = 10, 14  # rows and columns of the confusion
@@ -48,13 +48,11 @@ def report(workdir, words=(), output=None):
         raise UserError(f"the report {path} cannot be written: there is no folder {path.parent}")
     if len(words) > 1:
         raise UserError(f"plot report takes one image at most, got {len(words)}")
-    lines = read_metrics(workdir)
-    if not lines:
-        raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
+    lines = read_logs(workdir)
     model, metadata = networks.load(workdir)
     config = from_json(metadata["config"]).check()
     source = sources.open_source(config.data, config.data.eval_split)
-    shown = open_photo(words[0]) if words else None
+    shown = fitted(np.asarray(open_photo(words[0])), total_stride(model)) if words else None
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", workdir, len(source))
         found = evaluate(workdir, config, predictions=f"{folder}/predictions.csv")
@@ -72,7 +70,7 @@ def report(workdir, words=(), output=None):
             ),
             _evaluation(found, teachers_found, source),
             _confusion(rows),
-            _examples(rows, source, Transform(config.data.eval_transform)),
+            _examples(rows, source),
             _features(model, metadata, shown, source, config, pathlib.Path(folder)),
             page.section("Cost", page.table(count.summary_rows(counted)), note="python main.py count; see the README for what OPs are"),
             page.folded(
@@ -81,27 +79,22 @@ def report(workdir, words=(), output=None):
         ]
     title = f"{metadata['model']['name']} on {config.data.name}"
     below = f"{workdir}, step {metadata['step']}, epoch {metadata['epoch']} of {config.epochs}"
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page.page(title, below, parts))
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"the report {path} cannot be written: {error.strerror or error}") from error
+    write_whole(path, page.page(title, below, parts), "report")
     return {"report": str(path), "top1": found["top1"], "examples": found["examples"], "teachers": _top1(teachers_found)}
 
 
 def _teachers(workdir, config):
     """{name: what evaluate says} of the run's teachers; those whose files are gone are left out with a warning."""
     found = {}
-    for name in dict.fromkeys(filter(None, (config.distill.main, *config.distill.assistants))):
+    for name in config.distill.teachers():
         place = teachers.located(name)
         if not epath.Path(place).exists():
             log.warning("teacher %s of %s is not there any more; the report goes without it", name, workdir)
             continue
         log.info("evaluating teacher %s", name)
-        role = "main teacher" if name == config.distill.main else "assistant"
         values = evaluate(place, config)
-        found[f"{role}, {values['model']}" + ("" if role == "main teacher" else f" ({len(found)})" if role in found else "")] = values
+        role = f"{'main teacher' if name == config.distill.main else 'assistant'}, {values['model']}"
+        found[role if role not in found else f"{role} ({place})"] = values
     return found
 
 
@@ -110,24 +103,26 @@ def _top1(found):
 
 
 def _counted(metadata):
-    """count's result for the network, at the size that it was evaluated at; without products where that is not square."""
+    """count's result for the network, at the size that it was evaluated at."""
     described = metadata["model"]
-    height, width, _ = metadata["preprocessing"]["image_shape"]
     model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
-    return count.measure(described["name"], model, min(height, width))
+    return count.measure(described["name"], model, tuple(metadata["preprocessing"]["image_shape"][:2]))
 
 
 def _cards(found, counted, metadata, lines):
     values = next(iter(counted.values()))
     seconds = sum(sum(v for k, v in line.items() if k in ("step_seconds", "data_wait_seconds")) for line in lines)
     size = values["bytes"]
+    binary = {
+        "degree of binarisation": f"{values['degree']:.1f} %",
+        f"at temperature {metadata['temperature']:.2g}": "binary" if found["binary"] else "not yet binary",
+    }
     return page.cards({
         f"top-1 over {found['examples']:,} images": f"{found['top1']:.2f} %",
         "top-5": f"{found['top5']:.2f} %",
         "packed size": f"{size / 2**20:.2f} MiB" if size >= 2**20 else f"{size / 1024:.1f} KiB",
         "OPs an image": f"{values['ops'] / 1e9:.3f} G" if values["ops"] >= 1e7 else f"{values['ops'] / 1e6:.3f} M",
-        "degree of binarisation": f"{values['degree']:.1f} %",
-        f"at temperature {metadata['temperature']:.2g}": "binary" if found["binary"] else "not yet binary",
+        **(binary if values["binary_weights"] else {}),
         "parameters": f"{values['parameters']:,}",
         "of training steps": duration(seconds),
     })  # fmt: skip
@@ -157,7 +152,7 @@ def _confusion(rows):
     )
 
 
-def _examples(rows, source, transform):
+def _examples(rows, source):
     """Wrong predictions, the surest first, and right ones by chance."""
     wrong = sorted((row for row in rows if row["label"] != row["prediction"]), key=lambda row: -float(row["probability"]))[:EXAMPLES]
     right = [row for row in rows if row["label"] == row["prediction"]]
@@ -182,10 +177,9 @@ def _examples(rows, source, transform):
 def _features(model, metadata, shown, source, config, folder):
     if not names_of_layers(model):
         return page.section("Feature maps", "<p>The network has no binary convolutions.</p>")
-    if shown is None:
-        image, _ = source.example(0)
-        shown = Transform(config.data.eval_transform)(image, None)
-    image = fitted(np.asarray(shown.pixels() if isinstance(shown, Photo) else shown), total_stride(model))
+    image = shown
+    if image is None:
+        image = fitted(Transform(config.data.eval_transform)(source.example(0)[0], None), total_stride(model))
     kept = maps_of(model, metadata, image, names_of_layers(model))
     maps = draw_maps(image, kept, folder / "features.png", caption="the image")
     lying = weights(model, metadata, folder / "weights.svg")

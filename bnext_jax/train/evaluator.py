@@ -1,15 +1,16 @@
 """Evaluation of any network, student or teacher: every image once, padding masked, the count asserted."""
 
 import csv
+import io
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from bnext_jax import cluster, distill
 from bnext_jax.data import faults, pipeline
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import UserError
+from bnext_jax.files import write_whole
 from bnext_jax.progress import Progress
 from bnext_jax.train import preemption
 from bnext_jax.train.step import normalise
@@ -126,16 +127,11 @@ class Predictions:
         """Writes the file, in the first process alone; it appears when it is whole. Raises UserError where it cannot be written."""
         if not cluster.is_first():
             return
-        target, names = epath.Path(path), self._source.class_names
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("w") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow(("index", "file", "label", "prediction", "probability", "top5"))
-                for index in range(len(self._source)):
-                    best = [names[number] for number in self._classes[index]]
-                    known = (index, self._source.file_name(index), names[self._source.label(index)])
-                    table.writerow((*known, best[0], f"{self._probability[index]:.6f}", ";".join(best)))
-            partial.replace(target)
-        except OSError as error:
-            raise UserError(f"the predictions cannot be written to {path}: {one_line(error)}") from error
+        file, names = io.StringIO(), self._source.class_names
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("index", "file", "label", "prediction", "probability", "top5"))
+        for index in range(len(self._source)):
+            best = [names[number] for number in self._classes[index]]
+            known = (index, self._source.file_name(index), names[self._source.label(index)])
+            table.writerow((*known, best[0], f"{self._probability[index]:.6f}", ";".join(best)))
+        write_whole(path, file.getvalue(), "file of predictions")

@@ -69,7 +69,7 @@ def train(config, workdir_path):
         "steps": run.done,
         "epochs": run.done // run.steps_per_epoch,
         "temperature": temperature,
-        "binary": watch.is_binary(run.network.latent, run.state["params"], temperature),
+        "binary": watch.is_binary(run.programs.network.latent, run.state["params"], temperature),
         "images": images,
         "train_seconds": seconds,
         "examples_per_second": images / seconds if seconds else 0.0,
@@ -86,7 +86,7 @@ def _resume(run, checkpoints):
     if restored is None:
         return 0
     restored_state, metadata = restored
-    run.state = {**restored_state, "params": state.project(restored_state["params"], run.network.bounds)}
+    run.state = {**restored_state, "params": state.project(restored_state["params"], run.programs.network.bounds)}
     log.info("resuming %s at step %d of %d", run.folder, metadata["step"], run.total_steps)
     return metadata["step"]
 
@@ -98,7 +98,7 @@ def _epochs(run, checkpoints, writer, start, last, stop):
     """
     config, every = run.config, run.config.checkpoint.every_steps
     feed = preemption.Feed(run.read(start, last), run.blank_batch, run.flag, stop)
-    meter, binary = watch.Meter(), watch.BinaryWatch(run.network.latent, run.state["params"])
+    meter, binary = watch.Meter(), watch.BinaryWatch(run.programs.network.latent, run.state["params"])
     clock, final = watch.Clock(), None
 
     def write(done, values):

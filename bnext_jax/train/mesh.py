@@ -114,9 +114,10 @@ def axis_sizes(text, devices):
     return sizes["data"], sizes["shard"]
 
 
-def make_shardings(text=""):
-    """The mesh over all devices of all processes, see axis_sizes; "" = all of them along "data"."""
-    mesh = jax.make_mesh(axis_sizes(text, jax.device_count()), AXES, axis_types=(AxisType.Auto,) * 2)
+def make_shardings(text="", devices=None):
+    """The mesh over devices, None = those of all processes; see axis_sizes; "" = all of them along "data"."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh(axis_sizes(text, len(devices)), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
     return Shardings(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXES)))
 
 

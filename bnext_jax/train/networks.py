@@ -72,7 +72,9 @@ def edition_arguments(name, arguments, gate_bits):
     """
     if str(gate_bits) not in ("4", "8"):
         raise UserError(f"--gate_bits is {gate_bits!r}; the quantised edition has gates of 4 or 8 bits")
-    if name not in MODELS or MODELS[name][0] is not BNext:
+    if name not in MODELS:
+        raise UserError(f"there is no model {name!r}; one of: {', '.join(MODELS)}")
+    if MODELS[name][0] is not BNext:
         raise UserError(f"{name} has no quantised edition; BNext-T, S, M and L have one: leave --gate_bits out")
     bits = {"gate_bits": int(gate_bits), **dict.fromkeys(EDITION, 8)}
     differing = {key: arguments[key] for key in bits if arguments.get(key) not in (None, bits[key])}
@@ -114,9 +116,8 @@ def from_file(path, expected=None, gate_bits=None):
     file, (name, classes, arguments) = _recognised(path, expected)
     if gate_bits is None:
         _doubts(path, file, name, arguments)
-    elif "gate_bits" in arguments:
-        guessed = {} if file.described else {"gate_bits": None}
-        arguments = edition_arguments(name, {**arguments, **guessed}, gate_bits)
+    elif "gate_bits" in arguments and file.described is None:
+        arguments = {**arguments, "gate_bits": edition_arguments(name, {}, gate_bits)["gate_bits"]}
     broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
     if broken:
         raise UserError(f"{path} has numbers that are not finite in {', '.join(broken)}; its training diverged, or it is damaged")

@@ -4,44 +4,21 @@ import json
 import logging
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from clu import parameter_overview
 from flax import nnx
 
 from bnext_jax import cluster
 from bnext_jax.config import flat_json, to_json
 from bnext_jax.data import faults, pipeline, sources
-from bnext_jax.errors import UserError
+from bnext_jax.files import write_whole
 from bnext_jax.models import create_model
 from bnext_jax.process import revision
 from bnext_jax.train import checkpoint, evaluator, memory, mesh, networks, optimizer, preemption, state, teachers
-from bnext_jax.train.step import StepSpec, compile_step, make_step
+from bnext_jax.train.programs import Programs, check_input, train_batch
 
 log = logging.getLogger(__name__)
 MEASURED_FILE = "teachers.json"
 PARAMETERS_FILE = "parameters.txt"
-
-
-def precision_type(name, otherwise=None):
-    """The activations' type of a precision's name. "auto" = `otherwise`, or bfloat16 on TPU and float32 elsewhere.
-
-    Raises UserError for float64 where JAX has it disabled.
-    """
-    if name == "auto":
-        return otherwise or jnp.dtype("bfloat16" if jax.default_backend() == "tpu" else "float32")
-    if name == "float64" and not jax.config.jax_enable_x64:
-        raise UserError("config.precision float64 needs JAX_ENABLE_X64=1 in the environment")
-    return jnp.dtype(name)
-
-
-def check_input(network, variables, shape):
-    """Raises UserError where the network cannot take images of `shape` (height, width, 3); computes nothing."""
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    _, _, channels = shape
-    if channels != 3:
-        raise UserError(f"the images have {channels} channels, the networks take 3")
-    jax.eval_shape(network, variables, images)
 
 
 class Run:
@@ -62,7 +39,6 @@ class Run:
         mesh.check_batch("eval_batch_size", config.eval_batch_size, None, devices)
         self.shardings = mesh.make_shardings(config.mesh)
         self.flag = preemption.Flags(self.shardings)
-        self.dtype = precision_type(config.precision)
         # data
         data = config.data
         self.train_source = sources.open_source(data, data.train_split)
@@ -88,23 +64,14 @@ class Run:
             "arguments": config.model.arguments(),
         }
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
-        self.network, params, batch_stats = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
-        self.eval_network, *_ = state.split(model, training=False)
+        self.programs = Programs(config, self.shardings, model, self.steps_per_epoch)
+        _, params, batch_stats = state.split(model, training=False)
         for shape in {self.train_shape, self.eval_shape}:
-            check_input(self.eval_network, {**params, **batch_stats}, shape)
+            check_input(self.programs.eval_network, {**params, **batch_stats}, shape)
         if config.init:
             params, batch_stats = networks.start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
         self.weights_digest = checkpoint.digest({**params, **batch_stats})
-        # optimiser and state
-        self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)
-        self.state = self.shardings.put_state(state.initial_state(self.network, params, batch_stats, self.optimizer))
-        # what is compiled
-        self.spec = StepSpec(
-            self.steps_per_epoch, config.epochs, data.mean, data.std, self.dtype,
-            precision_type(config.distill.precision, self.dtype), config.distill.form, config.batch_norm_group,
-            config.optimizer, config.temperature, config.accumulate,
-        )  # fmt: skip
-        self.eval_step = evaluator.make_eval_step(self.eval_network, self.shardings, mean=data.mean, std=data.std, dtype=self.dtype)
+        self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
         self.step = None
 
     def overview(self):
@@ -113,7 +80,7 @@ class Run:
         path = self.folder / PARAMETERS_FILE
         log.info("parameters: %s; each of them: %s", table.splitlines()[-1].removeprefix("Total: "), path)
         if cluster.is_first():
-            path.write_text(table + "\n")
+            write_whole(path, table + "\n", "table of parameters")
 
     def facts(self):
         """{name: JSON value}: what must be equal in all processes of a run."""
@@ -139,12 +106,7 @@ class Run:
 
     def blank_batch(self):
         """A batch without content, for the steps that other processes have begun when this one's data fail."""
-        rows = len(self.batches.rows)
-        return self.shardings.put_batch({
-            "image": np.zeros((rows, *self.train_shape), np.uint8),
-            "label": np.zeros(rows, np.int32),
-            "undecodable": np.full(rows, -1, np.int32),
-        })  # fmt: skip
+        return self.shardings.put_batch(train_batch(len(self.batches.rows), self.train_shape))
 
     def temperature(self, step):
         """The temperature of the epoch that `step` lies in."""
@@ -165,14 +127,14 @@ class Run:
                 "image_shape": list(self.eval_shape),
             },
             "class_names": list(self.train_source.class_names),
-            "precision": str(self.dtype),
+            "precision": str(self.programs.dtype),
             "config": to_json(config),
         }
 
     def evaluate(self, stop=None):
         """Top-1, top-5, loss and examples on the evaluation split. stop: train.preemption.Preemption that interrupts it, see evaluator."""
         variables = self.shardings.put({**self.state["params"], **self.state["batch_stats"]})
-        return self._evaluated(self.eval_step, variables, stop)
+        return self._evaluated(self.programs.eval_step, variables, stop)
 
     def _evaluated(self, step, variables, stop):
         config = self.config
@@ -183,20 +145,18 @@ class Run:
         precision; measured once a run and kept in its folder.
         """
         config, data, path = self.config, self.config.data, self.folder / MEASURED_FILE
-        names = list(dict.fromkeys(filter(None, (config.distill.main, *config.distill.assistants))))
+        names = config.distill.teachers()
         kept = cluster.texts(path.read_text() if path.exists() else "{}")[0]  # one process may have seen another's file
         found = {name: values for name, values in json.loads(kept).items() if name in names}
         for name in names:
             if name not in found:
                 model, _ = cluster.agree(lambda name=name: networks.load(teachers.located(name)))
                 network, params, batch_stats = state.split(model, training=False)
-                step = evaluator.make_eval_step(network, self.shardings, mean=data.mean, std=data.std, dtype=self.spec.teacher_dtype)
+                step = self.programs.eval_step_of(network, self.programs.spec.teacher_dtype)
                 found[name] = self._evaluated(step, self.shardings.put({**params, **batch_stats}), stop)
             log.info("teacher %s: %s top-1 %.2f %%, top-5 %.2f %%", name, data.eval_split, found[name]["top1"], found[name]["top5"])
         if cluster.is_first():
-            partial = path.with_suffix(".tmp")
-            partial.write_text(json.dumps(found, indent=1))
-            partial.replace(path)
+            write_whole(path, json.dumps(found, indent=1), "teachers' accuracy")
         return found
 
     def prepare_epoch(self, epoch):
@@ -206,9 +166,9 @@ class Run:
         if not changed and self.step is not None:
             return
         self.step = None  # frees the old one's memory
-        step = make_step(self.network, dict(self.faculty.networks), self.optimizer, self.spec, self.shardings)
+        step = self.programs.train_step(dict(self.faculty.networks), self.state)
         arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.faculty.variables)
-        self.step = memory.compile_within(compile_step(step, self.shardings, self.state), arguments, config, self.shardings.devices)
+        self.step = memory.compile_within(step, arguments, config, self.shardings.devices)
 
     def note_batch(self, path, step, values):
         """Writes what is known of one step into a JSON file: its numbers, epoch, and the indices of its images in the dataset."""
@@ -218,4 +178,8 @@ class Run:
         )  # fmt: skip
         epoch, indices = whole.image_indices(step)
         if cluster.is_first():
-            path.write_text(json.dumps({"step": step, "epoch": epoch, **{k: str(v) for k, v in values.items()}, "images": indices}))
+            write_whole(
+                path,
+                json.dumps({"step": step, "epoch": epoch, **{k: str(v) for k, v in values.items()}, "images": indices}),
+                "list of images",
+            )

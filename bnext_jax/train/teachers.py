@@ -27,7 +27,7 @@ def roles(distill, epochs, epoch):
     return {"main": main} if assistant == main else {"main": main, "assistant": assistant}
 
 
-def _parts(teacher):
+def parts(teacher):
     """(tag, path) of a teacher's name in the config: "TAG=FILE", or a path, whose tag is ""."""
     tag, equals, path = teacher.partition("=")
     return (tag, path) if equals and not epath.Path(teacher).exists() else ("", teacher)
@@ -35,7 +35,7 @@ def _parts(teacher):
 
 def located(teacher):
     """The path in a teacher's name in the config, "PATH" or "TAG=FILE"."""
-    return _parts(teacher)[1]
+    return parts(teacher)[1]
 
 
 def check(distill, class_names, mean, std):
@@ -43,8 +43,8 @@ def check(distill, class_names, mean, std):
 
     distill: DistillConfig. class_names: of the student's dataset. mean, std: of the student's pixels.
     """
-    for teacher in dict.fromkeys(filter(None, (distill.main, *distill.assistants))):
-        tag, path = _parts(teacher)
+    for teacher in distill.teachers():
+        tag, path = parts(teacher)
         if tag:
             teachers.check_file(tag, path)
         elif epath.Path(path).is_file():

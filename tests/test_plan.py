@@ -1,0 +1,165 @@
+"""`plan`: programs compiled for TPUs that are not here, what follows from their figures, what is refused."""
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+
+from bnext_jax import abstract, plan, tpu
+from bnext_jax.collectives import each_collective
+from bnext_jax.config import Config, DataConfig, DistillConfig, ModelConfig
+from bnext_jax.errors import UserError
+from tests.test_commands import command, refused
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Verdicts go to a folder of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def narrow(**changes):
+    """One block, one real-valued teacher by its tag, on CIFAR-10."""
+    config = Config(
+        model=ModelConfig(name="bnext", widths=(8, 16)),
+        data=DataConfig(name="cifar10", train_transform="pad_crop(4)|flip"),
+        distill=DistillConfig(main="convnext_tiny.fb_in1k=nowhere.safetensors"),
+        epochs=2, batch_size=32, eval_batch_size=32, batch_norm_group=8,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes).check()
+
+
+@pytest.fixture
+def small_teacher(monkeypatch):
+    """Makes the teacher of the roster a narrow one: tests need its place in the step, not its size."""
+    made = abstract.abstract_model
+
+    def narrower(name, classes, **arguments):
+        if name == "convnext_tiny":
+            return made("convnext", classes, widths=(8,), depths=(1,), patch=4)
+        return made(name, classes, **arguments)
+
+    monkeypatch.setattr(abstract, "abstract_model", narrower)
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+def test_a_distillation_step_compiles_with_one_all_reduce_for_the_gradients(topology, small_teacher, kept, caplog):
+    found = plan.plan(narrow(), [topology], quick=True)
+    verdict = found["topologies"][topology]
+    assert "exit_code" not in found and verdict["fits"] and (verdict["chips"], verdict["hosts"]) == (4, 1)
+    assert verdict["teachers"] == ["convnext_tiny"]
+    train = verdict["train"]
+    assert train["gradient_all_reduces"] == 1  # groups of batch norm lie on one chip
+    # parameters and two moments in float32, one counter a chip, and the chip's eight images
+    student = 4 * 3 * 8 * 16
+    assert train["peak"] > train["arguments"] > student and train["flops"] > 0 and train["cached"] is False
+    assert plan.plan(narrow(), [topology], quick=True)["topologies"][topology]["train"] == {**train, "cached": True}
+
+
+def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
+    words = [
+        "plan", "--config=configs/cifar10_bnext18.py", "--config.model.name=bnext", "--config.model.widths=(8,16)", "--topology=v5e:2x2",
+        f"--config.batch_size={4 * 200_000}", "--config.batch_norm_group=200000", "--config.eval_batch_size=4", "--quick",
+    ]  # fmt: skip
+    done = command(*words)
+    assert done.returncode == 3 and len(done.stdout.splitlines()) == 1, done.stderr
+    train = json.loads(done.stdout)["topologies"]["v5e:2x2"]["train"]
+    assert train["fits"] is False and re.search(r"[0-9.]+G\b.*[0-9.]+G\b", train["told"])
+    assert "does not fit" in done.stderr and "INVALID_ARGUMENT" not in done.stderr
+
+
+def test_lower_bounds_are_the_published_peaks():
+    found = {"flops": 197e12, "bytes_accessed": 2 * 819e9}
+    assert tpu.bounds(found, tpu.CHIPS["v5e"]) == {"flops_seconds": 1.0, "bytes_seconds": 2.0, "limit": "memory bandwidth", "seconds": 2.0}
+    found = {"flops": 3 * 137.5e12, "bytes_accessed": 614e9}  # two cores of a v4 share its peaks
+    assert tpu.bounds(found, tpu.CHIPS["v4"], 2) == {"flops_seconds": 3.0, "bytes_seconds": 1.0, "limit": "arithmetic", "seconds": 3.0}
+
+
+def test_hours_and_rates_follow_from_the_bound(monkeypatch):
+    """2,000,000 images of a made-up dataset's epoch in batches of 32, ten milliseconds a step by memory bandwidth."""
+    train = {"fits": True, "flops": 1e9, "bytes_accessed": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
+    monkeypatch.setattr(tpu, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
+    monkeypatch.setattr(plan, "_pipeline_rate", lambda: 500.0)
+    known = abstract.Facts(10, 2_000_000, (32, 32, 3), (32, 32, 3))
+    config = narrow(distill=DistillConfig())
+    found = plan.verdict(config, tpu.topology("v5e:2x2"), known, plan.QUICK)
+    assert math.isclose(found["images_per_second_at_most"], 3200) and math.isclose(found["images_per_second_per_chip_at_most"], 800)
+    assert math.isclose(found["hours_per_epoch_at_least"], 62_500 * 0.01 / 3600) and math.isclose(found["hours_at_least"], 2 * 625 / 3600)
+    assert (found["host_images_per_second"], found["host_cores"]) == (3200, 7)
+    assert (found["gigaflops_per_image"], found["megabytes_per_image"]) == (1 / 8, 8190 / 8)
+
+
+def test_collectives_are_read_from_the_program_text():
+    text = """
+      %all-reduce.1 = (f32[10,3]{1,0:T(8,128)}, bf16[5]{0}) all-reduce(%a, %b), replica_groups={{0,1}}
+      %all-gather-start.2 = (f32[2]{0}, f32[4]{0}) all-gather-start(%c)
+      %all-gather-done.2 = f32[4]{0} all-gather-done(%all-gather-start.2)
+      %all-reduce-start.3 = (f32[7]{0}, f32[]) all-reduce-start(%d, %e)
+      %add = f32[3]{0} add(%all-reduce.1, %x)
+    """
+    assert each_collective(text) == [("all-reduce", 130, 35), ("all-gather", 16, 4), ("all-reduce", 32, 8)]
+
+
+def test_known_datasets_need_not_be_here_and_others_are_asked_for(tmp_path):
+    data = DataConfig(name="imagenet2012", directory=str(tmp_path), eval_split="validation",
+                      train_transform="random_resized_crop(224)|flip", eval_transform="resize(235)|center_crop(224)")  # fmt: skip
+    assert abstract.facts(data) == abstract.Facts(1000, 1_281_167, (224, 224, 3), (224, 224, 3))
+    with pytest.raises(UserError, match="dataset birds is not prepared, so plan knows neither"):
+        abstract.facts(dataclasses.replace(data, name="birds"))
+    with pytest.raises(UserError, match=r"'train\[:9\]' of imagenet2012, which is not prepared; plan knows train, validation"):
+        abstract.facts(dataclasses.replace(data, train_split="train[:9]"))
+
+
+def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
+    """A made-up chip: 1 GiB, and 100 MiB for each eight images, so that 80 fit and 88 do not."""
+    calls = []
+
+    def compiled(what, jitted, arguments, *_):
+        calls.append(arguments)
+        size = 100 * 2**20 * arguments / 8
+        return {"fits": True, "peak": size} if size <= 2**30 else {"fits": False}
+
+    where = tpu.Topology("v5e:2x2", dataclasses.replace(tpu.CHIPS["v5e"], hbm=1), (None,) * 4, 4, 1)
+    monkeypatch.setattr(tpu, "compiled", compiled)
+    monkeypatch.setattr(plan, "prepared", lambda config, *_: abstract.Prepared((None, config.batch_size // 4), None, 1, []))
+    found = plan.largest(narrow(), where, None)
+    assert (found["images_per_device"], found["batch_size"]) == (80, 320) and found["compilations"] == len(calls) <= 5
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--topology=v9:2x2"], "topology 'v9:2x2' is not known; write GENERATION:SIZE with v4, v5e, v5p, v6e"),
+        (["--topology=v5e"], "topology 'v5e' is not known"),
+        (["--topology=v5e:3x3"], "libtpu knows no topology 'v5e:3x3'"),
+        ([], "plan needs --topology"),
+        (
+            ["--topology=v5e:2x2", "--config.batch_size=510", "--config.batch_norm_group=51"],
+            "config.batch_size 510 is not divisible by the 4",
+        ),
+        (
+            ["--topology=v5e:2x2", "--config.distill.main=runs/none"],
+            "the teacher runs/none does not exist, so plan does not know its network",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_told(run, more, told):
+    refused(run("plan", "--config=configs/cifar10_bnext18.py", *more), told)
+
+
+def test_libtpu_missing_or_of_another_version_is_told_with_the_command(run, monkeypatch):
+    words = ["plan", "--config=configs/cifar10_bnext18.py", "--topology=v5e:2x2"]
+    monkeypatch.setattr(tpu.importlib.metadata, "version", lambda name: "0.0.17")
+    refused(run(*words), "libtpu 0.0.17 is installed", f"works with {tpu.wanted_libtpu()}", "pip install -r requirements-plan.txt")
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
+    refused(run(*words), "libtpu, which is not installed; python -m pip install -r requirements-plan.txt")
+
+
+def test_the_requirements_name_the_libtpu_of_the_pinned_jax():
+    from tests.test_commands import ROOT
+
+    lines = (ROOT / "requirements-plan.txt").read_text().splitlines()
+    assert f"libtpu=={tpu.wanted_libtpu()}" in lines
