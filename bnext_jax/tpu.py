@@ -164,12 +164,22 @@ def compiled(what, jitted, arguments, where, effort, parameters=None):
 
 @contextlib.contextmanager
 def _effort(value):
-    before = jax.config.jax_exec_time_optimization_effort
-    jax.config.update("jax_exec_time_optimization_effort", value)
+    """Compiles with this effort, and without JAX's own cache of programs: it keeps those for absent devices and cannot read them again."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {"jax_exec_time_optimization_effort": value, "jax_enable_compilation_cache": False}
+    before = {name: getattr(jax.config, name) for name in settings}
+
+    def use(values):
+        for name, wanted in values.items():
+            jax.config.update(name, wanted)
+        compilation_cache.reset_cache()  # it looks at the setting once
+
+    use(settings)
     try:
         yield
     finally:
-        jax.config.update("jax_exec_time_optimization_effort", before)
+        use(before)
 
 
 def _compile(lowered, parameters):

@@ -18,7 +18,6 @@ from tests.test_commands import command, refused
 def kept(tmp_path, monkeypatch):
     """Verdicts go to a folder of their own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def narrow(**changes):
@@ -45,18 +44,20 @@ def small_teacher(monkeypatch):
     monkeypatch.setattr(abstract, "abstract_model", narrower)
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
-def test_a_distillation_step_compiles_with_one_all_reduce_for_the_gradients(topology, small_teacher, kept, caplog):
-    found = plan.plan(narrow(), [topology], quick=True)
+# groups of batch norm lie on one chip, so that gradients alone are reduced: in one piece for each type that they are computed in
+@pytest.mark.parametrize(("topology", "precision", "pieces"), [("v5e:2x2", "auto", 2), ("v6e:2x2", "float32", 1)])
+def test_a_distillation_step_compiles_with_one_all_reduce_for_all_gradients_of_a_type(topology, precision, pieces, small_teacher):
+    config = narrow(precision=precision)
+    found = plan.plan(config, [topology], quick=True)
     verdict = found["topologies"][topology]
     assert "exit_code" not in found and verdict["fits"] and (verdict["chips"], verdict["hosts"]) == (4, 1)
     assert verdict["teachers"] == ["convnext_tiny"]
     train = verdict["train"]
-    assert train["gradient_all_reduces"] == 1  # groups of batch norm lie on one chip
+    assert train["gradient_all_reduces"] == pieces
     # parameters and two moments in float32, one counter a chip, and the chip's eight images
     student = 4 * 3 * 8 * 16
     assert train["peak"] > train["arguments"] > student and train["flops"] > 0 and train["cached"] is False
-    assert plan.plan(narrow(), [topology], quick=True)["topologies"][topology]["train"] == {**train, "cached": True}
+    assert plan.plan(config, [topology], quick=True)["topologies"][topology]["train"] == {**train, "cached": True}
 
 
 def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
