@@ -76,6 +76,7 @@ def test_no_run_and_no_teacher_is_cut_off_below(drawing, tmp_path):
 
 def test_curves_need_logs_and_an_ending(run, tmp_path):
     refused(run("plot", "curves", f"--workdir={tmp_path}"), "holds no logs")
+    refused(run("plot", "comparison", f"--workdir={tmp_path}"), "plot comparison takes no --workdir")
     refused(run("plot", "curves"), "needs --workdir=DIR, or work directories after its name")
     refused(run("plot", "curves", logged(tmp_path / "one", 3, 1), f"--output={tmp_path / 'a.gif'}"), "one of the endings .png, .svg, .pdf")
 
