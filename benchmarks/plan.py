@@ -1,0 +1,42 @@
+"""What `plan` says of the published recipes on TPU slices: a part of each verdict, kept as it comes.
+
+    python benchmarks/plan.py v5e:2x4 v6e:2x4 [tiny small middle large]     # minutes each, hours for all of them
+
+With --quick's effort. Verdicts that ~/.cache/bnext_jax/plan holds are not compiled again; compile_seconds are those of the first time.
+"""
+
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from benchmarks import record
+from bnext_jax.plan import plan
+from bnext_jax.process import without_tpu
+
+SIZES = ("tiny", "small", "middle", "large")
+
+
+def kept():
+    """{network: {topology: figures}} of earlier calls."""
+    path = record.RESULTS / "plan.json"
+    return json.loads(path.read_text()).get("networks", {}) if path.exists() else {}
+
+
+def main():
+    """Plans each network named (None: all) on each topology named, and writes results/plan.json after each."""
+    import importlib
+
+    without_tpu()
+    topologies = [word for word in sys.argv[1:] if ":" in word]
+    for size in [word for word in sys.argv[1:] if ":" not in word] or SIZES:
+        config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config().check()
+        for topology in topologies:
+            found = plan(config, [topology], quick=True)["topologies"][topology]
+            networks = kept()
+            networks.setdefault(f"bnext_{size}", {})[topology] = found
+            record.write("plan", {"effort": "--quick", "networks": networks})
+
+
+if __name__ == "__main__":
+    main()
