@@ -62,6 +62,8 @@ def _teachers(config, classes):
 
     def described(name):
         tag, path = teachers.parts(name)
+        if tag and tag not in roster.ROSTER:
+            raise UserError(f"there is no teacher {tag}; one of: {', '.join(roster.ROSTER)}")
         if tag:
             return {"name": roster.ROSTER[tag].model, "num_classes": classes, "arguments": {}}
         if not pathlib.Path(path).exists():

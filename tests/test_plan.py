@@ -141,6 +141,7 @@ def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
             ["--topology=v5e:2x2", "--config.batch_size=510", "--config.batch_norm_group=51"],
             "config.batch_size 510 is not divisible by the 4",
         ),
+        (["--topology=v5e:2x2", "--config.distill.main=resnet50=a.pth"], "there is no teacher resnet50; one of: efficientnet_b0.ra_in1k"),
         (
             ["--topology=v5e:2x2", "--config.distill.main=runs/none"],
             "the teacher runs/none does not exist, so plan does not know its network",
