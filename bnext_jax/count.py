@@ -166,9 +166,14 @@ def _chosen(checkpoint, model, widths, classes, gate_bits, resolution):
         elif model == "bnext":
             raise UserError(f"model bnext has no widths of its own; add --widths=32,64,128, or name one of: {', '.join(MODELS)}")
         names = model.split(",") if model else [name for name in PUBLISHED if gate_bits is None or name in WIDTHS]
-        chosen = [(name, _whole("classes", classes) or 1000, arguments) for name in names]
-    if gate_bits is not None and not checkpoint:
-        chosen = [(name, number, networks.edition_arguments(name, arguments, gate_bits)) for name, number, arguments in chosen]
+        chosen = [
+            (
+                name,
+                _whole("classes", classes) or 1000,
+                networks.edition_arguments(name, arguments, gate_bits) if gate_bits is not None else arguments,
+            )
+            for name in names
+        ]
     return [(name, abstract_model(name, number, **arguments)) for name, number, arguments in chosen], size
 
 

@@ -38,8 +38,8 @@ def evaluate(directory, config=None, predictions=None, gate_bits=None):
         )
     network, params, batch_stats = state.split(model, training=False)
     facts = {"commit": revision(), "step": metadata["step"], "images": len(source), "dataset": sources.checksum(config.data)}
-    digest = checkpoint.digest({**params, **batch_stats}) if jax.process_count() > 1 else ""
-    cluster.check_equal({**flat_json(config), **facts, "gate_bits": gate_bits, "weights": digest[:16]})
+    facts |= {"gate_bits": gate_bits, "weights": checkpoint.comparable({**params, **batch_stats})}
+    cluster.check_equal({**flat_json(config), **facts})
     shardings = mesh.make_shardings()
     mesh.check_batch("eval_batch_size", config.eval_batch_size, None, jax.device_count())
     variables = shardings.put({**params, **batch_stats})

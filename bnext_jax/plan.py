@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import math
 import pathlib
 import sys
@@ -11,7 +10,6 @@ from bnext_jax import tables, tpu
 from bnext_jax.abstract import facts, prepared
 from bnext_jax.train import memory
 
-log = logging.getLogger(__name__)
 DOES_NOT_FIT = 3  # exit code
 QUICK, USERS = -1.0, 0.0  # effort: of --fit's trials; as `train` compiles
 PIPELINE = pathlib.Path(__file__).parent.parent / "results" / "input_pipeline.json"

@@ -16,8 +16,8 @@ def text(rows):
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row):
-        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-        return "  ".join([f"{row[0]:<{widths[0]}}" if first else "", *others]).rstrip()
+        others = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        return "  ".join([f"{row[0]:<{widths[0]}}", *others]).rstrip()
 
     return "\n".join([line(rows[0]), "  ".join("-" * width for width in widths), *map(line, rows[1:])])
 

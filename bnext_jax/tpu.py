@@ -19,6 +19,7 @@ import jax
 from bnext_jax import process
 from bnext_jax.collectives import collectives, each_collective
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.files import write_whole
 from bnext_jax.progress import duration
 from bnext_jax.train import memory
 
@@ -29,20 +30,19 @@ GRADIENT_SHARE = 0.9  # of the gradients' numbers; the all-reduces that together
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published peaks of one chip: HBM in GiB, bfloat16 TFLOP/s, memory bandwidth in GB/s. cores: that JAX sees as devices."""
+    """Published peaks of one chip: HBM in GiB, bfloat16 TFLOP/s, memory bandwidth in GB/s."""
 
     hbm: float
     teraflops: float
     bandwidth: float
-    cores: int
     source: str
 
 
 CHIPS = {
-    "v4": Chip(32, 275, 1228, 2, "cloud.google.com/tpu/docs/v4"),
-    "v5e": Chip(16, 197, 819, 1, "cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip(95, 459, 2765, 1, "cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip(32, 918, 1640, 1, "cloud.google.com/tpu/docs/v6e"),
+    "v4": Chip(32, 275, 1228, "cloud.google.com/tpu/docs/v4"),
+    "v5e": Chip(16, 197, 819, "cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip(95, 459, 2765, "cloud.google.com/tpu/docs/v5p"),
+    "v6e": Chip(32, 918, 1640, "cloud.google.com/tpu/docs/v6e"),
 }
 EXAMPLES = ("v4:2x2x4", "v5e:2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x2", "v6e:4x4")
 
@@ -67,8 +67,7 @@ def topology(name):
     if generation not in CHIPS or not colon or not re.fullmatch(r"[0-9]+(x[0-9]+){1,2}", size):
         raise UserError(f"topology {name!r} is not known; write GENERATION:SIZE with {', '.join(CHIPS)}, for example {', '.join(EXAMPLES)}")
     _check_libtpu()
-    for key, value in process.WITHOUT_TPU.items():
-        os.environ.setdefault(key, value)
+    process.without_tpu()
     from jax.experimental import topologies
 
     try:
@@ -154,11 +153,9 @@ def compiled(what, jitted, arguments, where, effort, parameters=None):
         with _signs_of_life(f"{what}: compiling"):
             found = _compile(lowered, parameters)
     found["compile_seconds"] = round(time.monotonic() - began, 1)
-    with contextlib.suppress(OSError):  # a verdict that cannot be kept is still one
+    with contextlib.suppress(OSError, UserError):  # a verdict that cannot be kept is still one
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(found))
-        partial.replace(path)
+        write_whole(path, json.dumps(found), "verdict")
     return {**found, "cached": False}
 
 

@@ -45,6 +45,12 @@ def files(teacher, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def evaluated(files, digits, teacher):
+    """What this process alone says of the files, as JSON tells it."""
+    return json.loads(json.dumps(parallel_process.evaluations(files, digits, teacher)))
+
+
+@pytest.fixture(scope="module")
 def alone(digits, teacher):
     """{case: {name: array}} on the one device of this process."""
     found = {}
@@ -80,7 +86,7 @@ def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monke
     ],
 )
 def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
-    alone, launcher, digits, teacher, files, tmp_path, count, devices, cases
+    alone, evaluated, launcher, digits, teacher, files, tmp_path, count, devices, cases
 ):
     shared = (count, free_port(), devices, SEED, digits, teacher, ",".join(files), tmp_path, *cases)
     processes = [
@@ -117,7 +123,7 @@ def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
         assert (found["held"] < 0.65 * expected["held"]) == (parallel_process.CASES[case][2] == 2)
 
     found = json.loads((tmp_path / "evaluations.json").read_text())
-    expected = json.loads(json.dumps(parallel_process.evaluations(files, digits, teacher)))
+    expected = evaluated
     assert [one["model"] for one in expected] == ["bnext", "convnext"] and [one["step"] for one in expected] == [0, 0]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["examples"] == 50 and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)

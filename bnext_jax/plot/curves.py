@@ -35,12 +35,10 @@ def curves(workdirs, output=None, title="", teachers=None):
     figure, axes = subplots(2, 3, figsize=(12, 6.2))
     names = _short(list(runs))
     for axis, (name, keys, logarithmic, factor) in zip(axes.flat, PANELS, strict=True):
-        for (run, lines), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+        for lines, colour in zip(runs.values(), COLOURS * len(runs), strict=False):
             for key, _, style in keys:
                 points = [(line["epoch"], factor * line[key]) for line in lines if key in line and (line[key] > 0 or not logarithmic)]
-                axis.plot(
-                    *zip(*points, strict=True), color=colour, linestyle=style, marker="o" if len(points) == 1 else "", label=names[run]
-                )
+                axis.plot(*zip(*points, strict=True), color=colour, linestyle=style, marker="o" if len(points) == 1 else "")
             if len(runs) == 1:
                 _shade_exact(axis, lines)
         if logarithmic:

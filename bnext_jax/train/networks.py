@@ -104,8 +104,8 @@ def from_file(path, expected=None, gate_bits=None):
     """The network in a PyTorch file.
 
     Args:
-      path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8 for the quantised
-        edition: published files of it do not say their bits (None = 4, with a warning), other networks are quantised.
+      path: see convert.torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8, of the
+        quantised edition, whose published files do not say it; None = 4, with a warning. Other networks stay as they are; see load.
     Returns:
       (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown,
       and the preprocessing is None except for ImageNet's 1,000 classes.
@@ -143,7 +143,7 @@ def from_file(path, expected=None, gate_bits=None):
         "config": None,
         "source": epath.Path(path).name,
     }
-    return (model, metadata) if gate_bits is None else quantised(model, metadata, gate_bits)
+    return model, metadata
 
 
 def load(path, expected=None, gate_bits=None):
@@ -154,8 +154,9 @@ def load(path, expected=None, gate_bits=None):
     if not epath.Path(path).is_dir():
         if not epath.Path(path).exists():
             raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
-        return from_file(path, expected, gate_bits)
-    model, metadata = checkpoint.load_network(path)
+        model, metadata = from_file(path, expected, gate_bits)
+    else:
+        model, metadata = checkpoint.load_network(path)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")

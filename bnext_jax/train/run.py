@@ -70,7 +70,7 @@ class Run:
             check_input(self.programs.eval_network, {**params, **batch_stats}, shape)
         if config.init:
             params, batch_stats = networks.start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
-        self.weights_digest = checkpoint.digest({**params, **batch_stats})
+        self.weights_digest = checkpoint.comparable({**params, **batch_stats})
         self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
         self.step = None
 
@@ -90,7 +90,7 @@ class Run:
             "jax": jax.__version__,
             "images": [len(self.train_source), len(self.eval_source)],
             "dataset": sources.checksum(self.config.data),
-            "initial weights": self.weights_digest[:16],
+            "initial weights": self.weights_digest,
         }
 
     def read(self, start, last):
