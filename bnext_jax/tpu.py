@@ -21,9 +21,11 @@ from bnext_jax.collectives import collectives, each_collective
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.files import write_whole
 from bnext_jax.progress import duration
+from bnext_jax.traffic import hbm_bytes
 from bnext_jax.train import memory
 
 log = logging.getLogger(__name__)
+VERDICT = 2  # changes with what a kept verdict holds
 BEAT = 30  # seconds between signs of life of a compilation
 GRADIENT_SHARE = 0.9  # of the gradients' numbers; the all-reduces that together carry as many are theirs
 
@@ -139,13 +141,14 @@ def compiled(what, jitted, arguments, where, effort, parameters=None):
       where: Topology. effort: of jax_exec_time_optimization_effort, from -1.0 to 1.0.
       parameters: number of those whose gradients are reduced, or None.
     Returns:
-      {"fits", "arguments", "temporaries", "peak" (bytes per device), "flops", "bytes_accessed" (per device), "collectives",
-      "compile_seconds", "cached"}; where it does not fit {"fits": False, "told": the compiler's sentence, "compile_seconds", "cached"}.
+      {"fits", "arguments", "temporaries", "peak" (bytes per device), "flops", "bytes_accessed" (per device; the compiler's count),
+      "hbm_bytes" (per device; see traffic), "collectives", "gradient_all_reduces", "compile_seconds", "cached"};
+      where it does not fit {"fits": False, "told": the compiler's sentence, "compile_seconds", "cached"}.
     """
     with jax.enable_x64(False), _effort(effort):
         log.info("%s: tracing", what)
         lowered = jitted.lower(*arguments)
-        text = f"{lowered.as_text()} {where.name} {jax.__version__} {importlib.metadata.version('libtpu')} {effort}"
+        text = f"{lowered.as_text()} {where.name} {jax.__version__} {importlib.metadata.version('libtpu')} {effort} {VERDICT}"
         path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
         with contextlib.suppress(OSError, ValueError):
             return {**json.loads(path.read_text()), "cached": True}
@@ -192,6 +195,7 @@ def _compile(lowered, parameters):
         **memory.compiled_bytes(program),
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
+        "hbm_bytes": hbm_bytes(text),
         "collectives": collectives(text),
         "gradient_all_reduces": _gradient_all_reduces(text, parameters) if parameters else None,
     }
@@ -213,7 +217,7 @@ def bounds(found, chip, devices_per_chip=1):
     found: of compiled(), per device. devices_per_chip: cores that JAX sees as devices; they share the chip's peaks.
     """
     flops = devices_per_chip * found["flops"] / (chip.teraflops * 1e12)
-    transfer = devices_per_chip * found["bytes_accessed"] / (chip.bandwidth * 1e9)
+    transfer = devices_per_chip * found["hbm_bytes"] / (chip.bandwidth * 1e9)
     return {
         "flops_seconds": flops,
         "bytes_seconds": transfer,
