@@ -25,26 +25,36 @@ class LatentWeight(nnx.Param):
 
 
 @jax.custom_vjp
-def hard_sign(x):
-    """Forward: sign(x) in {-1, 0, +1}, sign(0) = 0. Backward: dL/dx = dL/dy where |x| <= 1.5, else 0 (clipped STE).
+def hard_sign(x, shift=None):
+    """Forward: sign(x + shift) in {-1, 0, +1}, sign(0) = 0. Backward: dL/dx = dL/dy where |x + shift| <= 1.5, else 0 (clipped STE).
 
     Args:
-      x: any shape, any floating type.
+      x: any shape, any floating type. shift: [C], one a channel of x [..., C]; None = 0. It is added in at least float32, or
+        a bfloat16 map would not see shifts below its rounding.
     Returns:
-      The same shape and type.
+      The shape and type of x.
     """
-    return jnp.sign(x)
+    return jnp.sign(_shifted(x, shift)).astype(x.dtype)
 
 
-def _sign_forward(x):
-    return jnp.sign(x), jnp.abs(x) <= ACTIVATION_CLIP
+def _shifted(x, shift):
+    return x if shift is None else x.astype(_wide(x)) + shift.astype(_wide(x))
 
 
-def _sign_backward(inside, cotangent):
-    return (jnp.where(inside, cotangent, jnp.zeros_like(cotangent)),)
+def _wide(x):
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
-hard_sign.defvjp(_sign_forward, _sign_backward)
+def _sign_backward(saved, cotangent):
+    x, shift = saved
+    passed = jnp.where(jnp.abs(_shifted(x, shift)) <= ACTIVATION_CLIP, cotangent, jnp.zeros_like(cotangent))
+    if shift is None:
+        return passed, None
+    # summed over positions, then images: so XLA does it, for a TPU, in the pass that writes the gradient of x (benchmarks/tpu_step.py)
+    return passed, passed.astype(_wide(x)).sum(tuple(range(1, x.ndim - 1))).sum(0).astype(shift.dtype)
+
+
+hard_sign.defvjp(lambda x, shift: (hard_sign(x, shift), (x, shift)), _sign_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -58,9 +68,8 @@ def binarize_weight(weight, temperature, sign_below=SIGN_BELOW):
     Returns:
       The shape and type of weight; exactly +-1 (or 0 where w = 0) once T < sign_below.
     """
-    wide = jnp.promote_types(weight.dtype, jnp.float32)
-    temperature = jnp.asarray(temperature).astype(wide)
-    soft = jnp.clip(weight.astype(wide) / jnp.maximum(temperature, 1e-8), -1, 1).astype(weight.dtype)
+    temperature = jnp.asarray(temperature).astype(_wide(weight))
+    soft = jnp.clip(weight.astype(_wide(weight)) / jnp.maximum(temperature, 1e-8), -1, 1).astype(weight.dtype)
     return jnp.where(temperature < sign_below, jnp.sign(weight), soft)
 
 

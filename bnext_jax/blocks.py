@@ -6,14 +6,17 @@ y * residual (ELM attention), per-image gate factors g and batch_norm_2 linear i
     out = batch_norm_2(g * z) + residual = z * (g * a) + b + residual
 
 where a and b follow from the per-image sums of z alone: the gated map is never written to memory. The gate sees only
-the channel means of scale * x' + (1 - scale) * y, so that mixed map is never formed either.
+the channel means of scale * x' + (1 - scale) * y, so that mixed map is never formed either. Neither are y and z: tail
+takes both the sums and `out` from the convolution's output. And a feed-forward unit knows the channel means of `out`
+without reading it, so units hand means on.
 """
 
 import jax.numpy as jnp
 from flax import nnx
 
+from bnext_jax import tail
 from bnext_jax.binary import SIGN_BELOW, SIGN_BELOW_18, BinaryConv, hard_sign
-from bnext_jax.layers import BatchNorm, Buffer, Conv, Gate, PReLU, average_pool, channel_sums, spatial, wide
+from bnext_jax.layers import BatchNorm, Buffer, Conv, Gate, PReLU, average_pool, channel_means, channel_sums, wide
 
 SCALE_AT_FIRST = 0.5
 
@@ -43,32 +46,42 @@ class BinaryUnit(nnx.Module):
         else:
             self.scale = self.gate = None
 
-    def processed(self, x, temperature):
-        """prelu_2(batch_norm_1(binary_conv(sign(x + shift)))): [N,H,W,C] -> [N,H',W',C'], the type of x."""
+    def convolved(self, x, temperature):
+        """binary_conv(sign(x + shift)) and, per image, factor and offset of batch_norm_1: c [N,H',W',C'], a, b [N,C']."""
         exact = wide(x.dtype) if self.norm1.use_running_average else None  # sums of +-1 stay exact in evaluation
-        y = self.conv(hard_sign(x + self.shift[...].astype(x.dtype)), temperature, exact)
-        return self.activation2(self.norm1(y).astype(x.dtype))
+        c = self.conv(hard_sign(x, self.shift[...]), temperature, exact)
+        shape = c.shape[0], c.shape[-1]
+        return c, *(jnp.broadcast_to(one, shape) for one in self.norm1.affine(*channel_sums(c), c.shape[1] * c.shape[2]))
 
-    def factors(self, mixed, y_total, positions):
-        """Gate factors [N,C] from the channel means of the info-recoupling mix, or ones without it.
-
-        mixed: [N,H,W,C], whatever is mixed with y (any size, its mean counts); y_total: [N,C], sums of y over `positions`.
-        """
+    def factors(self, mixed_mean, y_mean):
+        """Gate factors [N,C] from the channel means [N,C] of the info-recoupling mix's two maps, or ones without it."""
         if self.gate is None:
-            return jnp.ones_like(y_total)
-        scale = self.scale[...].astype(y_total.dtype)
-        mixed_mean = mixed.astype(y_total.dtype).mean((1, 2))
-        return self.gate(scale * mixed_mean + (1 - scale) * (y_total / positions))
+            return jnp.ones_like(y_mean)
+        scale = self.scale[...].astype(y_mean.dtype)
+        return self.gate(scale * mixed_mean + (1 - scale) * y_mean)
 
     def pooled(self, x):
         """x, average-pooled 2x2 where the unit has stride 2."""
         return average_pool(x) if self.stride == 2 else x
 
-    def normalised(self, z, factor, residual):
-        """batch_norm_2(factor * z) + residual, from per-image sums of z: [N,H,W,C], factor [N,C] -> [N,H,W,C]."""
-        total, total_sq = channel_sums(z)
-        a, b = self.norm2.affine(factor * total, jnp.square(factor) * total_sq, z.shape[1] * z.shape[2])
-        return z * spatial(factor * a, z.dtype) + spatial(b, z.dtype) + residual
+    def __call__(self, x, temperature):
+        """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C']. Raises UserError for odd sizes at stride 2."""
+        return self.step(x, channel_means(x), temperature)[0]
+
+    def joined(self, x, temperature, mixed_mean, residual, attends):
+        """batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, in parts; see tail.
+
+        x: the unit's input. mixed_mean: [N,C'], of what the gate mixes with y. residual: [N,H',W',C'].
+        Returns (all but batch_norm_2's offset [N,H',W',C'], that offset [N,C'], the channel means of both but for the residual's [N,C']).
+        """
+        c, a, b = self.convolved(x, temperature)
+        y = c, a, b, self.activation2.slope[...]
+        positions = c.shape[1] * c.shape[2]
+        of_y, of_z, of_squares = tail.sums(*y, residual if attends else None)
+        factor = self.factors(mixed_mean, of_y / positions)
+        by, offset = self.norm2.affine(factor * of_z, jnp.square(factor) * of_squares, positions)
+        by, offset = factor * by, jnp.broadcast_to(offset, factor.shape)
+        return tail.output(attends, *y, by, residual), offset, by * (of_z / positions) + offset
 
 
 class BinaryFeedForward(BinaryUnit):
@@ -81,13 +94,20 @@ class BinaryFeedForward(BinaryUnit):
             prelu_kind=Buffer, sign_below=sign_below, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
-    def __call__(self, x, temperature):
-        """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C]. Raises UserError for odd sizes at stride 2."""
-        residual, y = self.pooled(x), self.processed(x, temperature)
-        if self.gate is None:
-            return y + residual
-        factor = self.factors(x, channel_sums(y)[0], y.shape[1] * y.shape[2])
-        return self.normalised(y, factor, residual)
+    def parts(self, x, mean, temperature):
+        """(output but for an offset [N,H/stride,W/stride,C], the offset [N,C], the output's channel means [N,C]); pooling keeps means."""
+        residual = self.pooled(x)
+        if self.gate is not None:
+            out, offset, added = self.joined(x, temperature, mean, residual, attends=False)
+            return out, offset, mean + added
+        c, a, b = self.convolved(x, temperature)
+        out = tail.output(False, c, a, b, self.activation2.slope[...], jnp.ones_like(a), residual)
+        return out, jnp.zeros_like(a), channel_means(out)
+
+    def step(self, x, mean, temperature):
+        """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
+        out, offset, mean = self.parts(x, mean, temperature)
+        return tail.raised(out, offset), mean
 
 
 class ElmAttention(BinaryUnit):
@@ -99,15 +119,15 @@ class ElmAttention(BinaryUnit):
             prelu_kind=nnx.Param, sign_below=SIGN_BELOW, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
-    def attend(self, y, mixed, residual):
-        """y * residual, recoupled with `mixed`, normalised, plus residual."""
-        factor = self.factors(mixed, channel_sums(y)[0], y.shape[1] * y.shape[2])
-        return self.normalised(y * residual, factor, residual)
+    def step(self, x, mean, temperature):
+        """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
+        return self.attended(x, mean, self.pooled(self.activation1(x)), temperature)
 
-    def __call__(self, x, temperature):
-        """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C]. Raises UserError for odd sizes at stride 2."""
-        residual = self.pooled(self.activation1(x))
-        return self.attend(self.processed(x, temperature), x, residual)
+    def attended(self, x, mixed_mean, residual, temperature):
+        """(output, its channel means) for a residual [N,H',W',C'], the gate mixing a map of channel means mixed_mean [N,C'] with y."""
+        out, offset, _ = self.joined(x, temperature, mixed_mean, residual, attends=True)
+        out = tail.raised(out, offset)
+        return out, channel_means(out)
 
 
 class Shortcut18(nnx.Module):
@@ -133,12 +153,12 @@ class ElmAttention18(ElmAttention):
         changes = stride != 1 or inputs != features
         self.shortcut = Shortcut18(inputs, features, rngs=rngs) if changes else None
 
-    def __call__(self, x, temperature):
-        """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C']. Raises UserError for odd sizes at stride 2."""
+    def step(self, x, mean, temperature):
+        """As ElmAttention's, but C' channels come out and the means of x are not used."""
         residual = self.activation1(x)
         if self.shortcut is not None:
             residual = self.shortcut(residual)
-        return self.attend(self.processed(x, temperature), residual, residual)
+        return self.attended(x, channel_means(residual), residual, temperature)
 
 
 class BasicBlock(nnx.Module):
@@ -157,7 +177,13 @@ class BasicBlock(nnx.Module):
             self.unit3x3 = BinaryFeedForward(inputs, 3, stride, rngs=rngs, **options)
         self.units1x1 = nnx.List(BinaryFeedForward(inputs, 1, rngs=rngs, **options) for _ in range(features // inputs))
 
+    def step(self, x, mean, temperature):
+        """The block with the channel means of its input, in and out: ([N,H/stride,W/stride,features], [N,features])."""
+        x, mean = self.unit3x3.step(x, mean, temperature)
+        parts = zip(*(unit.parts(x, mean, temperature) for unit in self.units1x1), strict=True)
+        out, offset, mean = (jnp.concatenate(part, axis=-1) for part in parts)
+        return tail.raised(out, offset), mean
+
     def __call__(self, x, temperature):
         """x [N,H,W,inputs], temperature scalar -> [N,H/stride,W/stride,features]."""
-        x = self.unit3x3(x, temperature)
-        return jnp.concatenate([unit(x, temperature) for unit in self.units1x1], axis=-1)
+        return self.step(x, channel_means(x), temperature)[0]

@@ -47,7 +47,8 @@ def average_pool(x):
             f"a unit with stride 2 meets a {height}x{width} map, which it cannot halve; use an input size that every"
             " stride divides evenly (224, 64 and 32 do)"
         )
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    # mean() would keep float32 maps between the passes of a bfloat16 network (benchmarks/tpu_step.py); a sum's accumulator is wide anyway
+    return x.reshape(n, height // 2, 2, width // 2, 2, channels).sum((2, 4), dtype=x.dtype) / 4
 
 
 class PReLU(nnx.Module):
@@ -140,6 +141,11 @@ def channel_sums(x):
     return x.sum((1, 2)), jnp.square(x).sum((1, 2))
 
 
+def channel_means(x):
+    """Means over height and width, in at least float32: [N,H,W,C] -> [N,C]."""
+    return x.astype(wide(x.dtype)).mean((1, 2))
+
+
 class BatchNorm(nnx.Module):
     """Batch norm as PyTorch's (unbiased running variance), from per-image sums, with groups of examples that share statistics.
 
@@ -202,10 +208,17 @@ class BatchNorm(nnx.Module):
             running[...] = NORM_DECAY * running[...] + (1 - NORM_DECAY) * lax.stop_gradient(new).astype(running.dtype)
         self.batches[...] = self.batches[...] + 1
 
+    def with_means(self, x):
+        """(the normalised x, its means over each image's positions): [N,H,W,C] -> ([N,H,W,C], [N,C]); the means follow from those of x."""
+        total, total_sq = channel_sums(x)
+        positions = x.shape[1] * x.shape[2]
+        a, b = self.affine(total, total_sq, positions)
+        y = (x.astype(a.dtype) * spatial(a, a.dtype) + spatial(b, b.dtype)).astype(x.dtype)
+        return y, a * (total / positions) + b
+
     def __call__(self, x):
         """[N,H,W,C] -> [N,H,W,C], the type of x."""
-        a, b = self.affine(*channel_sums(x), x.shape[1] * x.shape[2])  # in evaluation the sums are dead code
-        return x * spatial(a, x.dtype) + spatial(b, x.dtype)
+        return self.with_means(x)[0]  # in evaluation the sums are dead code
 
 
 def spatial(per_image, dtype):

@@ -26,6 +26,23 @@ def test_the_signs_gradient_passes_up_to_and_including_one_and_a_half():
     np.testing.assert_array_equal(pullback(cotangent)[0], expected)
 
 
+def test_a_shift_of_each_channel_moves_the_sign_and_its_window_and_gathers_its_gradient():
+    x = jnp.asarray([[[[-0.5, 1.2]], [[-2.0, 0.1]]]])  # one image of two positions
+    shift, cotangent = jnp.asarray([1.0, -0.2]), jnp.asarray([[[[3.0, 5.0]], [[7.0, 11.0]]]])
+    found, pullback = jax.vjp(hard_sign, x, shift)
+    np.testing.assert_array_equal(found, [[[[1, 1]], [[-1, -1]]]])
+    of_x, of_shift = pullback(cotangent)
+    np.testing.assert_array_equal(of_x, cotangent)
+    np.testing.assert_array_equal(of_shift, [10, 16])
+    np.testing.assert_array_equal(jax.vjp(hard_sign, x, jnp.asarray([3.0, 0.4]))[1](cotangent)[1], [7, 11])  # |2.5| and |1.6| lie outside
+
+
+def test_a_shift_finer_than_bfloat16_still_decides_the_sign():
+    x = jnp.full((1, 1, 1, 1), -1 / 256, jnp.bfloat16)
+    assert hard_sign(x, jnp.asarray([1 / 256 + 2.0**-20]))[0, 0, 0, 0] == 1
+    assert hard_sign(x, jnp.asarray([1 / 256 - 2.0**-20]))[0, 0, 0, 0] == -1
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3, 1e-3, 1.01e-7])
 def test_a_latent_weight_is_divided_by_the_temperature_and_clipped(temperature):
     expected = np.clip(GRID.astype(np.float64) / temperature, -1, 1)

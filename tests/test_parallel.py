@@ -65,7 +65,7 @@ def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monke
     """Otherwise rounding alone could turn a sign, or a gradient's window, in float32."""
     run = Run(parallel_process.settings("single", SEED, digits, teacher), pathlib.Path("unused"))
     sign, seen = blocks.hard_sign, []
-    monkeypatch.setattr(blocks, "hard_sign", lambda x: seen.append(x) or sign(x))
+    monkeypatch.setattr(blocks, "hard_sign", lambda x, shift: seen.append(x + shift) or sign(x, shift))
 
     @jax.jit
     def margins(variables, images):

@@ -95,7 +95,7 @@ def test_the_maps_are_the_signs_before_each_units_binary_convolution(model):
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 16, 3)), jnp.float32)
     found = features.signs(model, images, ["blocks/1/unit3x3", "blocks/0/unit3x3", "blocks/1/units1x1/1"])
     assert list(found) == ["blocks/0/unit3x3", "blocks/1/unit3x3", "blocks/1/units1x1/1"]
-    x = model.stem(images)
+    x, _ = model.stem(images)
     np.testing.assert_array_equal(found["blocks/0/unit3x3"], np.sign(x + model.blocks[0].unit3x3.shift[...]))
     x = model.blocks[0](x, 1.0)
     np.testing.assert_array_equal(found["blocks/1/unit3x3"], np.sign(x + model.blocks[1].unit3x3.shift[...]))

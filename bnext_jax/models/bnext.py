@@ -42,8 +42,8 @@ class Stem(nnx.Module):
         self.prelu = PReLU(features, slope=float(features), kind=Buffer)
 
     def __call__(self, images):
-        """[N,H,W,3] -> [N,H/stride,W/stride,C]."""
-        return self.norm(self.conv(images))
+        """[N,H,W,3] -> ([N,H/stride,W/stride,C], its channel means [N,C])."""
+        return self.norm.with_means(self.conv(images))
 
 
 class BNext(nnx.Module):
@@ -107,8 +107,8 @@ class BNext(nnx.Module):
           UserError: a height or width that a stride cannot halve.
         """
         temperature = self.temperature[...] if temperature is None else temperature
-        x = self.stem(images)
+        x, mean = self.stem(images)
         for block in self.blocks:
-            x = block(x, temperature)
+            x, mean = block.step(x, mean, temperature)
         pooled = self.prelu(x).astype(wide(x.dtype)).mean((1, 2))
         return self.classifier(pooled)

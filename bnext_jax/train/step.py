@@ -116,14 +116,16 @@ def make_step(student, teachers, optimizer, spec, shardings):
         grads = shardings.split(grads)
 
         direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        change = {path: (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
-        moved = {path: p - change[path] for path, p in state["params"].items()}
+        moved = {path: p - (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
+        params = project(moved, student.bounds)
+        # what has become of them, not rate * direction: so the norm is taken in the pass that writes them (on TPUs 28 bytes each, not 40)
+        change = {path: params[path] - p for path, p in state["params"].items()}
         batch_stats = {**state["batch_stats"], **stats}
         if "temperature" in batch_stats:  # a saved network says at which temperature it stands
             batch_stats["temperature"] = temperature.astype(batch_stats["temperature"].dtype)
         new_state = {
             "step": state["step"] + 1,
-            "params": project(moved, student.bounds),
+            "params": params,
             "batch_stats": batch_stats,
             "opt_state": opt_state,
         }

@@ -1,0 +1,103 @@
+"""What follows a unit's convolution, with a backward pass that reads the maps once less than automatic differentiation's.
+
+With the convolution's output c, batch_norm_1 as an affine map a c + b, u = a c + b, y = prelu(u) and z = y (feed-forward)
+or y r (ELM attention), a unit needs sums over each image's positions, and then z A + B + r, where A and B follow from
+those sums. The gradients of a, b and the slope are again sums over positions. Automatic differentiation takes them of the
+whole gradient of u, which is known only after the gradients of A and B are, so in another pass over the maps. But A, B
+and the sums' gradients are constant over an image's positions: they can be taken out of the sums, and then every sum is
+one of maps that are known before. Training on a TPU is bound by memory traffic, and a compiler that fuses takes these
+sums in the very pass that writes the gradient of the unit's output: benchmarks/tpu_step.py has the figures.
+
+B is added on its own (`raised`), where two units stand side by side after their outputs are concatenated: so the gradient
+of the concatenated map is summed in the pass that writes it, and with it that of the next unit's shift.
+
+Shapes throughout: c, r [N,H,W,C]; a, b, A, B and sums [N,C]; slope [C]. Arithmetic in at least float32.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from bnext_jax.layers import spatial, wide
+
+
+def _total(x):
+    return x.sum((1, 2))
+
+
+def _maps(c, a, b, slope, r):
+    """(c, y, its derivative by u, min(u, 0), r or None) in the type of sums."""
+    kind = wide(c.dtype)
+    c, slope = c.astype(kind), slope.astype(kind)
+    u = c * spatial(a, kind) + spatial(b, kind)
+    above = u > 0
+    return c, jnp.where(above, u, u * slope), jnp.where(above, 1, slope), jnp.where(above, 0, u), None if r is None else r.astype(kind)
+
+
+def _through(terms, c, a, slope, maps):
+    """Gradients of (c, a, b, slope) where dL/dy is the sum over terms of factor [N,C] * weight [N,H,W,C]; maps: of _maps."""
+    wide_c, _, derivative, below, _ = maps
+    grads = [0, 0, 0]
+    for factor, weight in terms:
+        of_u = weight * derivative
+        parts = _total(of_u * wide_c), _total(of_u), _total(weight * below)
+        grads = [grad + factor * part for grad, part in zip(grads, parts, strict=True)]
+    of_y = sum(spatial(factor, wide_c.dtype) * weight for factor, weight in terms)
+    grad_c = (of_y * derivative * spatial(a, wide_c.dtype)).astype(c.dtype)
+    return grad_c, grads[0].astype(a.dtype), grads[1].astype(a.dtype), grads[2].sum(0).astype(slope.dtype)
+
+
+@jax.custom_vjp
+def sums(c, a, b, slope, r=None):
+    """(sum of y, sum of z, sum of z*z) over the positions of each image, see the module's text; r=None: z = y."""
+    _, y, _, _, r = _maps(c, a, b, slope, r)
+    z = y if r is None else y * r
+    return _total(y), _total(z), _total(jnp.square(z))
+
+
+def _sums_backward(saved, cotangents):
+    c, a, _, slope, r = saved
+    of_y, of_z, of_squares = cotangents
+    maps = _maps(*saved)
+    _, y, *_, wide_r = maps
+    if r is None:
+        return *_through([(of_y + of_z, jnp.ones_like(y)), (2 * of_squares, y)], c, a, slope, maps), None
+    z = y * wide_r
+    grad_r = (spatial(of_z, y.dtype) + spatial(2 * of_squares, y.dtype) * z) * y
+    return *_through([(of_y, jnp.ones_like(y)), (of_z, wide_r), (2 * of_squares, z * wide_r)], c, a, slope, maps), grad_r.astype(r.dtype)
+
+
+sums.defvjp(lambda *arguments: (sums(*arguments), arguments), _sums_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def output(attends, c, a, b, slope, factor, r):
+    """z * factor + r, in the type of r. attends: z = y r, otherwise z = y. factor: A of the module's text."""
+    _, y, _, _, wide_r = _maps(c, a, b, slope, r)
+    z = y * wide_r if attends else y
+    return (z * spatial(factor, y.dtype) + wide_r).astype(r.dtype)
+
+
+def _output_backward(attends, saved, cotangent):
+    c, a, b, slope, factor, r = saved
+    maps = _maps(c, a, b, slope, r)
+    _, y, *_, wide_r = maps
+    g = cotangent.astype(y.dtype)
+    grad_factor, weight, grad_r = _total(g * y), g, cotangent
+    if attends:
+        grad_factor, weight = _total(g * y * wide_r), g * wide_r
+        grad_r = (g * (spatial(factor, y.dtype) * y + 1)).astype(r.dtype)
+    return *_through([(factor, weight)], c, a, slope, maps), grad_factor.astype(factor.dtype), grad_r
+
+
+def _output_forward(attends, *arguments):
+    return output(attends, *arguments), arguments
+
+
+output.defvjp(_output_forward, _output_backward)
+
+
+def raised(x, offset):
+    """x + offset, in the type of x, added in at least float32: x [N,H,W,C], offset [N,C]."""
+    return (x.astype(wide(x.dtype)) + spatial(offset, wide(x.dtype))).astype(x.dtype)
