@@ -28,7 +28,8 @@ def verdict(config, where, known, effort):
     made = prepared(config, where, known)
     train = tpu.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters)
     evaluation = tpu.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
-    found = {"chips": where.chips, "hosts": where.hosts, "batch_size": config.batch_size, "teachers": made.teachers,
+    found = {"chips": where.chips, "hosts": where.hosts, "peaks": dataclasses.asdict(where.chip),
+             "batch_size": config.batch_size, "teachers": made.teachers,
              "fits": train["fits"] and evaluation["fits"], "train": train, "evaluate": evaluation}  # fmt: skip
     if not train["fits"]:
         return found
@@ -163,6 +164,8 @@ def rows(found, places):
         row("GFLOP an image", lambda one, _: one["gigaflops_per_image"], few),
         row("MB accessed an image", lambda one, _: one["megabytes_per_image"], few),
         row("    of them in HBM", lambda one, _: one["hbm_megabytes_per_image"], few),
+        row("peaks of a chip, bfloat16 TFLOP/s, GB/s", lambda _, at: f"{at.chip.teraflops:g}, {at.chip.bandwidth:g}"),
+        row("    as published at", lambda _, at: at.chip.source),
         row("a step at least, ms: arithmetic", lambda one, _: 1e3 * one["bounds"]["flops_seconds"], few),
         row("    memory bandwidth", lambda one, _: 1e3 * one["bounds"]["bytes_seconds"], few),
         row("    the limit is", lambda one, _: one["bounds"]["limit"]),

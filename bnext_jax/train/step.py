@@ -74,7 +74,8 @@ def make_step(student, teachers, optimizer, spec, shardings):
       step(state, batch, flag, teacher_variables) -> (state, metrics); metrics are scalars: loss (nats), correct (count of
       top-1 hits among the batch), correct/main and correct/assistant (the teachers'), undecodable (count), stop (sum of
       the flag), grad_norm (before clipping), grad_norm/, update_norm/ and param_norm/GROUP (2-norms of the gradients
-      before clipping, of the change and of the parameters before it; groups: norm_groups), learning_rate, temperature.
+      before clipping, of the change with its projection, and of the parameters before it; groups: norm_groups),
+      learning_rate, temperature.
     """
     groups = norm_groups(student)
 
