@@ -47,11 +47,11 @@ class BinaryUnit(nnx.Module):
             self.scale = self.gate = None
 
     def convolved(self, x, temperature):
-        """binary_conv(sign(x + shift)) and, per image, factor and offset of batch_norm_1: c [N,H',W',C'], a, b [N,C']."""
+        """binary_conv(sign(x + shift)) [N,H',W',C'] and, per image, batch_norm_1's factor and offset and prelu_2's slope, [N,C'] each."""
         exact = wide(x.dtype) if self.norm1.use_running_average else None  # sums of +-1 stay exact in evaluation
         c = self.conv(hard_sign(x, self.shift[...]), temperature, exact)
-        shape = c.shape[0], c.shape[-1]
-        return c, *(jnp.broadcast_to(one, shape) for one in self.norm1.affine(*channel_sums(c), c.shape[1] * c.shape[2]))
+        vectors = *self.norm1.affine(*channel_sums(c), c.shape[1] * c.shape[2]), self.activation2.slope[...]
+        return c, *(jnp.broadcast_to(one, (c.shape[0], c.shape[-1])) for one in vectors)
 
     def factors(self, mixed_mean, y_mean):
         """Gate factors [N,C] from the channel means [N,C] of the info-recoupling mix's two maps, or ones without it."""
@@ -74,9 +74,8 @@ class BinaryUnit(nnx.Module):
         x: the unit's input. mixed_mean: [N,C'], of what the gate mixes with y. residual: [N,H',W',C'].
         Returns (all but batch_norm_2's offset [N,H',W',C'], that offset [N,C'], the channel means of both but for the residual's [N,C']).
         """
-        c, a, b = self.convolved(x, temperature)
-        y = c, a, b, self.activation2.slope[...]
-        positions = c.shape[1] * c.shape[2]
+        y = self.convolved(x, temperature)
+        positions = y[0].shape[1] * y[0].shape[2]
         of_y, of_z, of_squares = tail.sums(*y, residual if attends else None)
         factor = self.factors(mixed_mean, of_y / positions)
         by, offset = self.norm2.affine(factor * of_z, jnp.square(factor) * of_squares, positions)
@@ -100,9 +99,9 @@ class BinaryFeedForward(BinaryUnit):
         if self.gate is not None:
             out, offset, added = self.joined(x, temperature, mean, residual, attends=False)
             return out, offset, mean + added
-        c, a, b = self.convolved(x, temperature)
-        out = tail.output(False, c, a, b, self.activation2.slope[...], jnp.ones_like(a), residual)
-        return out, jnp.zeros_like(a), channel_means(out)
+        y = self.convolved(x, temperature)
+        out = tail.output(False, *y, jnp.ones_like(y[-1]), residual)
+        return out, jnp.zeros_like(y[-1]), channel_means(out)
 
     def step(self, x, mean, temperature):
         """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""

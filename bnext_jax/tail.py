@@ -11,7 +11,8 @@ sums in the very pass that writes the gradient of the unit's output: benchmarks/
 B is added on its own (`raised`), where two units stand side by side after their outputs are concatenated: so the gradient
 of the concatenated map is summed in the pass that writes it, and with it that of the next unit's shift.
 
-Shapes throughout: c, r [N,H,W,C]; a, b, A, B and sums [N,C]; slope [C]. Arithmetic in at least float32.
+Shapes throughout: c, r [N,H,W,C]; a, b, slope, A, B and sums [N,C]: the slope too, so that the gradients from `sums` and from
+`output` are added before they are summed over images, and devices exchange one. Arithmetic in at least float32.
 """
 
 import functools
@@ -29,7 +30,7 @@ def _total(x):
 def _maps(c, a, b, slope, r):
     """(c, y, its derivative by u, min(u, 0), r or None) in the type of sums."""
     kind = wide(c.dtype)
-    c, slope = c.astype(kind), slope.astype(kind)
+    c, slope = c.astype(kind), spatial(slope, kind)
     u = c * spatial(a, kind) + spatial(b, kind)
     above = u > 0
     return c, jnp.where(above, u, u * slope), jnp.where(above, 1, slope), jnp.where(above, 0, u), None if r is None else r.astype(kind)
@@ -45,7 +46,7 @@ def _through(terms, c, a, slope, maps):
         grads = [grad + factor * part for grad, part in zip(grads, parts, strict=True)]
     of_y = sum(spatial(factor, wide_c.dtype) * weight for factor, weight in terms)
     grad_c = (of_y * derivative * spatial(a, wide_c.dtype)).astype(c.dtype)
-    return grad_c, grads[0].astype(a.dtype), grads[1].astype(a.dtype), grads[2].sum(0).astype(slope.dtype)
+    return grad_c, grads[0].astype(a.dtype), grads[1].astype(a.dtype), grads[2].astype(slope.dtype)
 
 
 @jax.custom_vjp

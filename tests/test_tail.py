@@ -13,7 +13,7 @@ CHANNELS = 5
 def written_out(attends, c, a, b, slope, factor, offset, r):
     """(sum of y, sum of z, sum of z^2, output) by the formulas alone, in numpy's and einsum's words."""
     u = jnp.einsum("nhwc,nc->nhwc", c, a) + b[:, None, None, :]
-    y = jnp.maximum(u, 0) + slope * jnp.minimum(u, 0)
+    y = jnp.maximum(u, 0) + slope[:, None, None, :] * jnp.minimum(u, 0)
     z = y * r if attends else y
     out = jnp.einsum("nhwc,nc->nhwc", z, factor) + offset[:, None, None, :] + r
     return *(jnp.einsum("nhwc->nc", one) for one in (y, z, z**2)), out
@@ -23,7 +23,7 @@ def drawn(seed=0):
     """c, a, b, slope, factor, offset, r of two images of 3x4, float64."""
     rng = np.random.default_rng(seed)
     maps, images = (2, 3, 4, CHANNELS), (2, CHANNELS)
-    return [jnp.asarray(rng.normal(size=shape)) for shape in (maps, images, images, (CHANNELS,), images, images, maps)]
+    return [jnp.asarray(rng.normal(size=shape)) for shape in (maps, images, images, images, images, images, maps)]
 
 
 def both(attends, c, a, b, slope, factor, offset, r):
@@ -50,7 +50,7 @@ def test_bfloat16_maps_are_summed_in_float32():
     """4096 positions of 1 + 2^-7 each: a sum in bfloat16 would stop at 512, where they are below half a unit in the last place."""
     c = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
     one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-    of_y, of_z, of_squares = tail.sums(c, one, zero, jnp.ones(1))
+    of_y, of_z, of_squares = tail.sums(c, one, zero, one)
     assert of_y.dtype == jnp.float32
     np.testing.assert_allclose([of_y[0, 0], of_z[0, 0], of_squares[0, 0]], [4128, 4128, 4096 * 1.0078125**2], rtol=1e-6)
-    assert tail.raised(tail.output(False, c, one, one, jnp.ones(1), one, c), zero).dtype == jnp.bfloat16
+    assert tail.raised(tail.output(False, c, one, one, one, one, c), zero).dtype == jnp.bfloat16
