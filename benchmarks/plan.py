@@ -5,7 +5,7 @@
 With --quick's effort. Verdicts that ~/.cache/bnext_jax/plan holds are not compiled again; compile_seconds are those of the first time.
 """
 
-import json
+import importlib
 import pathlib
 import sys
 
@@ -17,23 +17,15 @@ from bnext_jax.process import without_tpu
 SIZES = ("tiny", "small", "middle", "large")
 
 
-def kept():
-    """{network: {topology: figures}} of earlier calls."""
-    path = record.RESULTS / "plan.json"
-    return json.loads(path.read_text()).get("networks", {}) if path.exists() else {}
-
-
 def main():
     """Plans each network named (None: all) on each topology named, and writes results/plan.json after each."""
-    import importlib
-
     without_tpu()
     topologies = [word for word in sys.argv[1:] if ":" in word]
     for size in [word for word in sys.argv[1:] if ":" not in word] or SIZES:
         config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config().check()
         for topology in topologies:
             found = plan(config, [topology], quick=True)["topologies"][topology]
-            networks = kept()
+            networks = record.kept("plan").get("networks", {})
             networks.setdefault(f"bnext_{size}", {})[topology] = found
             record.write("plan", {"effort": "--quick", "networks": networks})
 

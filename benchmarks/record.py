@@ -31,6 +31,12 @@ def machine():
     }
 
 
+def kept(name):
+    """What results/NAME.json holds of earlier calls; {} where there is none."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def write(name, values):
     """Writes results/NAME.json and prints it. `commit` ends in "+" where files were changed since that commit."""
     record = {

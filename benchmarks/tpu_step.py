@@ -12,7 +12,6 @@ HBM's bus (bnext_jax/traffic.py). results/tpu_step.json is written after each co
 
 import dataclasses
 import importlib
-import json
 import logging
 import pathlib
 import sys
@@ -30,7 +29,7 @@ from bnext_jax.plan import QUICK, USERS, with_share
 from bnext_jax.train import state
 
 TOPOLOGY, SHARE = "v5e:2x2", 64
-FORMS = {f"{form}-{precision}": (form, precision) for precision in ("bfloat16", "float32") for form in ("labels", "distilled")}
+FORMS = ("labels-bfloat16", "distilled-bfloat16", "labels-float32", "distilled-float32")
 
 # name: (module of a unit, shape of its input map [H, W, C])
 UNITS = {
@@ -45,8 +44,7 @@ UNITS = {
 
 def kept():
     """The parts of results/tpu_step.json of earlier calls."""
-    path = record.RESULTS / "tpu_step.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = record.kept("tpu_step")
     return {"networks": found.get("networks", {}), "levers": found.get("levers", [])}
 
 
@@ -58,8 +56,8 @@ def write(parts):
 
 def network(size, form, effort, share=SHARE):
     """Bytes and FLOPs an image, temporaries and seconds of compilation of a published recipe's step, `share` images a chip."""
-    labels, precision = FORMS[form][0] == "labels", FORMS[form][1]
-    config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config(*(["labels"] if labels else [])).check()
+    teaching, precision = form.split("-")
+    config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config(teaching).check()
     where = tpu.topology(TOPOLOGY)
     config = with_share(dataclasses.replace(config, precision=precision, eval_batch_size=share * len(where.devices)), where, share)
     made = abstract.prepared(config, where, abstract.facts(config.data))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.convolution import convolution
+from bnext_jax.layers import wide
 
 ACTIVATION_CLIP = 1.5  # half width of the window in which the sign's straight-through gradient is 1
 LATENT_BOUND = 1.5  # latent weights are kept in [-LATENT_BOUND, LATENT_BOUND]
@@ -38,11 +39,7 @@ def hard_sign(x, shift=None):
 
 
 def _shifted(x, shift):
-    return x if shift is None else x.astype(_wide(x)) + shift.astype(_wide(x))
-
-
-def _wide(x):
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return x if shift is None else x.astype(wide(x.dtype)) + shift.astype(wide(x.dtype))
 
 
 def _sign_backward(saved, cotangent):
@@ -51,7 +48,7 @@ def _sign_backward(saved, cotangent):
     if shift is None:
         return passed, None
     # summed over positions, then images: so XLA does it, for a TPU, in the pass that writes the gradient of x (benchmarks/tpu_step.py)
-    return passed, passed.astype(_wide(x)).sum(tuple(range(1, x.ndim - 1))).sum(0).astype(shift.dtype)
+    return passed, passed.astype(wide(x.dtype)).sum(tuple(range(1, x.ndim - 1))).sum(0).astype(shift.dtype)
 
 
 hard_sign.defvjp(lambda x, shift: (hard_sign(x, shift), (x, shift)), _sign_backward)
@@ -68,8 +65,8 @@ def binarize_weight(weight, temperature, sign_below=SIGN_BELOW):
     Returns:
       The shape and type of weight; exactly +-1 (or 0 where w = 0) once T < sign_below.
     """
-    temperature = jnp.asarray(temperature).astype(_wide(weight))
-    soft = jnp.clip(weight.astype(_wide(weight)) / jnp.maximum(temperature, 1e-8), -1, 1).astype(weight.dtype)
+    temperature = jnp.asarray(temperature).astype(wide(weight.dtype))
+    soft = jnp.clip(weight.astype(wide(weight.dtype)) / jnp.maximum(temperature, 1e-8), -1, 1).astype(weight.dtype)
     return jnp.where(temperature < sign_below, jnp.sign(weight), soft)
 
 

@@ -6,9 +6,9 @@ import pathlib
 import bnext_jax
 
 ORDER = [
-    "errors", "files", "tables", "process", "cluster", "lowering", "convolution", "binary", "quantize", "layers", "depthwise", "blocks",
-    "models", "convert", "teachers", "config", "distill", "progress", "data", "collectives", "train", "evaluate", "predict", "macs",
-    "count", "exchange", "tpu", "abstract", "plan", "plot", "quickstart",
+    "errors", "files", "tables", "process", "cluster", "lowering", "convolution", "quantize", "layers", "binary", "tail",
+    "depthwise", "blocks", "models", "convert", "teachers", "config", "distill", "progress", "data", "collectives", "traffic",
+    "train", "evaluate", "predict", "macs", "count", "exchange", "tpu", "abstract", "plan", "plot", "quickstart",
 ]  # fmt: skip
 ROOT = pathlib.Path(bnext_jax.__file__).parent
 

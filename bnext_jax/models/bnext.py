@@ -7,7 +7,7 @@ from flax import nnx
 
 from bnext_jax.blocks import BasicBlock
 from bnext_jax.errors import UserError
-from bnext_jax.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, wide
+from bnext_jax.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
 
 # One entry per feature map: the stem's width, then each block's.
 WIDTHS = {
@@ -110,5 +110,4 @@ class BNext(nnx.Module):
         x, mean = self.stem(images)
         for block in self.blocks:
             x, mean = block.step(x, mean, temperature)
-        pooled = self.prelu(x).astype(wide(x.dtype)).mean((1, 2))
-        return self.classifier(pooled)
+        return self.classifier(channel_means(self.prelu(x)))

@@ -6,7 +6,7 @@ from jax import lax
 
 from bnext_jax.binary import SIGN_BELOW_18
 from bnext_jax.blocks import BinaryFeedForward, ElmAttention18
-from bnext_jax.layers import BatchNorm, Conv, Linear, PReLU, Temperature, wide
+from bnext_jax.layers import BatchNorm, Conv, Linear, PReLU, Temperature, channel_means
 from bnext_jax.models.bnext import default_stride
 
 WIDTHS = (64, 128, 256, 512)
@@ -65,5 +65,4 @@ class BNext18(nnx.Module):
         for stage in self.stages:
             for block in stage:
                 x = block(x, temperature)
-        pooled = self.prelu(x).astype(wide(x.dtype)).mean((1, 2))
-        return self.classifier(pooled)
+        return self.classifier(channel_means(self.prelu(x)))

@@ -9,7 +9,7 @@ from jax import lax
 
 from bnext_jax.depthwise import DepthwiseConv
 from bnext_jax.errors import UserError
-from bnext_jax.layers import Conv, Linear, wide
+from bnext_jax.layers import Conv, Linear, channel_means, wide
 
 EPSILON = 1e-6
 KERNEL = 7
@@ -133,5 +133,4 @@ class ConvNeXt(nnx.Module):
           UserError: a height or width that the patches and the stages' halvings do not divide.
         """
         x = self.features(images)
-        pooled = x.astype(wide(x.dtype)).mean((1, 2))
-        return self.classifier(self.head_norm(pooled))
+        return self.classifier(self.head_norm(channel_means(x)))

@@ -9,7 +9,7 @@ from flax import nnx
 
 from bnext_jax.depthwise import DepthwiseConv
 from bnext_jax.errors import UserError
-from bnext_jax.layers import NORM_EPSILON, BatchNorm, Conv, Linear, spatial, wide
+from bnext_jax.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 # B0's stages: expansion (1 = depthwise-separable), kernel side, stride of the first block, width, number of blocks.
@@ -94,7 +94,7 @@ class SqueezeExcitation(nnx.Module):
 
     def __call__(self, x):
         """[N,H,W,C] -> [N,H,W,C], the type of x; the gate itself is computed in at least float32."""
-        mean = x.astype(wide(x.dtype)).mean((1, 2))
+        mean = channel_means(x)
         return x * spatial(jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(mean)))), x.dtype)
 
 
@@ -193,4 +193,4 @@ class EfficientNet(nnx.Module):
           [N, num_classes] in float32 (float64 for float64 images).
         """
         x = self.features(images)
-        return self.classifier(x.astype(wide(x.dtype)).mean((1, 2)))
+        return self.classifier(channel_means(x))
