@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import pickle
 import random
 
 import numpy as np
@@ -74,6 +75,14 @@ def test_threads_and_worker_processes_give_the_same_stream_from_any_step(train):
             np.testing.assert_array_equal(found["image"], element["image"])
             np.testing.assert_array_equal(found["label"], element["label"])
         del stream
+
+
+def test_a_source_goes_to_a_worker_without_the_images_that_it_keeps(train):
+    image, label = train.example(7)
+    copy = pickle.loads(pickle.dumps(train))
+    assert 7 in train.decoded and not copy.decoded and len(copy) == len(train)
+    np.testing.assert_array_equal(copy.example(7)[0], image)
+    assert copy.example(7)[1] == label
 
 
 def test_augmentation_depends_on_the_seed_the_epoch_and_the_image_alone(train):

@@ -34,6 +34,10 @@ class Source:
 
     decoded: dict = dataclasses.field(default_factory=dict, repr=False)  # images kept in memory, see example()
 
+    def __getstate__(self):
+        """A copy for a worker process starts without the kept images: threads may be adding to them, and it keeps its own."""
+        return {**vars(self), "decoded": {}}
+
     def __len__(self):
         return len(self.records)
 
