@@ -26,7 +26,7 @@ def _pipeline_rate():
 def verdict(config, where, known, effort):
     """What plan says of one config on one Topology, see plan. known: Facts. effort: see tpu.compiled."""
     made = prepared(config, where, known)
-    train = tpu.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters)
+    train = tpu.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
     evaluation = tpu.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
     found = {"chips": where.chips, "hosts": where.hosts, "peaks": dataclasses.asdict(where.chip),
              "batch_size": config.batch_size, "teachers": made.teachers,
@@ -34,17 +34,16 @@ def verdict(config, where, known, effort):
     if not train["fits"]:
         return found
     cores = len(where.devices) // where.chips
-    least = tpu.bounds(train, where.chip, cores)
-    if config.accumulate > 1:  # the compiler counts the body of a loop once
-        least = {key: value if key == "limit" else config.accumulate * value for key, value in least.items()}
-    rate, share = config.batch_size / least["seconds"], config.batch_size / len(where.devices) / config.accumulate
+    least = tpu.bounds(train, where.chip, cores, config.accumulate)
+    rate, share = config.batch_size / least["seconds"], config.batch_size / len(where.devices)
+    piece = share / config.accumulate  # the compiler counts the body of a loop once
     steps = known.images // config.batch_size
     host_rate, core_rate = rate / where.hosts, _pipeline_rate()
     return {
         **found,
         "bounds": least,
-        "gigaflops_per_image": train["flops"] / share / 1e9,
-        "megabytes_per_image": train["bytes_accessed"] / share / 1e6,
+        "gigaflops_per_image": train["flops"] / piece / 1e9,
+        "megabytes_per_image": train["bytes_accessed"] / piece / 1e6,
         "hbm_megabytes_per_image": train["hbm_bytes"] / share / 1e6,
         "images_per_second_at_most": rate,
         "images_per_second_per_chip_at_most": rate / where.chips,
@@ -106,7 +105,7 @@ def levers(config, where, known):
     for told, changes in candidates:
         changed = dataclasses.replace(config, **changes).check()
         made = prepared(changed, where, known)
-        one = tpu.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters)
+        one = tpu.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters, changed.accumulate)
         found.append({"lever": told, "fits": one["fits"], "peak": one.get("peak")})
         if one["fits"]:
             break

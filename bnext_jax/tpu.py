@@ -25,7 +25,7 @@ from bnext_jax.traffic import hbm_bytes
 from bnext_jax.train import memory
 
 log = logging.getLogger(__name__)
-VERDICT = 2  # changes with what a kept verdict holds
+VERDICT = 3  # changes with what a kept verdict holds
 BEAT = 30  # seconds between signs of life of a compilation
 GRADIENT_SHARE = 0.9  # of the gradients' numbers; the all-reduces that together carry as many are theirs
 
@@ -133,16 +133,17 @@ def cache_folder():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bnext_jax" / "plan"
 
 
-def compiled(what, jitted, arguments, where, effort, parameters=None):
+def compiled(what, jitted, arguments, where, effort, parameters=None, rounds=1):
     """Compiles a program for a Topology, or finds what an earlier compilation of the same program said.
 
     Args:
       what: for messages. jitted, arguments: a jitted function and its abstract arguments with shardings on where.devices.
       where: Topology. effort: of jax_exec_time_optimization_effort, from -1.0 to 1.0.
-      parameters: number of those whose gradients are reduced, or None.
+      parameters: number of those whose gradients are reduced, or None. rounds: of the program's loop over the pieces of a batch.
     Returns:
-      {"fits", "arguments", "temporaries", "peak" (bytes per device), "flops", "bytes_accessed" (per device; the compiler's count),
-      "hbm_bytes" (per device; see traffic), "collectives", "gradient_all_reduces", "compile_seconds", "cached"};
+      {"fits", "arguments", "temporaries", "peak" (bytes per device), "flops", "bytes_accessed" (per device; the compiler's count,
+      one round of the loop), "hbm_bytes" (per device, all rounds; see traffic), "collectives", "gradient_all_reduces",
+      "compile_seconds", "cached"};
       where it does not fit {"fits": False, "told": the compiler's sentence, "compile_seconds", "cached"}.
     """
     with jax.enable_x64(False), _effort(effort):
@@ -154,7 +155,7 @@ def compiled(what, jitted, arguments, where, effort, parameters=None):
             return {**json.loads(path.read_text()), "cached": True}
         began = time.monotonic()
         with _signs_of_life(f"{what}: compiling"):
-            found = _compile(lowered, parameters)
+            found = _compile(lowered, parameters, rounds)
     found["compile_seconds"] = round(time.monotonic() - began, 1)
     with contextlib.suppress(OSError, UserError):  # a verdict that cannot be kept is still one
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def _effort(value):
         use(before)
 
 
-def _compile(lowered, parameters):
+def _compile(lowered, parameters, rounds):
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -195,7 +196,7 @@ def _compile(lowered, parameters):
         **memory.compiled_bytes(program),
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
-        "hbm_bytes": hbm_bytes(text),
+        "hbm_bytes": hbm_bytes(text, rounds),
         "collectives": collectives(text),
         "gradient_all_reduces": _gradient_all_reduces(text, parameters) if parameters else None,
     }
@@ -211,12 +212,12 @@ def _gradient_all_reduces(text, parameters):
     return next((number for number, total in enumerate(totals, start=1) if total >= GRADIENT_SHARE * parameters), 0)
 
 
-def bounds(found, chip, devices_per_chip=1):
+def bounds(found, chip, devices_per_chip=1, rounds=1):
     """{"flops_seconds", "bytes_seconds", "limit", "seconds"}: what a step takes at least on one chip at its published peaks.
 
-    found: of compiled(), per device. devices_per_chip: cores that JAX sees as devices; they share the chip's peaks.
+    found: of compiled(), per device. devices_per_chip: cores that JAX sees as devices; they share the chip's peaks. rounds: see compiled.
     """
-    flops = devices_per_chip * found["flops"] / (chip.teraflops * 1e12)
+    flops = rounds * devices_per_chip * found["flops"] / (chip.teraflops * 1e12)
     transfer = devices_per_chip * found["hbm_bytes"] / (chip.bandwidth * 1e9)
     return {
         "flops_seconds": flops,

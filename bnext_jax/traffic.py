@@ -99,11 +99,11 @@ def _computations(text):
     return found, entry
 
 
-def hbm_bytes(text):
-    """Bytes that a compiled TPU program reads from HBM and writes to it on one device; loops' bodies count once.
+def hbm_bytes(text, rounds=1):
+    """Bytes that a compiled TPU program reads from HBM and writes to it on one device.
 
-    text: its as_text(). What a fusion reads of an operand is counted as XLA's cost analysis does: once for all uses, but for each
-    fusion within it and each slice on its own.
+    text: its as_text(). rounds: how often a loop's body runs, which the text does not say. What a fusion reads of an operand is
+    counted as XLA's cost analysis does: once for all uses, but for each fusion within it and each slice on its own.
     """
     computations, entry = _computations(text)
     users = {name: collections.defaultdict(list) for name in computations}
@@ -136,7 +136,7 @@ def hbm_bytes(text):
             if operation.kind in FREE or operation.kind.endswith("-done"):
                 continue
             if operation.kind in CALLS:
-                total += moved(operation.called)
+                total += moved(operation.called) * (rounds if operation.kind == "while" else 1)
             elif operation.kind in ("copy-start", "slice-start"):  # their result holds both ends, and a context
                 ends = [end for end in _arrays(operation.result) if end[0] > 8]
                 total += min((size for size, _ in ends), default=0) * sum(not on_chip for _, on_chip in ends)

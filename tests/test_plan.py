@@ -137,6 +137,36 @@ ENTRY %main (small: bf16[8,128], big: f32[3,5]) -> f32[3,5] {
     assert hbm_bytes(text) == 2048 + (2 * 4096 + 4096) + 1024 + 2 * 4096
 
 
+def test_what_a_batch_in_pieces_takes_is_that_of_all_rounds(monkeypatch):
+    """
+    Written out: the loop's body negates 8x128 float32 (4096 bytes read, as many written) three times, what follows it once.
+    A round of 24e9 bytes and 8.19e9 a step, four images a chip in each of two pieces: 24/4 GB an image by the compiler, 8.19/8 in HBM.
+    """
+    text = """HloModule made_up
+%body (p: (f32[8,128])) -> (f32[8,128]) {
+  %p = (f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %g = f32[8,128]{1,0:T(8,128)} get-tuple-element(%p), index=0
+  %n = f32[8,128]{1,0:T(8,128)} negate(%g)
+  ROOT %t = (f32[8,128]{1,0:T(8,128)}) tuple(%n)
+}
+ENTRY %main (x: f32[8,128]) -> f32[8,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %t = (f32[8,128]{1,0:T(8,128)}) tuple(%x)
+  %w = (f32[8,128]{1,0:T(8,128)}) while(%t), condition=%cond, body=%body
+  %g = f32[8,128]{1,0:T(8,128)} get-tuple-element(%w), index=0
+  ROOT %n = f32[8,128]{1,0:T(8,128)} negate(%g)
+}
+"""
+    assert hbm_bytes(text, rounds=3) == (3 + 1) * 2 * 4096
+    train = {"fits": True, "flops": 1e9, "bytes_accessed": 24e9, "hbm_bytes": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
+    monkeypatch.setattr(tpu, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
+    config = narrow(distill=DistillConfig(), batch_norm_group=4, accumulate=2)
+    found = plan.verdict(config, tpu.topology("v5e:2x2"), abstract.Facts(10, 3200, (32, 32, 3), (32, 32, 3)), plan.QUICK)
+    assert math.isclose(found["bounds"]["bytes_seconds"], 0.01) and math.isclose(found["bounds"]["flops_seconds"], 2e9 / 197e12)
+    images = found["gigaflops_per_image"], found["megabytes_per_image"], found["hbm_megabytes_per_image"]
+    assert images == (1 / 4, 24000 / 4, 8190 / 8)
+
+
 def test_known_datasets_need_not_be_here_and_others_are_asked_for(tmp_path):
     data = DataConfig(name="imagenet2012", directory=str(tmp_path), eval_split="validation",
                       train_transform="random_resized_crop(224)|flip", eval_transform="resize(235)|center_crop(224)")  # fmt: skip
