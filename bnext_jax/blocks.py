@@ -60,19 +60,19 @@ class BinaryUnit(nnx.Module):
         scale = self.scale[...].astype(y_mean.dtype)
         return self.gate(scale * mixed_mean + (1 - scale) * y_mean)
 
-    def pooled(self, x):
-        """x, average-pooled 2x2 where the unit has stride 2."""
-        return average_pool(x) if self.stride == 2 else x
+    def pooled(self, x, activation=lambda x: x):
+        """activation(x), average-pooled 2x2 where the unit has stride 2."""
+        return average_pool(x, activation) if self.stride == 2 else activation(x)
 
     def __call__(self, x, temperature):
         """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C']. Raises UserError for odd sizes at stride 2."""
         return self.step(x, channel_means(x), temperature)[0]
 
     def joined(self, x, temperature, mixed_mean, residual, attends):
-        """batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, in parts; see tail.
+        """What batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, is made of; see tail.
 
         x: the unit's input. mixed_mean: [N,C'], of what the gate mixes with y. residual: [N,H',W',C'].
-        Returns (all but batch_norm_2's offset [N,H',W',C'], that offset [N,C'], the channel means of both but for the residual's [N,C']).
+        Returns ((c, a, b, slope, factor) for tail.output, batch_norm_2's offset [N,C'], the channel means of all but the residual [N,C']).
         """
         y = self.convolved(x, temperature)
         positions = y[0].shape[1] * y[0].shape[2]
@@ -80,7 +80,7 @@ class BinaryUnit(nnx.Module):
         factor = self.factors(mixed_mean, of_y / positions)
         by, offset = self.norm2.affine(factor * of_z, jnp.square(factor) * of_squares, positions)
         by, offset = factor * by, jnp.broadcast_to(offset, factor.shape)
-        return tail.output(attends, *y, by, residual), offset, by * (of_z / positions) + offset
+        return (*y, by), offset, by * (of_z / positions) + offset
 
 
 class BinaryFeedForward(BinaryUnit):
@@ -93,20 +93,25 @@ class BinaryFeedForward(BinaryUnit):
             prelu_kind=Buffer, sign_below=sign_below, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
-    def parts(self, x, mean, temperature):
-        """(output but for an offset [N,H/stride,W/stride,C], the offset [N,C], the output's channel means [N,C]); pooling keeps means."""
-        residual = self.pooled(x)
+    def parts(self, x, residual, mean, temperature):
+        """For side_by_side: (tail.output's, batch_norm_2's offset [N,C], the output's channel means [N,C]); pooling keeps means."""
         if self.gate is not None:
-            out, offset, added = self.joined(x, temperature, mean, residual, attends=False)
-            return out, offset, mean + added
+            unit, offset, added = self.joined(x, temperature, mean, residual, attends=False)
+            return unit, offset, mean + added
         y = self.convolved(x, temperature)
-        out = tail.output(False, *y, jnp.ones_like(y[-1]), residual)
-        return out, jnp.zeros_like(y[-1]), channel_means(out)
+        return (*y, jnp.ones_like(y[-1])), jnp.zeros_like(y[-1]), mean + tail.sums(*y)[0] / (y[0].shape[1] * y[0].shape[2])
 
     def step(self, x, mean, temperature):
         """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
-        out, offset, mean = self.parts(x, mean, temperature)
-        return tail.raised(out, offset), mean
+        return side_by_side([self], x, mean, temperature)
+
+
+def side_by_side(units, x, mean, temperature):
+    """Feed-forward units of one input, concatenated on channels: ([N,H/stride,W/stride,units*C], its channel means [N,units*C])."""
+    residual = units[0].pooled(x)
+    units, *vectors = zip(*(unit.parts(x, residual, mean, temperature) for unit in units), strict=True)
+    offset, mean = (jnp.concatenate(part, axis=-1) for part in vectors)
+    return tail.raised(tail.output(False, units, residual), offset), mean
 
 
 class ElmAttention(BinaryUnit):
@@ -120,12 +125,12 @@ class ElmAttention(BinaryUnit):
 
     def step(self, x, mean, temperature):
         """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
-        return self.attended(x, mean, self.pooled(self.activation1(x)), temperature)
+        return self.attended(x, mean, self.pooled(x, self.activation1), temperature)
 
     def attended(self, x, mixed_mean, residual, temperature):
         """(output, its channel means) for a residual [N,H',W',C'], the gate mixing a map of channel means mixed_mean [N,C'] with y."""
-        out, offset, _ = self.joined(x, temperature, mixed_mean, residual, attends=True)
-        out = tail.raised(out, offset)
+        unit, offset, _ = self.joined(x, temperature, mixed_mean, residual, attends=True)
+        out = tail.raised(tail.output(True, (unit,), residual), offset)
         return out, channel_means(out)
 
 
@@ -179,9 +184,7 @@ class BasicBlock(nnx.Module):
     def step(self, x, mean, temperature):
         """The block with the channel means of its input, in and out: ([N,H/stride,W/stride,features], [N,features])."""
         x, mean = self.unit3x3.step(x, mean, temperature)
-        parts = zip(*(unit.parts(x, mean, temperature) for unit in self.units1x1), strict=True)
-        out, offset, mean = (jnp.concatenate(part, axis=-1) for part in parts)
-        return tail.raised(out, offset), mean
+        return side_by_side(list(self.units1x1), x, mean, temperature)
 
     def __call__(self, x, temperature):
         """x [N,H,W,inputs], temperature scalar -> [N,H/stride,W/stride,features]."""

@@ -39,8 +39,11 @@ def wide(dtype):
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def average_pool(x):
-    """Mean over 2x2 windows with stride 2: [N,H,W,C] -> [N,H/2,W/2,C]. Raises UserError where H or W is odd."""
+def average_pool(x, activation=lambda x: x):
+    """Mean of activation(x) over 2x2 windows with stride 2: [N,H,W,C] -> [N,H/2,W/2,C]. Raises UserError where H or W is odd.
+
+    activation: an elementwise function. Given here and not before, its map need not be written (benchmarks/tpu_step.py).
+    """
     n, height, width, channels = x.shape
     if height % 2 or width % 2:
         raise UserError(
@@ -48,7 +51,8 @@ def average_pool(x):
             " stride divides evenly (224, 64 and 32 do)"
         )
     # mean() would keep float32 maps between the passes of a bfloat16 network (benchmarks/tpu_step.py); a sum's accumulator is wide anyway
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).sum((2, 4), dtype=x.dtype) / 4
+    windows = activation(x.reshape(n, height // 2, 2, width // 2, 2, channels))
+    return windows.sum((2, 4), dtype=x.dtype) / 4
 
 
 class PReLU(nnx.Module):

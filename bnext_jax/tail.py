@@ -8,8 +8,9 @@ and the sums' gradients are constant over an image's positions: they can be take
 one of maps that are known before. Training on a TPU is bound by memory traffic, and a compiler that fuses takes these
 sums in the very pass that writes the gradient of the unit's output: benchmarks/tpu_step.py has the figures.
 
-B is added on its own (`raised`), where two units stand side by side after their outputs are concatenated: so the gradient
-of the concatenated map is summed in the pass that writes it, and with it that of the next unit's shift.
+Two units may stand side by side, their outputs concatenated. `output` takes them together, and B is added on its own (`raised`)
+afterwards: so the sums are of the concatenated map's gradient, in the pass that writes it, and with them that of the next
+unit's shift.
 
 Shapes throughout: c, r [N,H,W,C]; a, b, slope, A, B and sums [N,C]: the slope too, so that the gradients from `sums` and from
 `output` are added before they are summed over images, and devices exchange one. Arithmetic in at least float32.
@@ -36,17 +37,26 @@ def _maps(c, a, b, slope, r):
     return c, jnp.where(above, u, u * slope), jnp.where(above, 1, slope), jnp.where(above, 0, u), None if r is None else r.astype(kind)
 
 
-def _through(terms, c, a, slope, maps):
-    """Gradients of (c, a, b, slope) where dL/dy is the sum over terms of factor [N,C] * weight [N,H,W,C]; maps: of _maps."""
-    wide_c, _, derivative, below, _ = maps
+def _like(values, others):
+    """values in the types of others."""
+    return [value.astype(other.dtype) for value, other in zip(values, others, strict=True)]
+
+
+def _vectors(terms, maps):
+    """Gradients [N,C] of (a, b, slope) where dL/dy is the sum over terms of factor [N,C] * weight [N,H,W,C]; maps: of _maps."""
+    c, _, derivative, below, _ = maps
     grads = [0, 0, 0]
     for factor, weight in terms:
         of_u = weight * derivative
-        parts = _total(of_u * wide_c), _total(of_u), _total(weight * below)
+        parts = _total(of_u * c), _total(of_u), _total(weight * below)
         grads = [grad + factor * part for grad, part in zip(grads, parts, strict=True)]
-    of_y = sum(spatial(factor, wide_c.dtype) * weight for factor, weight in terms)
-    grad_c = (of_y * derivative * spatial(a, wide_c.dtype)).astype(c.dtype)
-    return grad_c, grads[0].astype(a.dtype), grads[1].astype(a.dtype), grads[2].astype(slope.dtype)
+    return grads
+
+
+def _of_c(terms, a, maps):
+    """The gradient [N,H,W,C] of c, see _vectors."""
+    kind = maps[0].dtype
+    return sum(spatial(factor, kind) * weight for factor, weight in terms) * maps[2] * spatial(a, kind)
 
 
 @jax.custom_vjp
@@ -58,38 +68,55 @@ def sums(c, a, b, slope, r=None):
 
 
 def _sums_backward(saved, cotangents):
-    c, a, _, slope, r = saved
+    c, *vectors, r = saved
     of_y, of_z, of_squares = cotangents
     maps = _maps(*saved)
     _, y, *_, wide_r = maps
     if r is None:
-        return *_through([(of_y + of_z, jnp.ones_like(y)), (2 * of_squares, y)], c, a, slope, maps), None
-    z = y * wide_r
-    grad_r = (spatial(of_z, y.dtype) + spatial(2 * of_squares, y.dtype) * z) * y
-    return *_through([(of_y, jnp.ones_like(y)), (of_z, wide_r), (2 * of_squares, z * wide_r)], c, a, slope, maps), grad_r.astype(r.dtype)
+        terms, grad_r = [(of_y + of_z, jnp.ones_like(y)), (2 * of_squares, y)], None
+    else:
+        z = y * wide_r
+        terms = [(of_y, jnp.ones_like(y)), (of_z, wide_r), (2 * of_squares, z * wide_r)]
+        grad_r = ((spatial(of_z, y.dtype) + spatial(2 * of_squares, y.dtype) * z) * y).astype(r.dtype)
+    return _of_c(terms, vectors[0], maps).astype(c.dtype), *_like(_vectors(terms, maps), vectors), grad_r
 
 
 sums.defvjp(lambda *arguments: (sums(*arguments), arguments), _sums_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def output(attends, c, a, b, slope, factor, r):
-    """z * factor + r, in the type of r. attends: z = y r, otherwise z = y. factor: A of the module's text."""
-    _, y, _, _, wide_r = _maps(c, a, b, slope, r)
-    z = y * wide_r if attends else y
-    return (z * spatial(factor, y.dtype) + wide_r).astype(r.dtype)
+def output(attends, units, r):
+    """z * factor + r of units side by side, concatenated on channels: [N,H,W,units*C], in the type of r.
+
+    attends: z = y r, otherwise z = y. units: (c, a, b, slope, factor) of each, factor: A of the module's text.
+    """
+
+    def one(c, a, b, slope, factor):
+        _, y, _, _, wide_r = _maps(c, a, b, slope, r)
+        z = y * wide_r if attends else y
+        return (z * spatial(factor, y.dtype) + wide_r).astype(r.dtype)
+
+    return jnp.concatenate([one(*unit) for unit in units], axis=-1)
 
 
 def _output_backward(attends, saved, cotangent):
-    c, a, b, slope, factor, r = saved
-    maps = _maps(c, a, b, slope, r)
-    _, y, *_, wide_r = maps
-    g = cotangent.astype(y.dtype)
-    grad_factor, weight, grad_r = _total(g * y), g, cotangent
-    if attends:
-        grad_factor, weight = _total(g * y * wide_r), g * wide_r
-        grad_r = (g * (spatial(factor, y.dtype) * y + 1)).astype(r.dtype)
-    return *_through([(factor, weight)], c, a, slope, maps), grad_factor.astype(factor.dtype), grad_r
+    units, r = saved
+    *together, factors = (jnp.concatenate(one, axis=-1) for one in zip(*units, strict=True))
+    maps = _maps(*together, jnp.concatenate([r] * len(units), axis=-1))
+    _, y, _, _, wide_r = maps
+    weight = cotangent.astype(y.dtype) * (wide_r if attends else 1)
+    vectors = (jnp.split(one, len(units), axis=-1) for one in (*_vectors([(factors, weight)], maps), _total(weight * y)))
+
+    grads, grad_r = [], 0
+    parts = jnp.split(cotangent, len(units), axis=-1)
+    for (c, a, b, slope, factor), g, *of_them in zip(units, parts, *vectors, strict=True):
+        maps = _maps(c, a, b, slope, r)
+        _, y, _, _, wide_r = maps
+        g = g.astype(y.dtype)
+        grad_r = grad_r + g * (spatial(factor, y.dtype) * y + 1 if attends else 1)
+        of_c = _of_c([(factor, g * wide_r if attends else g)], a, maps).astype(c.dtype)
+        grads.append((of_c, *_like(of_them, (a, b, slope, factor))))
+    return tuple(grads), grad_r.astype(r.dtype)
 
 
 def _output_forward(attends, *arguments):

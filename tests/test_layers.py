@@ -72,6 +72,7 @@ def test_a_gate_on_fewer_than_eight_channels_is_refused():
 def test_average_pool_takes_means_of_two_by_two():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(average_pool(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(average_pool(x - 8, lambda x: jnp.maximum(x, 0))[0, :, :, 0], [[0, 0], [2.5, 4.5]])
 
 
 def test_average_pool_refuses_odd_sizes():

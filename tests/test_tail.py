@@ -28,7 +28,7 @@ def drawn(seed=0):
 
 def both(attends, c, a, b, slope, factor, offset, r):
     sums = tail.sums(c, a, b, slope, r if attends else None)
-    return *sums, tail.raised(tail.output(attends, c, a, b, slope, factor, r), offset)
+    return *sums, tail.raised(tail.output(attends, ((c, a, b, slope, factor),), r), offset)
 
 
 @pytest.mark.parametrize("attends", [False, True])
@@ -46,6 +46,24 @@ def test_values_and_every_gradient_are_those_of_the_formulas(attends):
             assert np.abs(other).max() > 0.1, name
 
 
+@pytest.mark.parametrize("attends", [False, True])
+def test_units_side_by_side_are_each_alone_and_share_the_residual(attends):
+    with jax.enable_x64(True):
+        *first, _, r = drawn()  # without the offset, which is added elsewhere
+        *second, _, _ = drawn(2)
+        found, back = jax.vjp(lambda units, r: tail.output(attends, units, r), (tuple(first), tuple(second)), r)
+        zero = jnp.zeros((2, CHANNELS))
+        alone = [jax.vjp(lambda *values: written_out(attends, *values)[3], *one, zero, r) for one in (first, second)]
+        np.testing.assert_allclose(found, np.concatenate([out for out, _ in alone], axis=-1), rtol=1e-13, atol=1e-13)
+        cotangent = jnp.asarray(np.random.default_rng(1).normal(size=found.shape))
+        grads, grad_r = back(cotangent)
+        expected = [back(cotangent[..., part]) for (_, back), part in zip(alone, (slice(CHANNELS), slice(CHANNELS, None)), strict=True)]
+        for one, other in zip(grads, expected, strict=True):
+            for name, left, right in zip(["c", "a", "b", "slope", "factor"], one, other, strict=False):
+                np.testing.assert_allclose(left, right, rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(grad_r, expected[0][-1] + expected[1][-1], rtol=1e-12, atol=1e-12)
+
+
 def test_bfloat16_maps_are_summed_in_float32():
     """4096 positions of 1 + 2^-7 each: a sum in bfloat16 would stop at 512, where they are below half a unit in the last place."""
     c = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
@@ -53,4 +71,4 @@ def test_bfloat16_maps_are_summed_in_float32():
     of_y, of_z, of_squares = tail.sums(c, one, zero, one)
     assert of_y.dtype == jnp.float32
     np.testing.assert_allclose([of_y[0, 0], of_z[0, 0], of_squares[0, 0]], [4128, 4128, 4096 * 1.0078125**2], rtol=1e-6)
-    assert tail.raised(tail.output(False, c, one, one, one, one, c), zero).dtype == jnp.bfloat16
+    assert tail.raised(tail.output(False, ((c, one, one, one, one),), c), zero).dtype == jnp.bfloat16
