@@ -132,6 +132,10 @@ def plan(config, topologies, fit=False, quick=False):
             if not found[where.name]["fits"]:
                 found[where.name]["levers"] = levers(config, where, known)
     print(tables.text(rows(found, {where.name: where for where in places})), file=sys.stderr)
+    for name, one in found.items():
+        for part in ("train", "evaluate"):
+            if not one[part]["fits"]:
+                print(f"{name}, {part}: {one[part]['told']}", file=sys.stderr)
     fits = all(one["fits"] for one in found.values())
     return {"topologies": found, **({} if fits else {"exit_code": DOES_NOT_FIT})}
 

@@ -72,7 +72,7 @@ def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
     assert done.returncode == 3 and len(done.stdout.splitlines()) == 1, done.stderr
     train = json.loads(done.stdout)["topologies"]["v5e:2x2"]["train"]
     assert train["fits"] is False and re.search(r"[0-9.]+G\b.*[0-9.]+G\b", train["told"])
-    assert "does not fit" in done.stderr and "INVALID_ARGUMENT" not in done.stderr
+    assert "does not fit" in done.stderr and f"v5e:2x2, train: {train['told']}" in done.stderr and "INVALID_ARGUMENT" not in done.stderr
 
 
 def test_lower_bounds_are_the_published_peaks():
