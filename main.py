@@ -16,11 +16,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnext_jax.errors import MachineLost, UserError
-from bnext_jax.process import restart_with_huge_pages, silence_abandoned, without_tpu
+from bnext_jax.host.process import restart_with_huge_pages, silence_abandoned, without_tpu
 
 
 def _train(config, workdir):
-    from bnext_jax import cluster
+    from bnext_jax.train import cluster
 
     cluster.join()
     from bnext_jax.train.loop import train
@@ -29,22 +29,22 @@ def _train(config, workdir):
 
 
 def _evaluate(checkpoint, **arguments):
-    from bnext_jax import cluster
+    from bnext_jax.train import cluster
 
     cluster.join()
-    from bnext_jax.evaluate import evaluate
+    from bnext_jax.commands.evaluate import evaluate
 
     return evaluate(checkpoint, **arguments)
 
 
 def _predict(files, checkpoint=None, model=None):
-    from bnext_jax.predict import predict
+    from bnext_jax.commands.predict import predict
 
     return predict(files, checkpoint, model)
 
 
 def _convert(source, output, model=None, gate_bits=None):
-    from bnext_jax.exchange import exchange
+    from bnext_jax.commands.convert import exchange
 
     return exchange(source, output, model, gate_bits)
 
@@ -56,13 +56,13 @@ def _prepare(config, source, manual_dir):
 
 
 def _count(**arguments):
-    from bnext_jax.count import count
+    from bnext_jax.analysis.count import count
 
     return count(**arguments)
 
 
 def _plan(config, topology, **switches):
-    from bnext_jax.plan import plan
+    from bnext_jax.commands.plan import plan
 
     return plan(config, topology, **switches)
 
@@ -74,7 +74,7 @@ def _plot(files, **arguments):
 
 
 def _quickstart(workdir, seed):
-    from bnext_jax.quickstart import quickstart
+    from bnext_jax.commands.quickstart import quickstart
 
     return quickstart(workdir, seed)
 

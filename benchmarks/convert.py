@@ -15,7 +15,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from bnext_jax.process import restart_with_huge_pages
+from bnext_jax.host.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # as main.py does
@@ -28,10 +28,10 @@ from flax import nnx
 from benchmarks import record
 from benchmarks.steps import best_seconds
 from benchmarks.train_step import BATCH, PIXELS
-from bnext_jax import teachers
-from bnext_jax.convert.names import LAYOUTS, entries
+from bnext_jax.distill import roster as teachers
+from bnext_jax.io.torch.names import LAYOUTS, entries
 from bnext_jax.models import abstract_model, create_model
-from bnext_jax.train import state
+from bnext_jax.nn import network as state
 
 MODEL = "bnext_large"
 ROOT = pathlib.Path(__file__).parent.parent

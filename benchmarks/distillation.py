@@ -10,7 +10,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
-from bnext_jax.process import restart_with_huge_pages
+from bnext_jax.host.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # as main.py does

@@ -26,10 +26,11 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import record
-from bnext_jax.data import pipeline, sources
-from bnext_jax.data.photo import Photo
-from bnext_jax.data.transforms import Transform
-from tests.photographs import jpegs
+from bnext_jax.data import pipeline
+from bnext_jax.data import store as sources
+from bnext_jax.data.augment.transforms import Transform
+from bnext_jax.data.decode.photo import Photo
+from tests.helpers.photographs import jpegs
 
 QUALITIES = (75, 90, 95)
 ROUNDS, BATCH, GRAIN_BATCHES = 25, 64, 40

@@ -11,8 +11,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import record
-from bnext_jax.plan import plan
-from bnext_jax.process import without_tpu
+from bnext_jax.commands.plan import plan
+from bnext_jax.host.process import without_tpu
 
 SIZES = ("tiny", "small", "middle", "large")
 

@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks import record
-from tests.photographs import jpegs
+from tests.helpers.photographs import jpegs
 
 IMAGES, QUALITY, IMAGENET = 20_000, 97, 1_331_167
 ROOT = pathlib.Path(__file__).parent.parent

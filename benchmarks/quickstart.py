@@ -13,13 +13,13 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from bnext_jax.process import restart_with_huge_pages
+from bnext_jax.host.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()
 
 from benchmarks import record
-from bnext_jax.quickstart import quickstart
+from bnext_jax.commands.quickstart import quickstart
 from bnext_jax.train.loop import train
 from configs import digits_student
 

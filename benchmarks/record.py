@@ -8,7 +8,7 @@ import platform
 import sys
 from importlib import metadata
 
-from bnext_jax import process
+from bnext_jax.host import process
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 

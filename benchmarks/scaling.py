@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import jax
 
 from benchmarks import record, steps
-from bnext_jax.collectives import collectives
+from bnext_jax.tpu.collectives import collectives
 from bnext_jax.train import mesh
 
 SHARE, PIXELS = 8, 64

@@ -9,7 +9,8 @@ from flax import nnx
 
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
 from bnext_jax.models import create_model
-from bnext_jax.train import optimizer, state
+from bnext_jax.nn import network as state
+from bnext_jax.train import optimizer
 from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

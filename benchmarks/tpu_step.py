@@ -23,10 +23,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import record
-from bnext_jax import abstract, process, tpu
-from bnext_jax.blocks import BasicBlock, BinaryFeedForward, ElmAttention
-from bnext_jax.plan import QUICK, USERS, with_share
-from bnext_jax.train import state
+from bnext_jax.commands.plan import QUICK, USERS, with_share
+from bnext_jax.host import process
+from bnext_jax.nn import network as state
+from bnext_jax.nn.bnext_units import BasicBlock, BinaryFeedForward, ElmAttention
+from bnext_jax.tpu import abstract
+from bnext_jax.tpu import aot as tpu
 
 TOPOLOGY, SHARE = "v5e:2x2", 64
 FORMS = ("labels-bfloat16", "distilled-bfloat16", "labels-float32", "distilled-float32")

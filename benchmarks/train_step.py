@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from bnext_jax.process import restart_with_huge_pages
+from bnext_jax.host.process import restart_with_huge_pages
 
 if __name__ == "__main__":
     restart_with_huge_pages()  # as main.py does
@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record, steps
-from bnext_jax import lowering
 from bnext_jax.config import OptimizerConfig
 from bnext_jax.models import abstract_model
-from bnext_jax.train import evaluator, mesh, optimizer, state
+from bnext_jax.nn import lowering
+from bnext_jax.nn import network as state
+from bnext_jax.train import evaluator, mesh, optimizer
 
 BATCH, PIXELS = 8, 224
 

@@ -72,7 +72,7 @@ class DataConfig(ReadOnly):
     directory: str = free("")  # where TFDS keeps prepared datasets; "" = its default, ~/tensorflow_datasets
     train_split: str = fixed("train")
     eval_split: str = free("test")
-    train_transform: str = fixed("")  # operations joined by "|", see bnext_jax.data.transforms
+    train_transform: str = fixed("")  # operations joined by "|", see bnext_jax.data.augment.transforms
     eval_transform: str = free("")
     mean: tuple[float, ...] = fixed((0.485, 0.456, 0.406))  # of pixels scaled to [0, 1], per channel
     std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))
@@ -109,7 +109,7 @@ class TemperatureConfig(ReadOnly):
 class DistillConfig(ReadOnly):
     """Knowledge distillation. Without a main teacher the loss is cross-entropy with the labels."""
 
-    # A teacher is a work directory or a PyTorch file; or TAG=FILE with a tag of bnext_jax.teachers, and its checksum is checked.
+    # A teacher is a work directory or a PyTorch file; or TAG=FILE with a tag of bnext_jax.distill.roster, and its checksum is checked.
     main: str = fixed("")
     assistants: tuple[str, ...] = fixed(())  # in the order of the schedule; may repeat the main one
     measure: bool = free(False)  # evaluate each teacher on the evaluation split before the first step

@@ -4,7 +4,7 @@ What is not set here is a default of bnext_jax/config.py: the optimiser, the lea
 """
 
 from bnext_jax import config as c
-from bnext_jax.teachers import FACULTIES
+from bnext_jax.distill.roster import FACULTIES
 
 
 def check_form(file, form, forms):

@@ -18,11 +18,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: reads of damaged checkpoints leave tasks behind
 
 import main as program  # noqa: E402
-from bnext_jax import lowering as lowering_module  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data.prepare import prepare  # noqa: E402
-from bnext_jax.process import silence_abandoned, without_tpu  # noqa: E402
-from tests.launcher import Launcher  # noqa: E402
+from bnext_jax.host.process import silence_abandoned, without_tpu  # noqa: E402
+from bnext_jax.nn import lowering as lowering_module  # noqa: E402
+from tests.helpers.launcher import Launcher  # noqa: E402
 
 without_tpu()
 
@@ -59,7 +59,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def launcher():
-    """Starts real processes quickly, see tests.launcher."""
+    """Starts real processes quickly, see tests.helpers.launcher."""
     with Launcher() as started:
         yield started
 

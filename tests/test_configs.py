@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 import main as program
-from bnext_jax import count
+from bnext_jax.analysis import count
 from bnext_jax.config import to_json
 from bnext_jax.models import abstract_model
 

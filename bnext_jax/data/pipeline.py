@@ -21,8 +21,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from bnext_jax.data.photo import Undecodable
-from bnext_jax.data.transforms import Transform
+from bnext_jax.data.augment.transforms import Transform
+from bnext_jax.data.decode.photo import Undecodable
 from bnext_jax.errors import UserError, one_line
 
 SHUFFLE_ROUNDS = 4  # of the block cipher behind the permutation

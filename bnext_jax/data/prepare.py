@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 
-from bnext_jax.data.sources import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
+from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ def _builder(data, root, source):
     import tensorflow_datasets as tfds
 
     if source:
-        from bnext_jax.data.folders import make_builder
+        from bnext_jax.data.datasets.folders import make_builder
 
         return make_builder(data.name, os.fspath(root), source, FILE_FORMAT)
     if data.name == "digits":
-        from bnext_jax.data.digits import Digits
+        from bnext_jax.data.datasets.digits import Digits
 
         return Digits(data_dir=os.fspath(root), file_format=FILE_FORMAT)
     try:

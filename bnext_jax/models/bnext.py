@@ -5,9 +5,9 @@ import itertools
 import jax.numpy as jnp
 from flax import nnx
 
-from bnext_jax.blocks import BasicBlock
 from bnext_jax.errors import UserError
-from bnext_jax.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
+from bnext_jax.nn.bnext_units import BasicBlock
+from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
 
 # One entry per feature map: the stem's width, then each block's.
 WIDTHS = {

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from bnext_jax.binary import SIGN_BELOW_18
-from bnext_jax.blocks import BinaryFeedForward, ElmAttention18
-from bnext_jax.layers import BatchNorm, Conv, Linear, PReLU, Temperature, channel_means
 from bnext_jax.models.bnext import default_stride
+from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention18
+from bnext_jax.nn.layers import BatchNorm, Conv, Linear, PReLU, Temperature, channel_means
+from bnext_jax.nn.quantizers import SIGN_BELOW_18
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2

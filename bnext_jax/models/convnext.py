@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from bnext_jax.depthwise import DepthwiseConv
 from bnext_jax.errors import UserError
-from bnext_jax.layers import Conv, Linear, channel_means, wide
+from bnext_jax.nn.depthwise import DepthwiseConv
+from bnext_jax.nn.layers import Conv, Linear, channel_means, wide
 
 EPSILON = 1e-6
 KERNEL = 7

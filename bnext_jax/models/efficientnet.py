@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from bnext_jax.depthwise import DepthwiseConv
 from bnext_jax.errors import UserError
-from bnext_jax.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
+from bnext_jax.nn.depthwise import DepthwiseConv
+from bnext_jax.nn.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 # B0's stages: expansion (1 = depthwise-separable), kernel side, stride of the first block, width, number of blocks.

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from bnext_jax.data import imagenet, sources
-from bnext_jax.data.photo import Photo, Undecodable
+from bnext_jax.data import store as sources
+from bnext_jax.data.augment.transforms import Transform, randaugment
+from bnext_jax.data.datasets import imagenet
+from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.data.pipeline import augmentation_rng
-from bnext_jax.data.transforms import Transform, randaugment
 from bnext_jax.errors import UserError
 from bnext_jax.plot.figures import picture_path, save, subplots
 

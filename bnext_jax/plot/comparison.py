@@ -4,7 +4,7 @@ import csv
 import json
 import pathlib
 
-from bnext_jax import count
+from bnext_jax.analysis import count
 from bnext_jax.errors import UserError
 from bnext_jax.models import abstract_model
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy

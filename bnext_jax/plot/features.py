@@ -8,11 +8,11 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from bnext_jax.blocks import BinaryUnit
+from bnext_jax.commands.predict import assumed, open_photo
 from bnext_jax.errors import UserError
+from bnext_jax.io import load as networks
+from bnext_jax.nn.bnext_units import BinaryUnit
 from bnext_jax.plot.figures import picture_path, save, subplots, tidy
-from bnext_jax.predict import assumed, open_photo
-from bnext_jax.train import networks
 from bnext_jax.train.step import normalise
 
 LONGEST = 1024  # pixels of an image's longer side; larger ones are made smaller

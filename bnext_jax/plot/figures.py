@@ -5,7 +5,7 @@ import io
 from etils import epath
 
 from bnext_jax.errors import UserError
-from bnext_jax.files import write_whole
+from bnext_jax.io.files import write_whole
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#1f5fa8", "#c8553d", "#2a9d5c", "#8a5fb0", "#e09f3e", "#4a4e57")

@@ -9,21 +9,23 @@ import tempfile
 import numpy as np
 from etils import epath
 
-from bnext_jax import count
+from bnext_jax.analysis import count
+from bnext_jax.commands.evaluate import evaluate
+from bnext_jax.commands.predict import open_photo
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import imagenet, sources
-from bnext_jax.data.photo import Photo
-from bnext_jax.data.transforms import Transform
+from bnext_jax.data import store as sources
+from bnext_jax.data.augment.transforms import Transform
+from bnext_jax.data.datasets import imagenet
+from bnext_jax.data.decode.photo import Photo
+from bnext_jax.distill import schedule as teachers
 from bnext_jax.errors import UserError
-from bnext_jax.evaluate import evaluate
-from bnext_jax.files import write_whole
+from bnext_jax.host.progress import duration
+from bnext_jax.io import load as networks
+from bnext_jax.io.files import write_whole
 from bnext_jax.models import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
 from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, total_stride, weights
-from bnext_jax.predict import open_photo
-from bnext_jax.progress import duration
-from bnext_jax.train import networks, teachers
 
 log = logging.getLogger(__name__)
 WORST, CONFUSED = 10, 14  # rows and columns of the confusion

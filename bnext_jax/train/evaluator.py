@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnext_jax import cluster, distill
 from bnext_jax.data import faults, pipeline
+from bnext_jax.distill import losses as distill
 from bnext_jax.errors import UserError
-from bnext_jax.files import write_whole
-from bnext_jax.progress import Progress
-from bnext_jax.train import preemption
+from bnext_jax.host.progress import Progress
+from bnext_jax.io.files import write_whole
+from bnext_jax.train import cluster, preemption
 from bnext_jax.train.step import normalise
 
 TOP_K = 5

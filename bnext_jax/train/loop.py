@@ -5,10 +5,11 @@ import logging
 
 import jax
 
-from bnext_jax import cluster
 from bnext_jax.errors import MachineLost, UserError, one_line
-from bnext_jax.progress import Progress
-from bnext_jax.train import checkpoint, preemption, state, watch, workdir
+from bnext_jax.host.progress import Progress
+from bnext_jax.io import checkpoint
+from bnext_jax.nn import network as state
+from bnext_jax.train import cluster, preemption, watch, workdir
 from bnext_jax.train.run import Run
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import math
 
 import jax
 
-from bnext_jax import process
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.host import process
 
 log = logging.getLogger(__name__)
 GIB = 2**30

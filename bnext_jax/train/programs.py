@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnext_jax.errors import UserError
-from bnext_jax.train import evaluator, optimizer, state
+from bnext_jax.nn import network as state
+from bnext_jax.train import evaluator, optimizer
 from bnext_jax.train.step import StepSpec, compile_step, make_step
 
 

@@ -7,13 +7,17 @@ import jax
 from clu import parameter_overview
 from flax import nnx
 
-from bnext_jax import cluster
 from bnext_jax.config import flat_json, to_json
-from bnext_jax.data import faults, pipeline, sources
-from bnext_jax.files import write_whole
+from bnext_jax.data import faults, pipeline
+from bnext_jax.data import store as sources
+from bnext_jax.distill import schedule as teachers
+from bnext_jax.host.process import revision
+from bnext_jax.io import checkpoint
+from bnext_jax.io import load as networks
+from bnext_jax.io.files import write_whole
 from bnext_jax.models import create_model
-from bnext_jax.process import revision
-from bnext_jax.train import checkpoint, evaluator, memory, mesh, networks, optimizer, preemption, state, teachers
+from bnext_jax.nn import network as state
+from bnext_jax.train import cluster, evaluator, memory, mesh, optimizer, preemption
 from bnext_jax.train.programs import Programs, check_input, train_batch
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnext_jax import distill
-from bnext_jax.layers import wide
+from bnext_jax.distill import losses as distill
+from bnext_jax.nn.layers import wide
+from bnext_jax.nn.network import project
 from bnext_jax.train import optimizer as schedules
-from bnext_jax.train.state import project
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from bnext_jax import cluster
-from bnext_jax.binary import binarize_weight
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.nn.quantizers import binarize_weight
+from bnext_jax.train import cluster
 
 log = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"

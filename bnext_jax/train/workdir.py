@@ -4,9 +4,9 @@ import json
 
 from etils import epath
 
-from bnext_jax import cluster
 from bnext_jax.config import changed_fields, to_json
 from bnext_jax.errors import UserError
+from bnext_jax.train import cluster
 
 CONFIG_FILE = "config.json"
 

@@ -1,0 +1,189 @@
+"""The command `plan`: does a run fit a TPU slice, and what will it take at least? The real programs, compiled without any TPU."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+
+from bnext_jax.analysis import tables
+from bnext_jax.tpu import aot as tpu
+from bnext_jax.tpu.abstract import facts, prepared
+from bnext_jax.train import memory
+
+DOES_NOT_FIT = 3  # exit code
+QUICK, USERS = -1.0, 0.0  # effort: of --fit's trials; as `train` compiles
+PIPELINE = pathlib.Path(__file__).parents[2] / "results" / "input_pipeline.json"
+
+
+def _pipeline_rate():
+    """Images a second that a core of the measured machine decodes and augments in a worker, or None."""
+    if not PIPELINE.exists():
+        return None
+    qualities = json.loads(PIPELINE.read_text())["images_per_second_per_core"].values()
+    return min(quality["grain_workers_randaugment"]["ours"] for quality in qualities)
+
+
+def verdict(config, where, known, effort):
+    """What plan says of one config on one Topology, see plan. known: Facts. effort: see tpu.compiled."""
+    made = prepared(config, where, known)
+    train = tpu.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
+    evaluation = tpu.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
+    found = {"chips": where.chips, "hosts": where.hosts, "peaks": dataclasses.asdict(where.chip),
+             "batch_size": config.batch_size, "teachers": made.teachers,
+             "fits": train["fits"] and evaluation["fits"], "train": train, "evaluate": evaluation}  # fmt: skip
+    if not train["fits"]:
+        return found
+    cores = len(where.devices) // where.chips
+    least = tpu.bounds(train, where.chip, cores, config.accumulate)
+    rate, share = config.batch_size / least["seconds"], config.batch_size / len(where.devices)
+    piece = share / config.accumulate  # the compiler counts the body of a loop once
+    steps = known.images // config.batch_size
+    host_rate, core_rate = rate / where.hosts, _pipeline_rate()
+    return {
+        **found,
+        "bounds": least,
+        "gigaflops_per_image": train["flops"] / piece / 1e9,
+        "megabytes_per_image": train["bytes_accessed"] / piece / 1e6,
+        "hbm_megabytes_per_image": train["hbm_bytes"] / share / 1e6,
+        "images_per_second_at_most": rate,
+        "images_per_second_per_chip_at_most": rate / where.chips,
+        "hours_per_epoch_at_least": steps * least["seconds"] / 3600,
+        "hours_at_least": config.epochs * steps * least["seconds"] / 3600,
+        "host_images_per_second": host_rate,
+        "host_cores": core_rate and math.ceil(host_rate / core_rate),
+    }
+
+
+def with_share(config, where, share):
+    """The config with `share` images on each device, in one piece; checked."""
+    size = share * len(where.devices)
+    return dataclasses.replace(config, batch_size=size, accumulate=1).check()
+
+
+def largest(config, where, known):
+    """{"images_per_device", "batch_size", "peak", "compilations"}: the largest batch that fits, in few compilations at QUICK effort.
+
+    Peak memory is nearly linear in the batch: two small ones give the line, its end is tried, then neighbours until one fits and the next
+    does not. Shares are multiples of the batch-norm group where that lies on one device.
+    """
+    group = config.batch_norm_group
+    unit = group if group and group <= 64 else 8
+    tried = {}
+
+    def peak(share):
+        """Bytes, or None where it does not fit."""
+        if share not in tried:
+            made = prepared(with_share(config, where, share), where, known)
+            found = tpu.compiled(f"{where.name}: {share} images a device", *made.train, where, QUICK, made.parameters)
+            tried[share] = found.get("peak")
+        return tried[share]
+
+    if peak(unit) is None:
+        return {"images_per_device": 0, "batch_size": 0, "peak": None, "compilations": len(tried)}
+    room = where.chip.hbm * memory.GIB * where.chips / len(where.devices)
+    best = unit
+    if peak(2 * unit) is not None:
+        slope = max(1, (tried[2 * unit] - tried[unit]) / unit)
+        best = max(2 * unit, int((room - tried[unit]) / slope + unit) // unit * unit)
+        while peak(best) is None:
+            best -= unit
+        while peak(best + unit) is not None:
+            best += unit
+    return {"images_per_device": best, "batch_size": best * len(where.devices), "peak": tried[best], "compilations": len(tried)}
+
+
+def levers(config, where, known):
+    """[{"lever", "fits", "peak"}]: settings that may make a config fit, each compiled at QUICK effort, until one does."""
+    share, group, found = config.batch_size // len(where.devices), config.batch_norm_group, []
+    pieces = [n for n in (2, 4, 8, 16) if share % n == 0 and group and (share // n) % group == 0]
+    candidates = [(f"--config.accumulate={n}", {"accumulate": n}) for n in pieces]
+    if group and not pieces and share % 2 == 0:
+        half = share // 2
+        candidates.append((f"--config.batch_norm_group={half} --config.accumulate=2", {"batch_norm_group": half, "accumulate": 2}))
+    if len(where.devices) > 1:
+        candidates.append((f"--config.mesh=shard={len(where.devices)}", {"mesh": f"shard={len(where.devices)}"}))
+    for told, changes in candidates:
+        changed = dataclasses.replace(config, **changes).check()
+        made = prepared(changed, where, known)
+        one = tpu.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters, changed.accumulate)
+        found.append({"lever": told, "fits": one["fits"], "peak": one.get("peak")})
+        if one["fits"]:
+            break
+    return found
+
+
+def plan(config, topologies, fit=False, quick=False):
+    """Compiles the training step and the evaluation of a config for TPU slices, and prints a table on standard error.
+
+    Args:
+      config: a checked Config. topologies: names such as "v5e:4x4". fit: also find the largest batch, or what would make it fit.
+      quick: compile in about a minute where `train` takes seven; bytes and times compare only with others of the same effort.
+    Returns:
+      {"topologies": {name: verdict}, "exit_code": DOES_NOT_FIT where one does not fit}; times are lower bounds, rates upper bounds.
+    Raises:
+      UserError: an unknown topology, no libtpu, a batch that does not divide, a dataset or teacher that is not known.
+    """
+    places = [tpu.topology(name) for name in topologies]
+    known, found = facts(config.data), {}
+    for where in places:
+        found[where.name] = verdict(config, where, known, QUICK if quick else USERS)
+        if fit:
+            found[where.name]["largest"] = largest(config, where, known)
+            if not found[where.name]["fits"]:
+                found[where.name]["levers"] = levers(config, where, known)
+    print(tables.text(rows(found, {where.name: where for where in places})), file=sys.stderr)
+    for name, one in found.items():
+        for part in ("train", "evaluate"):
+            if not one[part]["fits"]:
+                print(f"{name}, {part}: {one[part]['told']}", file=sys.stderr)
+    fits = all(one["fits"] for one in found.values())
+    return {"topologies": found, **({} if fits else {"exit_code": DOES_NOT_FIT})}
+
+
+def rows(found, places):
+    """The table of plan's result: a column a topology. places: {name: Topology}."""
+
+    def row(title, value, shown=str):
+        cells = []
+        for name, one in found.items():
+            try:
+                cells.append(shown(value(one, places[name])))
+            except (KeyError, TypeError):  # what does not fit has no figures
+                cells.append("-")
+        return [title, *cells]
+
+    gib = lambda size: f"{size / memory.GIB:.2f}"  # noqa: E731
+    few = lambda number: f"{number:.3g}"  # noqa: E731
+    lines = [
+        ["", *found],
+        row("verdict", lambda one, _: "fits" if one["fits"] else "does not fit"),
+        row("chips, hosts", lambda one, _: f"{one['chips']}, {one['hosts']}"),
+        row("batch, images a device", lambda one, at: f"{one['batch_size']}, {one['batch_size'] // len(at.devices)}"),
+        row("HBM of a device, GiB", lambda _, at: at.chip.hbm * at.chips / len(at.devices), lambda size: f"{size:g}"),
+        row("train: arguments, GiB", lambda one, _: one["train"]["arguments"], gib),
+        row("    temporaries, GiB", lambda one, _: one["train"]["temporaries"], gib),
+        row("    peak, GiB", lambda one, _: one["train"]["peak"], gib),
+        row("evaluate: peak, GiB", lambda one, _: one["evaluate"]["peak"], gib),
+        row("GFLOP an image", lambda one, _: one["gigaflops_per_image"], few),
+        row("MB accessed an image", lambda one, _: one["megabytes_per_image"], few),
+        row("    of them in HBM", lambda one, _: one["hbm_megabytes_per_image"], few),
+        row("peaks of a chip, bfloat16 TFLOP/s, GB/s", lambda _, at: f"{at.chip.teraflops:g}, {at.chip.bandwidth:g}"),
+        row("    as published at", lambda _, at: at.chip.source),
+        row("a step at least, ms: arithmetic", lambda one, _: 1e3 * one["bounds"]["flops_seconds"], few),
+        row("    memory bandwidth", lambda one, _: 1e3 * one["bounds"]["bytes_seconds"], few),
+        row("    the limit is", lambda one, _: one["bounds"]["limit"]),
+        row("images/s at most: a chip", lambda one, _: one["images_per_second_per_chip_at_most"], few),
+        row("    the slice", lambda one, _: one["images_per_second_at_most"], few),
+        row("hours at least: an epoch", lambda one, _: one["hours_per_epoch_at_least"], few),
+        row("    the run", lambda one, _: one["hours_at_least"], few),
+        row("collectives", lambda one, _: sum(kind["count"] for kind in one["train"]["collectives"].values())),
+        row("    MB", lambda one, _: sum(kind["bytes"] for kind in one["train"]["collectives"].values()) / 1e6, few),
+        row("    all-reduces that carry the gradients", lambda one, _: one["train"]["gradient_all_reduces"]),
+        row("images/s a host must deliver", lambda one, _: one["host_images_per_second"], few),
+        row("    cores for that", lambda one, _: one["host_cores"]),
+        row("largest batch, images a device", lambda one, _: one["largest"]["images_per_device"]),
+        row("what makes it fit", lambda one, _: next((lever["lever"] for lever in one["levers"] if lever["fits"]), "nothing tried")),
+        row("compiled in, s", lambda one, _: one["train"]["compile_seconds"] + one["evaluate"]["compile_seconds"], few),
+    ]
+    return [line for line in lines if set(line[1:]) != {"-"}]

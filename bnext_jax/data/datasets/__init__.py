@@ -1,0 +1,1 @@
+"""Datasets that TFDS does not have."""

@@ -1,0 +1,193 @@
+"""Datasets on disk: written once by TFDS as array_record (data.prepare), read by index without TensorFlow."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import threading
+
+from etils import epath
+
+from bnext_jax.data.decode.photo import Photo, Undecodable
+from bnext_jax.errors import UserError, one_line
+
+FILE_FORMAT = "array_record"
+MANIFEST = "prepared.json"  # beside the dataset: counts, class names, size and sha256 of each file
+REACHABLE_SECONDS = 25  # within which a bucket has to answer
+DECODED_BYTES = 256 * 2**20  # a split stays decoded in memory where all of it fits in this (digits and CIFAR do)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of a prepared dataset.
+
+    Attributes:
+      name, split: for messages. records: random access, records[i] = {"image": encoded bytes, "label": int}.
+      class_names: one a class, in label order.
+    """
+
+    name: str
+    split: str
+    records: object
+    class_names: tuple
+
+    decoded: dict = dataclasses.field(default_factory=dict, repr=False)  # images kept in memory, see example()
+
+    def __getstate__(self):
+        """A copy for a worker process starts without the kept images: threads may be adding to them, and it keeps its own."""
+        return {**vars(self), "decoded": {}}
+
+    def __len__(self):
+        return len(self.records)
+
+    def example(self, index):
+        """(image, label) of one record: a Photo, or uint8 [H,W,3], kept in memory, where images are small and few.
+
+        Raises photo.Undecodable.
+        """
+        kept = self.decoded.get(index)
+        if kept is None:
+            record = self.records[index]
+            image, label = Photo(record["image"]), int(record["label"])
+            if 3 * image.height * image.width * len(self) > DECODED_BYTES:
+                return image, label
+            kept = self.decoded[index] = image.pixels(), label
+        return kept
+
+    def label(self, index):
+        """The label of one record, a whole number."""
+        return int(self.records[index]["label"])
+
+    def file_name(self, index):
+        """The name of the file that a record was made from; "" where the dataset does not know it."""
+        name = self.records[index].get("file_name", b"")
+        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+    def describe(self, index):
+        """Text: an image's name in the dataset and, where it cannot be decoded, why."""
+        text = f"{self.file_name(index)} ".lstrip()
+        try:
+            Photo(self.records[index]["image"]).pixels()
+        except Undecodable as error:
+            return f"{text}(image {index} of {self.split}: {error})"
+        return f"{text}(image {index} of {self.split})"
+
+
+def folder(data):
+    """The folder of all datasets (epath.Path) of a DataConfig: a local one, or a bucket's (gs://...).
+
+    Raises UserError where a bucket does not answer within REACHABLE_SECONDS.
+    """
+    if not data.directory:
+        return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
+    path = epath.Path(os.path.expanduser(data.directory))
+    if "://" in data.directory:
+        _check_reachable(data.directory, path)
+    return path
+
+
+def _check_reachable(name, path):
+    outcome = []
+
+    def ask():
+        try:
+            outcome.append(path.exists())
+        except Exception as error:  # each file system has kinds of its own
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # clients of buckets retry for many minutes; nothing can stop them
+    thread.start()
+    thread.join(REACHABLE_SECONDS)
+    if not outcome or isinstance(outcome[0], Exception):
+        reason = one_line(outcome[0]) if outcome else f"no answer within {REACHABLE_SECONDS} s"
+        raise UserError(
+            f"config.data.directory {name} cannot be reached ({reason}); check its name, the network and the credentials,"
+            " or mount the bucket with gcsfuse and name the mounted folder"
+        )
+
+
+def prepared_folder(data):
+    """The newest version's folder of a prepared dataset (epath.Path), or None."""
+    where = [path.parent for path in (folder(data) / data.name).glob("*/features.json")]
+    versions = [path for path in where if re.fullmatch(r"[0-9]+([.][0-9]+)*", path.name)]  # not incomplete.XXXXXX_1.0.0
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
+
+
+def class_names(builder, name):
+    """The names of a TFDS builder's classes, in label order. Raises UserError where it is no classification dataset."""
+    features = builder.info.features
+    missing = [key for key in ("image", "label") if key not in features]
+    if missing or not hasattr(features["label"], "num_classes"):
+        raise UserError(f"dataset {name} is no classification dataset: it needs the features image and label (a class)")
+    label = features["label"]
+    return tuple(label.names or map(str, range(label.num_classes)))
+
+
+def open_builder(data):
+    """The TFDS builder of a prepared dataset, read-only.
+
+    Raises UserError where it is not prepared, was prepared in another format, or has lost bytes since.
+    """
+    import tensorflow_datasets as tfds
+
+    where = prepared_folder(data)
+    if where is None:
+        raise UserError(f"dataset {data.name} is not in {folder(data)}; run `python main.py prepare` with this config first")
+    try:
+        builder = tfds.builder_from_directory(where)
+    except Exception as error:  # its many files can be damaged in many ways
+        raise UserError(f"the dataset in {where} cannot be opened ({one_line(error)}); remove it and run `prepare` again") from error
+    if builder.info.file_format is None or builder.info.file_format.value != FILE_FORMAT:
+        raise UserError(
+            f"{data.name} was prepared in {folder(data)} in another format than {FILE_FORMAT}; name another config.data.directory"
+            " and run `prepare`"
+        )
+    _check_sizes(where)
+    return builder
+
+
+def _check_sizes(where):
+    """Compares the sizes of a local dataset's files with its manifest, where it has one."""
+    manifest = where / MANIFEST
+    if "://" in os.fspath(where) or not manifest.exists():  # asking a bucket for each of a thousand files takes a minute
+        return
+    for name, noted in json.loads(manifest.read_text())["files"].items():
+        found = (where / name).stat().length if (where / name).exists() else 0
+        if found != noted["bytes"]:
+            raise UserError(
+                f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
+            )
+
+
+def checksum(data):
+    """sha256 of a prepared dataset's manifest, which holds those of its files; "" where it has none. data: DataConfig."""
+    where = prepared_folder(data)
+    manifest = where / MANIFEST if where else None
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else ""
+
+
+def open_source(data, split):
+    """One split of a prepared dataset; `digits` is prepared on first use.
+
+    Args:
+      data: DataConfig. split: the split's name, in TFDS's syntax ("train", "train[:90%]").
+    Returns:
+      Source.
+    Raises:
+      UserError: see open_builder; also an unknown split.
+    """
+    import tensorflow_datasets as tfds
+
+    if data.name == "digits" and prepared_folder(data) is None:
+        from bnext_jax.data.prepare import prepare
+
+        prepare(data)
+    builder = open_builder(data)
+    names = class_names(builder, data.name)
+    try:
+        records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
+    return Source(data.name, split, records, names)

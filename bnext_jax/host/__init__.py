@@ -1,0 +1,1 @@
+"""The process and the terminal that a command runs in."""

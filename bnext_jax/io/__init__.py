@@ -1,0 +1,1 @@
+"""Networks and files: one door for whatever holds a network."""

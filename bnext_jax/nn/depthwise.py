@@ -1,0 +1,121 @@
+"""Depthwise convolutions with a lowering for each platform.
+
+XLA's own depthwise convolution is slow on CPU: gradients and output take 1.5 to 20 times as long as from a sum
+of k * k shifted, scaled views, which stands for it there. bnext_jax.nn.lowering chooses; both forms are the same sums in another order.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnext_jax.nn import lowering
+from bnext_jax.nn.convolution import plain
+from bnext_jax.nn.layers import Conv, wide
+
+
+def _plain(x, kernel, stride, pads):
+    return plain(x, kernel, stride, groups=x.shape[-1], pads=pads)
+
+
+def _view(padded, i, j, stride, shape):
+    """The strided view of `padded` [N,.,.,C] that kernel tap (i, j) meets: [N,H',W',C] for shape = (H', W')."""
+    n, _, _, channels = padded.shape
+    extents = [stride * (side - 1) + 1 for side in shape]
+    return lax.dynamic_slice(padded, (0, i, j, 0), (n, *extents, channels))[:, ::stride, ::stride]
+
+
+def _sum_of_taps(padded, kernel, stride, shape):
+    """sum over taps (i, j) of view(i, j) * kernel[i, j], in at least float32: [N,H',W',C] for shape = (H', W')."""
+    size, total = kernel.shape[0], wide(padded.dtype)
+    products = [_view(padded, i, j, stride, shape).astype(total) * kernel[i, j, 0].astype(total) for i in range(size) for j in range(size)]
+    return functools.reduce(jnp.add, products).astype(padded.dtype)
+
+
+def _pad(x, pads):
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+
+def _cpu_forward(x, kernel, stride, pads):
+    shape = [(side + sum(pad) - kernel.shape[0]) // stride + 1 for side, pad in zip(x.shape[1:3], pads, strict=True)]
+    return _sum_of_taps(_pad(x, pads), kernel, stride, shape)
+
+
+def _cpu_input_gradient(cotangent, kernel, stride, pads, shape):
+    """The cotangent, stride - 1 zeros between its positions, convolved with the turned kernel: [N,H,W,C] = shape."""
+    size = kernel.shape[0]
+    edges = [
+        (size - 1 - before, side - 1 + before - stride * (out - 1), stride - 1)
+        for side, out, (before, _) in zip(shape[1:3], cotangent.shape[1:3], pads, strict=True)
+    ]
+    spread = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _sum_of_taps(spread, kernel[::-1, ::-1], 1, shape[1:3])
+
+
+def _cpu_kernel_gradient(x, cotangent, size, stride, pads):
+    padded, total = _pad(x, pads), wide(x.dtype)
+
+    def tap(index):
+        view = _view(padded, index // size, index % size, stride, cotangent.shape[1:3])
+        return (view.astype(total) * cotangent.astype(total)).sum((1, 2)).sum(0)
+
+    # A loop: XLA's CPU compiler makes one slow pass of each tap's product and sum where it sees them all at once.
+    grads = lax.map(tap, jnp.arange(size * size))
+    return grads.reshape(size, size, 1, -1).astype(x.dtype)
+
+
+def _transposed(form, like, cotangent):
+    return jax.linear_transpose(form, like)(cotangent)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise_convolution(x, kernel, stride, pads):
+    """Zero-padded: y[n,i,j,c] = sum over taps (u,v) of x[n, i*stride+u-top, j*stride+v-left, c] * kernel[u,v,0,c].
+
+    Args:
+      x: [N, H, W, C]; float16, bfloat16, float32 or float64.
+      kernel: [k, k, 1, C], the same type as x.
+      stride: positive integer.
+      pads: ((top, bottom), (left, right)) in pixels, each less than k.
+    Returns:
+      [N, (H + top + bottom - k) // stride + 1, (W + left + right - k) // stride + 1, C], the type of x.
+    Both gradients are the exact transposes of this linear map.
+    """
+    return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, pads), lambda x, k: _plain(x, k, stride, pads), x, kernel)
+
+
+def _forward(x, kernel, stride, pads):
+    return depthwise_convolution(x, kernel, stride, pads), (x, kernel)
+
+
+def _backward(stride, pads, saved, cotangent):
+    x, kernel = saved
+    grad_x = lowering.choose(
+        lambda g, k: _cpu_input_gradient(g, k, stride, pads, x.shape),
+        lambda g, k: _transposed(lambda x: _plain(x, k, stride, pads), jax.ShapeDtypeStruct(x.shape, x.dtype), g),
+        cotangent,
+        kernel,
+    )
+    grad_kernel = lowering.choose(
+        lambda x, g: _cpu_kernel_gradient(x, g, kernel.shape[0], stride, pads),
+        lambda x, g: _transposed(lambda k: _plain(x, k, stride, pads), jax.ShapeDtypeStruct(kernel.shape, x.dtype), g),
+        x,
+        cotangent,
+    )
+    return grad_x, grad_kernel
+
+
+depthwise_convolution.defvjp(_forward, _backward)
+
+
+class DepthwiseConv(Conv):
+    """A depthwise convolution, one odd-sided kernel per channel. Arguments as Conv's."""
+
+    def __init__(self, features, size, stride=1, *, padding=None, bias=False, rngs):
+        super().__init__(features, features, size, stride, padding=padding, groups=features, bias=bias, rngs=rngs)
+
+    def __call__(self, x):
+        """[N,H,W,C] -> [N,ceil(H/stride),ceil(W/stride),C], the type of x."""
+        y = depthwise_convolution(x, self.kernel[...].astype(x.dtype), self.stride, self.pads(x))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)

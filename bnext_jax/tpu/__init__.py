@@ -1,0 +1,1 @@
+"""The compiler behind `plan`: real programs for TPUs that are not here."""

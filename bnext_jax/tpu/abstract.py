@@ -1,0 +1,149 @@
+"""A config's programs from shapes alone: no data, no weights, no devices but descriptions of them."""
+
+import dataclasses
+import math
+import pathlib
+import random
+
+import jax
+import numpy as np
+
+from bnext_jax.data import store as sources
+from bnext_jax.data.augment.transforms import Transform
+from bnext_jax.distill import roster
+from bnext_jax.distill import schedule as teachers
+from bnext_jax.errors import UserError
+from bnext_jax.io import load as networks
+from bnext_jax.models import abstract_model
+from bnext_jax.nn import network as state
+from bnext_jax.train import mesh
+from bnext_jax.train.programs import Programs, check_input, train_batch
+
+# datasets that need not be here: classes, images of each split, size of a typical image
+KNOWN = {
+    "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}, (375, 500)),
+    "cifar10": (10, {"train": 50_000, "test": 10_000}, (32, 32)),
+    "cifar100": (100, {"train": 50_000, "test": 10_000}, (32, 32)),
+    "digits": (10, {"train": 1437, "test": 360}, (8, 8)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a plan needs to know of a dataset: classes, images of the training split, and what the transforms make of an image."""
+
+    classes: int
+    images: int
+    train_shape: tuple
+    eval_shape: tuple
+
+
+def facts(data):
+    """The Facts of a config's dataset: of the prepared one, else of one in KNOWN.
+
+    Raises UserError where it is neither, or names a part of a split of one that is not prepared.
+    """
+    if sources.prepared_folder(data) is not None:
+        train = sources.open_source(data, data.train_split)
+        classes, images, example = len(train.class_names), len(train), train.example(0)[0]
+    elif data.name not in KNOWN:
+        raise UserError(f"dataset {data.name} is not prepared, so plan knows neither its classes nor its images; run `prepare`, or name one"
+                        f" of: {', '.join(KNOWN)}")  # fmt: skip
+    else:
+        classes, splits, size = KNOWN[data.name]
+        if data.train_split not in splits:
+            raise UserError(
+                f"config.data.train_split {data.train_split!r} of {data.name}, which is not prepared; plan knows {', '.join(splits)}"
+            )
+        images, example = splits[data.train_split], np.zeros((*size, 3), np.uint8)
+    shapes = [Transform(line)(example, random.Random(0)).shape for line in (data.train_transform, data.eval_transform)]
+    return Facts(classes, images, *shapes)
+
+
+def _teachers(config, classes):
+    """({role: Network}, {role: variables, abstract}) of the epochs with the largest teachers, and their names."""
+
+    def described(name):
+        tag, path = teachers.parts(name)
+        if tag and tag not in roster.ROSTER:
+            raise UserError(f"there is no teacher {tag}; one of: {', '.join(roster.ROSTER)}")
+        if tag:
+            return {"name": roster.ROSTER[tag].model, "num_classes": classes, "arguments": {}}
+        if not pathlib.Path(path).exists():
+            raise UserError(f"the teacher {path} does not exist, so plan does not know its network; name it TAG=FILE, or train it first")
+        return networks.describe(path)["model"]
+
+    def split(name):
+        told = described(name)
+        return state.split(abstract_model(told["name"], told["num_classes"], **told["arguments"]), training=False), told["name"]
+
+    distill = config.distill
+    if not distill.main:
+        return {}, {}, []
+    main, name = split(distill.main)
+    others = {assistant: split(assistant) for assistant in distill.assistants if assistant != distill.main}
+    chosen, names = {"main": main}, [name]
+    if others:
+        assistant, told = max(others.values(), key=lambda other: sum(math.prod(leaf.shape) for leaf in other[0][1].values()))
+        chosen["assistant"], names = assistant, [told, name]
+    return (
+        {role: network for role, (network, _, _) in chosen.items()},
+        {role: {**params, **rest} for role, (_, params, rest) in chosen.items()},
+        names,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The programs of a config on a topology, with their abstract arguments: (jitted, arguments) each.
+
+    parameters: of the student, their number. teachers: names of their networks.
+    """
+
+    train: tuple
+    evaluate: tuple
+    parameters: int
+    teachers: list
+
+
+def prepared(config, where, known):
+    """The Prepared programs: what `train` compiles, from shapes alone.
+
+    Args:
+      config: a checked Config. where: tpu.Topology. known: Facts.
+    Raises:
+      UserError: a batch that does not divide, a size that a network cannot take.
+    """
+    devices = len(where.devices)
+    mesh.check_batch("batch_size", config.batch_size, config.batch_norm_group, devices, config.accumulate)
+    mesh.check_batch("eval_batch_size", config.eval_batch_size, None, devices)
+    shardings = mesh.make_shardings(config.mesh, where.devices)
+    model = abstract_model(config.model.name, known.classes, **config.model.arguments())
+    programs = Programs(config, shardings, model, max(1, known.images // config.batch_size), platform="tpu")
+    _, params, batch_stats = state.split(model, training=False)
+    for shape in {known.train_shape, known.eval_shape}:
+        check_input(programs.eval_network, {**params, **batch_stats}, shape)
+    taught, variables, names = _teachers(config, known.classes)
+    current = jax.eval_shape(programs.initial_state, params, batch_stats)
+
+    def lies(tree, places):
+        return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)
+
+    def whole(tree):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings.replicated), tree)
+
+    def rows(batch):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings.batch), batch)
+
+    flag = rows(np.zeros(devices, np.float32))
+    batch = rows(train_batch(config.batch_size, known.train_shape))
+    seen = {"image": (*known.eval_shape,), "label": (), "mask": ()}
+    types = {"image": np.uint8, "label": np.int32, "mask": np.bool_}
+    seen = rows({name: jax.ShapeDtypeStruct((config.eval_batch_size, *shape), types[name]) for name, shape in seen.items()})
+    placed = lies(current, shardings.of_state(current))
+    return Prepared(
+        (programs.train_step(taught, placed), (placed, batch, flag, whole(variables))),
+        (programs.eval_step, (whole({**params, **batch_stats}), seen, flag)),
+        sum(math.prod(leaf.shape) for leaf in params.values()),
+        names,
+    )

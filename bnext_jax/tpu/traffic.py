@@ -1,0 +1,153 @@
+"""What a program compiled for a TPU moves to and from HBM, counted from its text (HLO).
+
+cost_analysis counts every operand and result of every operation, wherever it lies. A program compiled with effort fetches
+arrays ahead of time into the chip's own memory (VMEM, "S(1)" in the text): there each of them counts twice more, as a copy
+and again as an operand, though it crosses HBM's bus once. A bound by HBM's bandwidth must leave those out. Where a program
+keeps nothing in VMEM, as with effort -1, both counts agree (tests/tpu/test_plan.py).
+
+Sizes are those of whole tiles: a bfloat16 map with 64 images in the lanes takes the room of 128.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+
+from bnext_jax.tpu.collectives import BITS
+
+FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "partition-id", "replica-id", "iota", "opt-barrier", "after-all"}
+CALLS = {"while": "body", "call": "to_apply"}
+ON_CHIP = "S(1)"
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([0-9,]*)(?::((?:[^{}]|\{[^{}]*\})*))?\})?")
+_TILE = re.compile(r"T\((?:([0-9]+),)?([0-9]+)\)")
+_NAME = re.compile(r"%([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One line of a program. result: text of its type. called: name of the computation that it runs, or None. number: a parameter's."""
+
+    name: str
+    result: str
+    kind: str
+    operands: tuple
+    called: str | None
+    number: int | None
+
+
+def _arrays(text):
+    """[(bytes in whole tiles, whether on the chip)] of the arrays in a type."""
+    found = []
+    for kind, shape, order, tiling in _ARRAY.findall(text):
+        if kind not in BITS:
+            continue
+        sides = [int(side) for side in shape.split(",") if side]
+        tile = _TILE.search(tiling)
+        if tile and order and sides:
+            minor = [int(axis) for axis in order.split(",")]
+            for axis, whole in zip(minor, (tile[2], tile[1]), strict=False):
+                sides[axis] = math.ceil(sides[axis] / int(whole or 1)) * int(whole or 1)
+        found.append((math.prod(sides) * BITS[kind] // 8, ON_CHIP in tiling))
+    return found
+
+
+def _size(text):
+    return sum(size for size, _ in _arrays(text))
+
+
+def _hbm(text):
+    return sum(size for size, on_chip in _arrays(text) if not on_chip)
+
+
+def _closing(text):
+    """Index of the parenthesis that closes the one at the text's beginning."""
+    depth = 0
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
+        if not depth:
+            return match.start()
+    raise ValueError(f"no closing parenthesis in {text[:80]!r}")
+
+
+def _operation(line):
+    """The Operation of a line "  %name = TYPE kind(operands), attributes", or None."""
+    match = re.match(r"\s+(?:ROOT )?%([\w.\-]+) = ", line)
+    if not match:
+        return None
+    rest = line[match.end() :]
+    end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+    result, rest = rest[:end], rest[end + 1 :]
+    kind, rest = rest[: rest.index("(")], rest[rest.index("(") :]
+    end = _closing(rest)
+    attribute = {"fusion": "calls", **CALLS}.get(kind)
+    called = attribute and re.search(rf"\b{attribute}=%([\w.\-]+)", rest[end:])
+    number = int(rest[1:end]) if kind == "parameter" else None
+    return Operation(match[1], result, kind, tuple(_NAME.findall(rest[:end])), called[1] if called else None, number)
+
+
+def _computations(text):
+    """({name: {name of operation: Operation}}, name of the program's own)."""
+    found, entry, inside = {}, None, None
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%([\w.\-]+) .*\{$", line)
+        if head:
+            inside = found[head[2]] = {}
+            entry = head[2] if head[1] else entry
+        elif inside is not None and (operation := _operation(line)):
+            inside[operation.name] = operation
+    return found, entry
+
+
+def hbm_bytes(text, rounds=1):
+    """Bytes that a compiled TPU program reads from HBM and writes to it on one device.
+
+    text: its as_text(). rounds: how often a loop's body runs, which the text does not say. What a fusion reads of an operand is
+    counted as XLA's cost analysis does: once for all uses, but for each fusion within it and each slice on its own.
+    """
+    computations, entry = _computations(text)
+    users = {name: collections.defaultdict(list) for name in computations}
+    for name, operations in computations.items():
+        for operation in operations.values():
+            for position, operand in enumerate(operation.operands):
+                users[name][operand].append((operation, position))
+    parameters = {
+        name: {operation.number: operation for operation in operations.values() if operation.kind == "parameter"}
+        for name, operations in computations.items()
+    }
+
+    @functools.cache
+    def read(fused, number):
+        parameter, size, seen = parameters[fused][number], 0, False
+        for user, position in users[fused][parameter.name]:
+            if user.kind == "fusion":
+                size += read(user.called, position)
+            elif user.kind in ("slice", "dynamic-slice"):
+                size += _size(user.result)
+            elif user.kind in ("broadcast", "reshape"):
+                size += _size(parameter.result)
+            elif not seen:
+                seen, size = True, size + _size(parameter.result)
+        return size
+
+    def moved(name):
+        total, operations = 0, computations[name]
+        for operation in operations.values():
+            if operation.kind in FREE or operation.kind.endswith("-done"):
+                continue
+            if operation.kind in CALLS:
+                total += moved(operation.called) * (rounds if operation.kind == "while" else 1)
+            elif operation.kind in ("copy-start", "slice-start"):  # their result holds both ends, and a context
+                ends = [end for end in _arrays(operation.result) if end[0] > 8]
+                total += min((size for size, _ in ends), default=0) * sum(not on_chip for _, on_chip in ends)
+            else:
+                total += _hbm(operation.result)
+                for position, operand in enumerate(operation.operands):
+                    held = operations[operand].result if operand in operations else ""
+                    if operation.kind == "fusion" and _hbm(held):
+                        total += read(operation.called, position)
+                    elif operation.kind != "fusion":
+                        total += _hbm(held)
+        return total
+
+    return moved(entry)

@@ -1,0 +1,188 @@
+"""`convert` and `evaluate` on PyTorch files: what a file becomes, what it computes, what is refused."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+import main as program
+from bnext_jax.distill import roster as teachers
+from bnext_jax.errors import UserError
+from bnext_jax.io import checkpoint
+from bnext_jax.io import load as networks
+from bnext_jax.io.torch import files as torch_files
+from bnext_jax.io.torch import timm_names
+from bnext_jax.models import create_model
+from bnext_jax.nn import network as state
+from tests.commands.test_commands import ROOT, SMOKE, command, refused, result_of
+from tests.helpers.torch_tools import EPOCH, TEMPERATURE, WIDTHS, drawn, save_bare, save_training
+
+
+@pytest.fixture(scope="module")
+def half_trained(tmp_path_factory):
+    """A training checkpoint at epoch 10: its binary weights are still fractional."""
+    return save_training(tmp_path_factory.mktemp("torch") / "half.pth.tar", drawn())
+
+
+@pytest.mark.parametrize("suffix", [".pth.tar", ".pth", ".safetensors"])
+def test_there_and_back_is_the_identity_and_pytorch_loads_it(run, half_trained, tmp_path, suffix):
+    code, result, _ = run("convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}", "--model=bnext")
+    assert code == 0
+    assert (result["model"], result["num_classes"], result["arguments"]) == ("bnext", 10, {"widths": list(WIDTHS)})
+    assert (result["epoch"], result["temperature"]) == (EPOCH, float(np.float32(TEMPERATURE)))
+    back = tmp_path / f"back{suffix}"
+    assert run("convert", f"--source={tmp_path / 'flax'}", f"--output={back}")[0] == 0
+    if suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        loaded = load_file(back)
+    else:
+        loaded = torch.load(back, weights_only=True)
+    if suffix == ".pth.tar":
+        assert (loaded["epoch"], loaded["temp"]) == (EPOCH, float(np.float32(TEMPERATURE)))
+        loaded = loaded["state_dict"]
+    tensors = drawn()
+    assert set(loaded) == set(tensors) and (suffix == ".safetensors" or list(loaded) == list(tensors))  # safetensors sorts
+    for name, value in tensors.items():
+        expected = torch.from_numpy(np.array(value))
+        assert loaded[name].dtype == expected.dtype and torch.equal(loaded[name], expected)
+    again = run("convert", f"--source={back}", f"--output={tmp_path / 'again'}")[1]
+    assert again["temperature"] == result["temperature"] and again["epoch"] == (0 if suffix == ".pth" else EPOCH)
+
+
+def test_a_half_trained_file_is_evaluated_with_the_references_fractional_weights(run, half_trained, digits, tmp_path):
+    """At temperature T the weights are clip(w / T, -1, 1): those very weights at temperature 1 must score the same."""
+
+    def evaluate(path):
+        code, result, error = run("evaluate", f"--checkpoint={path}", SMOKE, f"--config.data.directory={digits}")
+        assert code == 0, error
+        return result
+
+    clipped = drawn(1.0)
+    for name in clipped:
+        if name.endswith("binary_conv.weight"):
+            clipped[name] = np.clip(clipped[name] / np.float32(TEMPERATURE), -1, 1)
+    signs = drawn(1e-9)
+    found = evaluate(half_trained)
+    assert found["examples"] == 360 and found["binary"] is False and found["temperature"] == float(np.float32(TEMPERATURE))
+    assert found["loss"] == pytest.approx(evaluate(save_bare(tmp_path / "clipped.pth", clipped))["loss"], rel=1e-5)
+    exact = evaluate(save_bare(tmp_path / "signs.pth", signs))
+    assert exact["binary"] is True and abs(exact["loss"] - found["loss"]) > 1e-2
+    run("convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}")
+    assert evaluate(tmp_path / "flax") == found
+
+
+def test_a_file_without_its_dataset_is_told_to_name_one(run, half_trained, digits):
+    refused(run("evaluate", f"--checkpoint={half_trained}"), "does not say on which dataset; add --config=configs/NAME.py")
+
+
+def test_the_weights_of_lite0_convert_from_the_packages_naming_and_keep_every_value(run, tmp_path):
+    source, output = teachers.packaged("tf_efficientnet_lite0"), tmp_path / "lite0.safetensors"
+    code, result, _ = run("convert", f"--source={source}", f"--output={output}")
+    assert code == 0 and (result["model"], result["parameters"]) == ("tf_efficientnet_lite0", 4_652_008)
+    from safetensors.numpy import load_file
+
+    theirs, ours = torch.load(source, weights_only=True), load_file(output)
+    for timm, original in (("conv_stem", "_conv_stem"), ("blocks.1.0.conv_pwl", "_blocks.1._project_conv"), ("classifier", "_fc")):
+        np.testing.assert_array_equal(ours[f"{timm}.weight"], theirs[f"{original}.weight"].numpy())
+
+
+def broken(**changes):
+    tensors = drawn()
+    for name, value in changes.items():
+        tensors[name] = value
+    return {name: value for name, value in tensors.items() if value is not None}
+
+
+def test_every_missing_extra_and_wrongly_shaped_tensor_is_listed(run, tmp_path):
+    tensors = broken(**{"fc.bias": None, "feature.1.FFN.scale": None, "fc.extra": np.ones(3), "prelu.weight": np.ones(5)})
+    outcome = run("convert", f"--source={save_bare(tmp_path / 'a.pth', tensors)}", f"--output={tmp_path / 'flax'}")
+    refused(
+        outcome, "nearly bnext with 10 classes", "in 4 places", "missing fc.bias", "missing feature.1.FFN.scale", "unknown fc.extra",
+        "prelu.weight has shape (5,), the network needs (16,)",
+    )  # fmt: skip
+    assert not (tmp_path / "flax").exists()
+
+
+def test_differing_temperatures_inside_one_file_are_refused(run, tmp_path):
+    name = next(name for name in drawn() if name.endswith("binary_conv.temperature"))
+    tensors = broken(**{name: np.array([0.5], np.float32)})
+    outcome = run("evaluate", f"--checkpoint={save_bare(tmp_path / 'a.pth', tensors)}", SMOKE)
+    refused(outcome, "the temperatures differ: [0.348", "0.5]")
+
+
+def test_the_wrong_model_is_recognised_and_the_right_one_proposed(run, half_trained, tmp_path):
+    words = ["convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}"]
+    refused(run(*words, "--model=bnext_large"), "holds bnext (10 classes), not bnext_large; use --model=bnext")
+    refused(run(*words, "--gate_bits=5"), "--gate_bits is '5'", "4 or 8")
+    assert not (tmp_path / "flax").exists()
+
+
+def test_what_shapes_do_not_tell_is_kept_in_files_of_ours(run, tmp_path):
+    arguments = {"widths": list(WIDTHS), "stem_stride": 2}
+    _, params, batch_stats = state.split(create_model("bnext", 10, rngs=nnx.Rngs(0), **arguments), training=False)
+    metadata = {"model": {"name": "bnext", "num_classes": 10, "arguments": arguments}, "step": 3, "epoch": 1, "temperature": 1.0}
+    checkpoint.save_network(tmp_path / "ours", params, batch_stats, metadata)
+    for suffix in (".safetensors", ".pth.tar"):
+        assert run("convert", f"--source={tmp_path / 'ours'}", f"--output={tmp_path / f'a{suffix}'}")[0] == 0
+        assert networks.load(tmp_path / f"a{suffix}")[1]["model"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (("bnext", 10, {"widths": "wide"}), "describes a network that cannot be|is nearly bnext"),
+        (("bnext", -1, {"widths": [8, 8]}), "describes a network that cannot be|is nearly bnext"),
+        (("resnet50", 10, {}), "there is no model 'resnet50'"),
+        (("bnext", 10, {"widths": [8, 8], "depth": 3}), "model 'bnext': .* unexpected keyword argument 'depth'"),
+    ],
+)
+def test_a_description_that_is_no_networks_is_told(tmp_path, described, message):
+    written = dict(zip(("name", "num_classes", "arguments"), described, strict=True))
+    torch_files.write(tmp_path / "a.safetensors", drawn(), epoch=0, temperature=None, described=written)
+    with pytest.raises(UserError, match=message):
+        networks.load(tmp_path / "a.safetensors")
+
+
+def test_numbers_that_are_not_finite_are_told_by_tensor(run, tmp_path):
+    tensors = broken(**{"fc.bias": np.full(10, np.nan, np.float32)})
+    refused(run("count", f"--checkpoint={save_bare(tmp_path / 'a.pth', tensors)}"), "numbers that are not finite in fc.bias")
+    with pytest.raises(UserError, match="computes numbers that are not finite"):
+        program._json({"loss": float("inf")})
+
+
+def test_efficientnets_of_another_padding_cannot_be_told_so_an_unknown_file_is_told(tmp_path, caplog):
+    networks.load(teachers.packaged("tf_efficientnet_lite0"))
+    assert "pad differently" not in caplog.text
+    renamed = timm_names(torch_files.read(teachers.packaged("tf_efficientnet_lite0")).tensors)
+    networks.load(save_bare(tmp_path / "a.pth", renamed))
+    assert "pad differently; " in caplog.text and "taken: tf_efficientnet_lite0" in caplog.text
+
+
+def test_an_output_that_exists_is_left_as_it_is(run, half_trained, tmp_path):
+    (tmp_path / "mine").mkdir()
+    refused(run("convert", f"--source={half_trained}", f"--output={tmp_path / 'mine'}"), "exists; remove it or name another --output")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_convert_runs_as_a_process_and_on_a_full_disk_leaves_nothing(half_trained, tmp_path):
+    words = ["convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}"]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited", sys.executable, "main.py", *words]  # larger files fail like a full disk
+    done = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "could not be written" in done.stderr.splitlines()[-1] and not done.stdout
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".flax.partial"] == []
+    assert result_of(command(*words))["model"] == "bnext"
+    assert [path.name for path in tmp_path.iterdir()] == ["flax"]
+
+
+def test_without_pytorch_a_pth_says_what_to_install_and_safetensors_needs_none(run, half_trained, monkeypatch, tmp_path):
+    run("convert", f"--source={half_trained}", f"--output={tmp_path / 'a.safetensors'}")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    refused(run("convert", f"--source={half_trained}", f"--output={tmp_path / 'b'}"), "needs PyTorch", "requirements-convert.txt")
+    assert run("convert", f"--source={tmp_path / 'a.safetensors'}", f"--output={tmp_path / 'c'}")[0] == 0

@@ -1,0 +1,268 @@
+"""`prepare`: class folders and ImageNet's tar files become datasets once, and half a dataset never opens."""
+
+import hashlib
+import io
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from bnext_jax.config import DataConfig
+from bnext_jax.data import prepare as module
+from bnext_jax.data import store as sources
+from bnext_jax.data.decode.photo import Photo
+from bnext_jax.data.prepare import prepare
+from bnext_jax.errors import UserError
+from tests.commands.test_commands import ROOT, refused
+from tests.helpers import photographs
+
+CONFIG = "--config=configs/imagenet_bnext_tiny.py"
+TINY = [photographs.encoded(image.resize((40, 30))) for image in photographs.images()]
+
+
+def class_folders(root, counts=(("train", 4), ("val", 2)), classes=("n02", "n01", "n10")):
+    """Class folders below `root`; image i of class k is photograph (i + k) mod 8."""
+    for split, count in counts:
+        for k, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                (root / split / name / f"{name}_{i}.JPEG").write_bytes(TINY[(i + k) % len(TINY)])
+    return root
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return class_folders(tmp_path / "images")
+
+
+def words(tmp_path, *more):
+    return ["prepare", CONFIG, "--config.data.name=birds", f"--config.data.directory={tmp_path / 'data'}", *more]
+
+
+def test_class_folders_become_a_dataset_with_the_files_own_bytes_and_sorted_classes(run, folders, tmp_path):
+    code, result, error = run(*words(tmp_path, f"--source={folders}"))
+    assert code == 0, error
+    assert (result["splits"], result["classes"]) == ({"train": 12, "validation": 6}, 3)
+    data = DataConfig(name="birds", directory=str(tmp_path / "data"))
+    for split, folder, count in (("train", "train", 12), ("validation", "val", 6)):
+        source = sources.open_source(data, split)
+        assert len(source) == count and source.class_names == ("n01", "n02", "n10")
+        found = {}
+        for record in (source.records[i] for i in range(count)):
+            name = record["file_name"].decode()
+            assert record["image"] == (folders / name).read_bytes()
+            assert name.split("/")[:2] == [folder, source.class_names[record["label"]]]
+            found[name] = True
+        assert len(found) == count
+
+
+def test_counts_class_names_and_checksums_stand_beside_the_dataset(run, folders, tmp_path):
+    _, result, _ = run(*words(tmp_path, f"--source={folders}"))
+    where = pathlib.Path(result["directory"])
+    manifest = json.loads((where / "prepared.json").read_text())
+    assert manifest["splits"] == {"train": 12, "validation": 6} and manifest["classes"] == ["n01", "n02", "n10"]
+    written = {path.name: path.read_bytes() for path in where.iterdir() if "array_record" in path.name}
+    assert {name: file["sha256"] for name, file in manifest["files"].items()} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in written.items()
+    }
+    assert result["bytes"] == sum(map(len, written.values()))
+
+
+def test_prepare_writes_once_and_a_lost_manifest_is_made_again(run, folders, tmp_path):
+    _, first, _ = run(*words(tmp_path, f"--source={folders}"))
+    shutil.rmtree(folders)
+    (pathlib.Path(first["directory"]) / "prepared.json").unlink()
+    assert run(*words(tmp_path))[1] == first
+
+
+def test_a_dataset_that_lost_bytes_does_not_open(run, folders, tmp_path):
+    _, result, _ = run(*words(tmp_path, f"--source={folders}"))
+    (shard,) = pathlib.Path(result["directory"]).glob("*train.array_record*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"has \d+ bytes, prepared.json beside it says \d+; remove .* and run `prepare` again"):
+        sources.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
+
+
+def test_what_a_killed_preparation_left_does_not_open_and_is_removed_by_the_next(run, tmp_path):
+    folders = class_folders(tmp_path / "images", (("train", 4000), ("val", 1)))
+    command = [sys.executable, "main.py", *words(tmp_path, f"--source={folders}")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    home, deadline = tmp_path / "data/birds", time.monotonic() + 60
+    while not list(home.glob("incomplete.*/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and list(home.glob("incomplete.*")) and not (home / "1.0.0").exists()
+    with pytest.raises(UserError, match="dataset birds is not in"):
+        sources.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
+    code, result, _ = run(*words(tmp_path, f"--source={folders}"))
+    assert code == 0 and result["splits"] == {"train": 12_000, "validation": 3} and not list(home.glob("incomplete.*"))
+
+
+def test_files_that_are_no_images_are_named_while_preparing(run, folders, tmp_path, caplog):
+    (folders / "train/n01/notes.txt").write_text("x")
+    (folders / "val/n02/broken.jpg").write_bytes(b"no pixels")
+    assert run(*words(tmp_path, f"--source={folders}"))[0] == 0
+    assert "1 files in" in caplog.text and "are no images by their names and are left out" in caplog.text
+    assert "1 files of validation are no images that can be read: broken.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: shutil.rmtree(root / "val"), "needs the folders train, and val or test, each with one folder a class; it has train"),
+        (
+            lambda root: (root / "val/n77").mkdir() or (root / "val/n77/a.png").write_bytes(b"x"),
+            "has classes that train does not have: n77",
+        ),
+        (lambda root: (root / "val/loose.JPEG").write_bytes(b"x"), "lies outside a class folder; sort the images of val"),
+        (lambda root: shutil.copytree(root / "val", root / "validation"), "has both val and validation"),
+        (lambda root: [path.unlink() for path in root.glob("val/*/*")], "holds no images"),
+    ],
+)
+def test_folders_that_cannot_become_a_dataset_are_told(run, folders, tmp_path, change, message):
+    change(folders)
+    refused(run(*words(tmp_path, f"--source={folders}")), message)
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_other_wrong_input_is_told(run, folders, tmp_path):
+    refused(run(*words(tmp_path, "--source=/nowhere")), "--source /nowhere is no folder")
+    refused(run(*words(tmp_path, f"--source={folders}", "--manual_dir=x")), "--source or --manual_dir, not both")
+    refused(run(*words(tmp_path, f"--source={folders}", "--config.data.name=My-Birds")), "'My-Birds' cannot name a dataset")
+    refused(run("prepare", CONFIG, f"--config.data.directory={tmp_path}"), "name their folder with --manual_dir=DIR, or give class folders")
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def tars(tmp_path, monkeypatch):
+    """ImageNet's two files, small: three images of two synsets, one of them the PNG and one of the CMYK files; two for validation."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    cmyk = photographs.encoded(photographs.images()[0].resize((40, 30)).convert("CMYK"), quality=100)
+    png = photographs.encoded(photographs.images()[1].resize((40, 30)), "png")
+    synsets = [
+        ("n01739381.tar", tar(tmp_path / "a.tar", [("n01739381_1309.JPEG", cmyk), ("n01739381_1.JPEG", TINY[0])])),
+        ("n02105855.tar", tar(tmp_path / "b.tar", [("n02105855_2933.JPEG", png)])),
+    ]
+    tar(folder / "ILSVRC2012_img_train.tar", synsets)
+    tar(folder / "ILSVRC2012_img_val.tar", [(f"ILSVRC2012_val_0000000{i}.JPEG", TINY[i]) for i in (1, 2)])
+    monkeypatch.setattr(module, "IMAGENET_FILES", {path.name: path.stat().st_size for path in folder.iterdir()})
+    monkeypatch.setattr(module, "IMAGENET_COUNTS", {"train": 3, "validation": 2})
+    return folder
+
+
+def imagenet(tmp_path, tars):
+    return ["prepare", CONFIG, f"--config.data.directory={tmp_path / 'data'}", f"--manual_dir={tars}"]
+
+
+def test_imagenets_tar_files_become_the_dataset_that_the_config_names(run, tars, tmp_path):
+    code, result, error = run(*imagenet(tmp_path, tars))
+    assert code == 0, error
+    assert (result["splits"], result["classes"]) == ({"train": 3, "validation": 2}, 1000)
+    source = sources.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "train")
+    labels = {source.records[i]["file_name"].decode(): source.records[i]["label"] for i in range(3)}
+    assert (
+        source.class_names[labels["n01739381_1309.JPEG"]] == "n01739381"
+        and source.class_names[labels["n02105855_2933.JPEG"]] == "n02105855"
+    )
+    names = list(labels)
+    dog = Photo(source.records[names.index("n02105855_2933.JPEG")]["image"]).pixels()
+    assert photographs.levels(dog, photographs.images()[1].resize((40, 30))) < 12  # the PNG, made a JPEG
+    face = Photo(source.records[names.index("n01739381_1309.JPEG")]["image"]).pixels()
+    assert face.shape == (30, 40, 3)
+    validation = sources.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "validation")
+    assert validation.class_names[validation.records[0]["label"]].startswith("n")
+
+
+def test_tar_files_that_are_missing_or_cut_are_told_before_hours_are_spent(run, tars, tmp_path):
+    val = tars / "ILSVRC2012_img_val.tar"
+    val.write_bytes(val.read_bytes()[:-10])
+    refused(run(*imagenet(tmp_path, tars)), f"{val} has {val.stat().st_size} bytes instead of {val.stat().st_size + 10}")
+    val.unlink()
+    refused(run(*imagenet(tmp_path, tars)), f"{val} is missing; get it from image-net.org")
+
+
+def test_tar_files_of_other_contents_leave_no_dataset(run, tars, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "IMAGENET_COUNTS", {"train": 3, "validation": 50_000})
+    refused(run(*imagenet(tmp_path, tars)), "held {'train': 3, 'validation': 2}; they are incomplete, nothing was kept")
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_a_bucket_that_does_not_answer_is_told_in_time(monkeypatch):
+    class Silent:
+        def exists(self):
+            time.sleep(60)
+
+    monkeypatch.setattr(sources.epath, "Path", lambda name: Silent())
+    monkeypatch.setattr(sources, "REACHABLE_SECONDS", 0.2)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"gs://nobody/data cannot be reached \(no answer within 0.2 s\); check its name"):
+        sources.open_source(DataConfig(name="imagenet2012", directory="gs://nobody/data"), "train")
+    assert time.monotonic() - began < 10 and sources.REACHABLE_SECONDS < 30
+
+
+def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "data")
+    (info,) = (tmp_path / "data").rglob("dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"digits was prepared in .* in another format than array_record; name another config"):
+        sources.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
+
+
+class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has a cifar10 of its own
+    """Eight noise images under TFDS's own name, features and version."""
+
+    name, VERSION = "cifar10", tfds.builder_cls("cifar10").VERSION
+
+    def _info(self):
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(32, 32, 3)),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"id": str(i), "image": np.full((32, 32, 3), i, np.uint8), "label": i}
+
+
+def test_a_dataset_of_tfds_is_opened_by_its_name(tmp_path):
+    data = DataConfig(name="cifar10", directory=str(tmp_path))
+    with pytest.raises(UserError, match=r"dataset cifar10 is not in .*main\.py prepare"):
+        sources.open_source(data, "train")
+    FakeCifar10(data_dir=str(tmp_path), file_format=sources.FILE_FORMAT).download_and_prepare()
+    source = sources.open_source(data, "train")
+    assert len(source) == 6 and len(source.class_names) == 10
+    image, label = source.example(3)
+    assert image.shape == (32, 32, 3) and (image == label).all()
+    with pytest.raises(UserError, match=r"no split 'dev'; it has .*test"):
+        sources.open_source(data, "dev")
+
+
+def test_an_unknown_dataset_is_refused(tmp_path):
+    data = DataConfig(name="imagenet_9000", directory=str(tmp_path))
+    with pytest.raises(UserError, match=r"dataset imagenet_9000 is not in .*main\.py prepare"):
+        sources.open_source(data, "train")
+    with pytest.raises(UserError, match=r"'imagenet_9000' is no dataset that TFDS knows .*--source=DIR"):
+        prepare(data)

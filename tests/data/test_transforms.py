@@ -1,0 +1,164 @@
+"""The recipe's transforms: crops against their distribution, the evaluation's against the reference output, lines that cannot be."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from bnext_jax.data.augment import transforms
+from bnext_jax.data.augment.transforms import Transform, draw_box
+from bnext_jax.data.decode.photo import Photo, Undecodable
+from bnext_jax.errors import UserError
+from tests.helpers import photographs
+from tests.helpers.golden_files import FOLDER, read
+
+CONFIDENCE = 0.001  # a correct implementation fails a statistical test with this probability, for another seed
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def test_golden_evaluation_transform():
+    arrays, meta = read(FOLDER / "recipe" / "eval_transform.npz")
+    assert (meta["crop_pct"], meta["size"]) == (0.95, 224)
+    with Image.open(FOLDER / "recipe" / "eval_source.png") as source:
+        found = Transform("resize(235)|center_crop(224)")(np.asarray(source.convert("RGB")), None)
+    difference = np.abs(found.transpose(2, 0, 1).astype(int) - arrays["output"])
+    assert difference.max() <= 1 and difference.mean() < 0.01  # 1 level on average is asked for
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (240, 301), (100, 90), (1200, 900), (3000, 100)])
+def test_evaluation_sees_pillows_pixels_and_of_very_oblong_images_only_computes_the_middle(size):
+    for data in photographs.jpegs(*size)[:3]:
+        image = Photo(data)
+        whole = Image.fromarray(image.pixels())
+        width, height = whole.size
+        target = (235, int(235 * height / width)) if width <= height else (int(235 * width / height), 235)
+        resized = np.asarray(whole.resize(target, BICUBIC))
+        top, left = round((target[1] - 224) / 2), round((target[0] - 224) / 2)
+        found = Transform("resize(235)|center_crop(224)")(image, None)
+        difference = np.abs(found.astype(int) - resized[top : top + 224, left : left + 224])
+        assert difference.mean() < (0.3 if size == (3000, 100) else 1e-9)
+
+
+def boxes(height, width, count=20_000):
+    rng = random.Random(11)
+    return np.array([draw_box(height, width, rng) for _ in range(count)])
+
+
+def area_distribution(share):
+    """CDF of the area of crops that fit a square: uniform on 8 to 100 %, weighted by the chance of |log ratio| <= -log area."""
+
+    def integral(a):
+        flat = np.minimum(a, 3 / 4) - 0.08
+        b = np.maximum(a, 3 / 4)
+        falling = (b - b * np.log(b)) - (3 / 4 - 3 / 4 * math.log(3 / 4))
+        return flat + falling / math.log(4 / 3)
+
+    return integral(np.asarray(share)) / integral(1.0)
+
+
+def test_areas_of_crops_follow_the_formula():
+    found = boxes(2000, 2000)
+    assert scipy.stats.kstest(found[:, 2] * found[:, 3] / 2000**2, area_distribution).pvalue > CONFIDENCE
+
+
+def test_ratios_of_crops_are_log_uniform_and_places_uniform():
+    found = boxes(4000, 4000)
+    small = found[found[:, 2] * found[:, 3] < 0.5 * 4000**2]  # every ratio fits
+    log_ratio = np.log(small[:, 3] / small[:, 2])
+    span = math.log(4 / 3)
+    assert len(small) > 8000 and scipy.stats.kstest(log_ratio, "uniform", (-span, 2 * span)).pvalue > CONFIDENCE
+    for offset, side in ((0, 2), (1, 3)):
+        place = (small[:, offset] + 0.5) / (4000 - small[:, side] + 1)
+        assert scipy.stats.kstest(place, "uniform").pvalue > CONFIDENCE
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((100, 1000), (0, 433, 100, 133)),  # too wide for any try: the middle, 4/3 wide
+        ((1000, 100), (433, 0, 133, 100)),
+        ((1, 20_000), (0, 9999, 1, 1)),
+    ],
+)
+def test_an_image_that_no_crop_fits_is_cut_to_the_nearest_ratio_in_its_middle(size, expected, monkeypatch):
+    monkeypatch.setattr(transforms, "TRIES", 0)
+    assert draw_box(*size, random.Random(0)) == expected
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1), (2, 3), (224, 224)])
+def test_crops_lie_inside_images_of_any_size(size):
+    for top, left, height, width in boxes(*size, count=300):
+        assert top >= 0 and left >= 0 and height > 0 and width > 0 and top + height <= size[0] and left + width <= size[1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_images_of_one_pixel_a_side_come_out_whole(size):
+    data = photographs.encoded(Image.new("RGB", size, (10, 200, 30)), "png")
+    for line in ("random_resized_crop(224)|flip|randaugment(rand-m7-inc1)", "resize(235)|center_crop(224)"):
+        assert Transform(line)(Photo(data), random.Random(1)).shape == (224, 224, 3)
+
+
+def test_a_resize_whose_result_would_exhaust_memory_is_refused():
+    data = photographs.encoded(Image.new("RGB", (1, 20_000)), "png")
+    with pytest.raises(Undecodable, match="resized to 4700000x235 pixels it would take more than 1 GiB"):
+        Transform("resize(235)")(Photo(data), None)
+
+
+def test_a_whole_training_line_is_pillows_pipeline_on_the_same_draws():
+    for number, (data, image) in enumerate(zip(photographs.jpegs(), photographs.images(), strict=True)):
+        rng = random.Random(number)
+        top, left, height, width = draw_box(image.height, image.width, rng)
+        expected = Image.fromarray(Photo(data).pixels()).crop((left, top, left + width, top + height)).resize((224, 224), BICUBIC)
+        if rng.random() < 0.5:
+            expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        found = Transform("random_resized_crop(224)|flip")(Photo(data), random.Random(number))
+        assert photographs.levels(found, expected) < 1
+        apart = Transform("random_resized_crop(224)|center_crop(224)|flip")(Photo(data), random.Random(number))
+        np.testing.assert_array_equal(found, apart)  # mirrored while it is resized, or after
+
+
+def picture(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_resize_makes_the_shorter_side_the_size_asked_for():
+    assert Transform("resize(16)")(picture(20, 31), None).shape == (16, 24, 3)  # int(16 * 31 / 20) = 24
+    assert Transform("resize(16)")(picture(31, 20), None).shape == (24, 16, 3)
+
+
+def test_center_crop_rounds_half_offsets_to_even():
+    image = picture(7, 9)
+    np.testing.assert_array_equal(Transform("center_crop(4)")(image, None), image[2:6, 2:6])  # offsets 1.5 -> 2, 2.5 -> 2
+
+
+def test_pad_crop_reaches_every_offset_and_moves_zeros_in():
+    image, rng = picture(4, 4) // 2 + 1, random.Random(0)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = {padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)}
+    assert {Transform("pad_crop(1)")(image, rng).tobytes() for _ in range(200)} == windows
+
+
+def test_flip_mirrors_half_of_the_images():
+    image, rng = picture(2, 3), random.Random(0)
+    found = [Transform("flip")(image, rng) for _ in range(1000)]
+    flipped = sum(np.array_equal(x, image[:, ::-1]) for x in found)
+    assert flipped + sum(np.array_equal(x, image) for x in found) == 1000
+    assert abs(flipped - 500) < 3.3 * 15.8  # binomial: three standard deviations, and a bit
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("blur(3)", "'blur\\(3\\)' in 'blur\\(3\\)' is unknown"),
+        ("flip|resize", "'resize' .* takes one whole number"),
+        ("flip(2)", "takes no argument"),
+        ("resize(1 6)", "takes one whole number"),
+        ("randaugment(rand-m7)", "randaugment\\(rand-m7\\) is unknown"),
+    ],
+)
+def test_a_transform_that_cannot_be_is_refused(line, message):
+    with pytest.raises(UserError, match=message):
+        Transform(line)

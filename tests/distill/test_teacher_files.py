@@ -1,0 +1,200 @@
+"""Teachers by tag and file, fine-tuning from a file, and the hub, played by a server on this machine."""
+
+import hashlib
+import http.server
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from bnext_jax.distill import roster as teachers
+from bnext_jax.errors import UserError
+from bnext_jax.io import load as networks
+from bnext_jax.io.torch import files as torch_files
+from bnext_jax.io.torch import timm_names
+from bnext_jax.models import create_model
+from bnext_jax.nn import network as state
+from bnext_jax.train import run as run_module
+from tests.commands.test_commands import ROOT, SMOKE, refused, result_of
+from tests.helpers.torch_tools import WIDTHS, drawn, save_bare, save_training
+
+B0, LITE0 = "efficientnet_b0.ra_in1k", "tf_efficientnet_lite0.in1k"
+
+
+@pytest.fixture
+def student(run, digits, tmp_path):
+    """student(words...): a smoke run with these words."""
+    shared = [SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.tensorboard=False"]
+    return lambda *words: run("train", *shared, *words)
+
+
+def noted(path):
+    """The file with its checksum beside it, as sha256sum writes it."""
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{checksum}  {path.name}\n")
+    return path
+
+
+def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "create_model", None)  # whoever makes the student fails
+    plain = save_bare(tmp_path / "plain.pth", drawn())
+    known = noted(save_bare(tmp_path / "known.pth", drawn()))
+    other = noted(save_bare(tmp_path / "other.pth", drawn(classes=7)))
+    packaged = teachers.packaged("tf_efficientnet_lite0")
+    for word, parts in {
+        f"{B0}={tmp_path / 'absent.pth'}": ("absent.pth of teacher efficientnet_b0.ra_in1k does not exist", f"--source={B0}"),
+        f"{tmp_path / 'absent.pth'}": ("absent.pth does not exist",),
+        f"resnet50={plain}": ("there is no teacher 'resnet50'; one of: efficientnet_b0.ra_in1k",),
+        f"{B0}={plain}": ("its sha256 is", "not 3dd342df"),
+        f"convnext_tiny.fb_in1k={plain}": ("no checksum is known", "sha256sum"),
+        f"{B0}={known}": ("holds bnext, not the efficientnet_b0 of teacher",),
+        f"{other}": ("knows 7 classes, the dataset has 10",),
+        f"{LITE0}={packaged}": ("knows 1000 classes, the dataset has 10",),
+    }.items():
+        refused(student(f"--config.distill.main={word}"), *parts)
+    known.write_bytes(known.read_bytes() + b"x")
+    refused(student(f"--config.distill.main={B0}={known}"), "is not the file of teacher")
+    refused(student(f"--config.distill.main={known}"), "known.pth has sha256", "known.pth.sha256 says")
+    refused(student(f"--config.distill.main={B0}={tmp_path}"), "is a work directory, which has no checksum")
+    assert not list((tmp_path / "run/checkpoints").glob("*"))
+
+
+def test_a_pytorch_file_teaches_and_its_own_top1_is_told_first(student, run, digits, tmp_path, caplog):
+    teacher = save_training(tmp_path / "teacher.pth.tar", drawn())
+    code, result, _ = student(f"--config.distill.main={teacher}", "--config.distill.measure=True", "--config.stop_at_step=1")
+    assert code == 0 and np.isfinite(result["loss"])
+    told = re.search(r"teacher \S+teacher.pth.tar: test top-1 ([\d.]+) %", caplog.text)
+    own = run("evaluate", f"--checkpoint={teacher}", SMOKE, f"--config.data.directory={digits}")[1]
+    assert told and float(told[1]) == pytest.approx(own["top1"], abs=0.005)
+
+
+def fresh(classes, **arguments):
+    """(description, params, batch_stats) of a fresh network."""
+    arguments = {"widths": WIDTHS, **arguments}
+    model = create_model("bnext", classes, rngs=nnx.Rngs(3), **arguments)
+    return {"name": "bnext", "num_classes": classes, "arguments": arguments}, *state.split(model, training=True)[1:]
+
+
+@pytest.mark.parametrize("classes", [10, 7])
+def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_from_fresh_ones(tmp_path, classes):
+    path = save_bare(tmp_path / "a.pth", drawn())
+    described, params, batch_stats = fresh(classes)
+    if classes != 10:
+        with pytest.raises(UserError, match=r"knows 10 classes, the dataset has 7; --config.init_new_head=True starts with a fresh"):
+            networks.start_from(path, described, params, batch_stats)
+    started, statistics = networks.start_from(path, described, params, batch_stats, new_head=True)
+    assert started.keys() == params.keys() and statistics.keys() == batch_stats.keys()
+    _, trained, trained_statistics = state.split(networks.load(path)[0], training=False)
+    for key in params:
+        expected = params if classes != 10 and key.startswith("classifier/") else trained
+        np.testing.assert_array_equal(started[key], expected[key], err_msg=key)
+    for key in batch_stats:
+        np.testing.assert_array_equal(statistics[key], trained_statistics[key])
+
+
+def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_files_weights(student, digits, tmp_path):
+    from configs.digits_student import get_config
+
+    path = save_bare(tmp_path / "a.pth", drawn())
+    words = "holds a network with widths [8, 8, 16, 16] (config.model: [8, 8, 16, 32])"
+    refused(student(f"--config.init={path}", "--config.model.widths=(8,8,16,32)"), words)
+    config = get_config("smoke")
+    config.init, config.data.directory = str(path), digits
+    run = run_module.Run(config.check(), tmp_path / "run")
+    np.testing.assert_array_equal(run.state["params"]["classifier/kernel"], drawn()["fc.weight"].T)
+
+
+def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_other(tmp_path):
+    thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # so its stem has stride 2
+    for differing in ({"elm_attention": False, "stem_stride": 2}, {}):
+        with pytest.raises(UserError, match=r"holds a network with (elm_attention True|stem_stride 2) \(config.model: (False|1)\)"):
+            networks.start_from(thousand, *fresh(10, **differing), new_head=True)
+    params, _ = networks.start_from(thousand, *fresh(10, stem_stride=2), new_head=True)
+    np.testing.assert_array_equal(params["prelu/slope"], drawn(classes=1000)["prelu.weight"])
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server with the hub's paths and headers for Lite0's safetensors: (address, the file's path, announcements by path)."""
+    served = tmp_path / "served.safetensors"
+    tensors = timm_names(torch_files.read(teachers.packaged("tf_efficientnet_lite0")).tensors)
+    torch_files.write(served, tensors, epoch=0, temperature=None, described=None)
+    announced = {"etag": hashlib.sha256(served.read_bytes()).hexdigest()}
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            found = self.path == f"/timm/{LITE0}/resolve/main/model.safetensors"
+            self.send_response(200 if found else 404)
+            self.send_header("ETag", f'"{announced["etag"]}"')
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("Content-Length", str(served.stat().st_size if found else 0))
+            self.end_headers()
+            return found
+
+        def do_GET(self):
+            if self.do_HEAD():
+                self.wfile.write(served.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", served, announced
+        server.shutdown()
+        thread.join()
+
+
+def fetched(address, tag, output):
+    """`convert --source=TAG --output=FILE` as a process that takes `address` for the hub."""
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(output.parent / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    words = [sys.executable, "main.py", "convert", f"--source={tag}", f"--output={output}"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_a_teacher_is_fetched_from_the_hub_by_its_tag_with_its_checksum(hub, tmp_path):
+    address, served, announced = hub
+    output = tmp_path / "lite0.safetensors"
+    assert result_of(fetched(address, LITE0, output))["model"] == "tf_efficientnet_lite0"
+    assert output.read_bytes() == served.read_bytes()
+    teachers.check_file(LITE0, output)  # the checksum beside it
+    announced["etag"] = "0" * 64
+    done = fetched(address, LITE0, tmp_path / "again.safetensors")
+    assert done.returncode == 2 and f"arrived with sha256 {hashlib.sha256(served.read_bytes()).hexdigest()}" in done.stderr
+    assert not list(tmp_path.glob("again*"))
+
+
+def test_a_tag_whose_file_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch):
+    def fetch(tag, target):
+        noted(save_file(drawn(), target) or pathlib.Path(target))
+
+    monkeypatch.setattr(teachers, "fetch", fetch)
+    words = ["convert", f"--source={B0}", f"--output={tmp_path / 'b0.safetensors'}"]
+    refused(run(*words), "b0.safetensors holds bnext (10 classes), not efficientnet_b0")
+    refused(run(*words, "--gate_bits=8"), "leave --model and --gate_bits out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "b0.safetensors.sha256").write_text("mine")
+    refused(run(*words), "b0.safetensors.sha256 exists; remove it")
+    assert (tmp_path / "b0.safetensors.sha256").read_text() == "mine"
+
+
+def test_without_a_network_the_hub_gives_one_sentence(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def offline(*_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
+    with pytest.raises(
+        UserError, match=r"could not be fetched from the hub \(no route to host\); give the path of efficientnet_b0_ra-3dd342df.pth"
+    ):
+        teachers.fetch(B0, tmp_path / "b0.safetensors")
+    assert list(tmp_path.iterdir()) == []

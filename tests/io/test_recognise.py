@@ -1,0 +1,85 @@
+"""Names and shapes alone tell the network; what is nearly one is told apart."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.distill import roster as teachers
+from bnext_jax.errors import UserError
+from bnext_jax.io.torch import files as torch_files
+from bnext_jax.io.torch import recognise, timm_names, to_state_dict
+from bnext_jax.models import MODELS, create_model
+from tests.helpers import golden_files
+
+
+def shapes(path):
+    """{PyTorch name: array without memory} of a golden file, and its meta."""
+    arrays, meta = golden_files.read(path)
+    pairs = zip(map(str, arrays["names"]), arrays["shapes"], strict=True)
+    return {name: np.broadcast_to(np.float32(0), json.loads(str(shape))) for name, shape in pairs}, meta
+
+
+@pytest.mark.parametrize("path", golden_files.files("models"), ids=lambda path: path.stem)
+def test_each_bnext_of_the_reference_is_told_by_its_shapes(path):
+    tensors, meta = shapes(path)
+    name, classes, arguments = recognise(tensors)
+    assert name == ("bnext18" if meta["size"] == "18" else f"bnext_{meta['size']}") and classes == meta["num_classes"]
+    switched_off = {key: False for key in ("elm_attention", "info_recoupling") if not meta.get(key, True)}
+    assert arguments == switched_off
+
+
+@pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
+def test_each_teacher_is_told_by_its_shapes(path):
+    assert recognise(shapes(path)[0]) == (path.stem, 1000, {})
+
+
+def test_widths_and_depths_of_ones_own_are_told():
+    for name, arguments in (
+        ("bnext", {"widths": (8, 16, 16, 32)}),
+        ("bnext", {"widths": (8, 8, 16), "elm_attention": False}),
+        ("convnext", {"widths": (8, 16), "depths": (1, 2)}),
+        ("convnext", {"widths": (8, 16), "depths": (1, 1), "patch": 2}),
+    ):
+        model = create_model(name, 7, rngs=nnx.Rngs(0), **arguments)
+        assert recognise(to_state_dict(model)) == (name, 7, arguments)
+
+
+def test_the_package_of_lite0_has_another_naming_of_the_same_tensors():
+    file = torch_files.read(teachers.packaged("tf_efficientnet_lite0"))
+    renamed = timm_names(file.tensors)
+    golden, _ = shapes(golden_files.OWN / "teachers/tf_efficientnet_lite0.npz")
+    assert "_blocks.15._project_conv.weight" in file.tensors
+    assert {name: array.shape for name, array in renamed.items()} == {name: array.shape for name, array in golden.items()}
+
+
+def test_blocks_that_lite0_does_not_have_keep_their_names_and_are_so_told_as_unknown():
+    strange = ["_blocks.16._bn0.weight", "_blocks.x._bn0.weight", "_blocks.3", "_blocks"]
+    names = list(timm_names(dict.fromkeys(["_conv_stem.weight", "_blocks.0._bn1.bias", *strange])))
+    assert names == ["conv_stem.weight", "blocks.0.0.bn1.bias", *strange]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["conv1.weight", "layer1.0.conv1.weight"], "no network that is known here .it starts with conv1.weight, layer1.0"),
+        (["feature.0.conv1.weight", "feature.1.FFN.scale"], "looks like a bnext but lacks 'feature.1.FFN_3x3"),
+        (["conv_stem.weight"], "looks like a efficientnet but lacks 'conv_head.weight'"),
+    ],
+)
+def test_what_is_no_network_of_ours_is_told(names, message):
+    with pytest.raises(UserError, match=message):
+        recognise({name: np.zeros((8, 8, 3, 3), np.float32) for name in names})
+
+
+def test_the_roster_names_networks_that_exist_and_every_student_has_its_faculty():
+    assert {teacher.model for teacher in teachers.ROSTER.values()} <= MODELS.keys()
+    for tag, teacher in teachers.ROSTER.items():
+        assert tag.split(".")[0] == teacher.model
+        assert teacher.sha256 == "" or teacher.sha256 in teacher.release  # the release's name carries it
+    assert teachers.FACULTIES["bnext_large"] == (
+        ("efficientnet_b0.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"),
+        "convnext_tiny.fb_in1k",
+    )
+    assert all(tag in teachers.ROSTER for assistants, main in teachers.FACULTIES.values() for tag in (*assistants, main))

@@ -1,0 +1,38 @@
+"""The teachers' networks of the reference: logits and pooled features in evaluation."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.io.torch import from_state_dict
+from bnext_jax.models import abstract_model
+from tests.helpers import golden_files
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
+def test_golden_logits_and_features(path, monkeypatch):
+    arrays, meta = golden_files.read(path)
+    model = abstract_model(meta["timm_model"])
+    from_state_dict(model, golden_files.weights(arrays, meta))
+    shape = (meta["batch"], 3, meta["resolution"], meta["resolution"])
+    images = golden_files.nhwc(np.random.default_rng(meta["input_seed"]).standard_normal(shape, dtype=np.float32))
+    graphdef, state = nnx.split(model)
+
+    original = type(model).features
+
+    def outputs(state, images):
+        kept = {}
+
+        def features(self, images):  # keeps the map behind the logits: a second pass would compile as long again
+            kept["map"] = original(self, images)
+            return kept["map"]
+
+        monkeypatch.setattr(type(model), "features", features)
+        logits = nnx.merge(graphdef, state)(images)
+        return {"logits": logits, "features_mean": kept["map"].mean((1, 2))}
+
+    for key, found in jax.jit(outputs)(state, images).items():
+        assert np.abs(np.asarray(found) - arrays[key]).max() <= 1e-4 * arrays[key].std(), key

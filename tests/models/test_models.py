@@ -1,0 +1,75 @@
+"""The networks: switches that switch, sizes and names that are refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.errors import UserError
+from bnext_jax.models import abstract_model, create_model
+from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
+
+WIDTHS = (8, 8, 16, 16)  # three blocks: plain, ELM attention and widening, plain
+
+
+@pytest.mark.parametrize(("elm", "recoupling"), [(True, True), (True, False), (False, True), (False, False)])
+def test_each_ablation_switch_changes_the_network_that_is_built(elm, recoupling):
+    model = abstract_model("bnext", 10, widths=WIDTHS, elm_attention=elm, info_recoupling=recoupling)
+    kinds = [type(block.unit3x3) for block in model.blocks]
+    assert kinds == [BinaryFeedForward, ElmAttention if elm else BinaryFeedForward, BinaryFeedForward]
+    units = [u for block in model.blocks for u in (block.unit3x3, *block.units1x1)]
+    assert all((u.gate is not None) == (u.scale is not None) == recoupling for u in units)
+
+
+@pytest.mark.parametrize("name", ["bnext_tiny", "bnext_small", "bnext_middle", "bnext_large"])
+def test_every_second_block_has_elm_attention(name):
+    blocks = abstract_model(name).blocks
+    assert sum(isinstance(block.unit3x3, ElmAttention) for block in blocks) == len(blocks) // 2
+
+
+@pytest.mark.parametrize(("classes", "pixels", "stride"), [(1000, 64, 2), (10, 32, 1), (7, 16, 1)])
+def test_any_number_of_classes_and_the_stems_stride_follow_the_reference(classes, pixels, stride):
+    model = abstract_model("bnext", classes, widths=WIDTHS)
+    assert model.stem.conv.stride == stride
+    graphdef, state = nnx.split(model)
+    images = jax.ShapeDtypeStruct((2, pixels, pixels, 3), jnp.float32)
+    assert jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), nnx.as_pure(state), images).shape == (2, classes)
+
+
+def test_logits_are_float32_for_bfloat16_images():
+    graphdef, state = nnx.split(abstract_model("bnext", 10, widths=WIDTHS))
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.bfloat16)
+    assert jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), nnx.as_pure(state), images).dtype == jnp.float32
+
+
+def test_a_network_starts_as_the_paper_says():
+    model = create_model("bnext", 10, widths=(32, 64), rngs=nnx.Rngs(0))
+    unit = model.blocks[0].unit3x3
+    np.testing.assert_array_equal(unit.scale[...], np.full(32, 0.5))
+    np.testing.assert_array_equal(unit.shift[...], np.zeros(32))
+    np.testing.assert_array_equal(unit.activation2.slope[...], np.full(32, 0.25))
+    np.testing.assert_array_equal(model.stem.prelu.slope[...], np.full(32, 32.0))
+    classifier = np.asarray(model.classifier.kernel[...])
+    assert 0.9 / 8 < np.abs(classifier).max() <= 1 / 8  # U(-1/sqrt(64), 1/sqrt(64))
+    assert float(model.temperature[...]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("bnext_huge", {}, "no model 'bnext_huge'"),
+        ("bnext", {"widths": (8, 12)}, "not a BNext"),
+        ("bnext", {"widths": (4, 8)}, "not a BNext"),
+        ("bnext", {}, "widths"),
+        ("bnext18", {"elm_attention": False}, "elm_attention"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        abstract_model(name, 10, **arguments)
+
+
+def test_an_input_that_a_stride_cannot_halve_is_refused():
+    with pytest.raises(UserError, match="9x9 map"):
+        create_model("bnext", 10, widths=WIDTHS, rngs=nnx.Rngs(0))(jnp.zeros((1, 9, 9, 3)))

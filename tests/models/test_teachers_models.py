@@ -1,0 +1,183 @@
+"""EfficientNet and ConvNeXt: shapes, sizes, gradients and wrong arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.errors import UserError
+from bnext_jax.io.torch import from_state_dict, to_state_dict
+from bnext_jax.io.torch.names import entries
+from bnext_jax.models import abstract_model
+from bnext_jax.models.convnext import Block
+from bnext_jax.models.efficientnet import scaled_width
+
+CLASSES = 10
+NARROW = {
+    "efficientnet": {
+        "stem_width": 8,
+        "head_width": 16,
+        "stages": ((1, 3, 1, 8, 1), (4, 5, 2, 16, 1)),
+    },
+    "convnext": {"widths": (8, 16), "depths": (1, 1)},
+}
+PARAMETERS = {
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b4": 19_341_616,
+    "tf_efficientnet_lite0": 4_652_008,
+    "convnext_tiny": 28_589_128,
+}
+narrow = pytest.mark.parametrize("name", NARROW)
+
+
+def _abstract(name, **arguments):
+    return abstract_model(name, CLASSES, **{**NARROW[name], **arguments})
+
+
+def _drawn(name, **arguments):
+    """A narrow network drawn by numpy: JAX compiles a program for every shape that it draws, 20 s in all."""
+    graphdef, state = nnx.split(_abstract(name, **arguments))
+    draw = np.random.default_rng(0)
+    for path, variable in nnx.to_flat_state(state):
+        value = draw.uniform(-0.3, 0.3, variable.shape)
+        if path[-1] in ("gain", "var", "gamma"):
+            value = 1 + value
+        variable.set_value(jnp.asarray(0 * value if path[-1] == "batches" else value, variable.dtype))
+    return nnx.merge(graphdef, state)
+
+
+def _images(side, batch=4, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(side).standard_normal((batch, side, side, 3)), dtype)
+
+
+def _logits(model, images):
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))(state, images)
+
+
+@pytest.fixture(scope="module", params=NARROW)
+def trained(request):
+    """(name, {path: parameter}, {path: gradient}, {path: new running statistic}) of one training-mode pass."""
+    model = nnx.view(_drawn(request.param), use_running_average=False, raise_if_not_found=False)
+    graphdef, parameters, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(parameters, rest, images):
+        network = nnx.merge(graphdef, parameters, rest, copy=True)
+        logits = network(images)
+        return -jax.nn.log_softmax(logits)[jnp.arange(4), jnp.arange(4)].mean(), nnx.state(network, nnx.BatchStat)
+
+    grads, statistics = jax.jit(jax.grad(loss, has_aux=True))(parameters, rest, _images(16))
+    flat = (dict(nnx.to_flat_state(state)) for state in (parameters, grads, statistics))
+    return request.param, *({path: variable[...] for path, variable in state.items()} for state in flat)
+
+
+@narrow
+@pytest.mark.parametrize("side", [16, 32])
+def test_narrow_network_maps_images_to_one_logit_a_class(name, side):
+    logits = _logits(_drawn(name), _images(side))
+    assert logits.shape == (4, CLASSES) and logits.dtype == jnp.float32
+    assert np.isfinite(logits).all() and np.std(logits, 0).min() > 0
+
+
+@narrow
+def test_one_stage_is_a_network_too(name):
+    one = {"efficientnet": {"stages": ((1, 3, 1, 8, 1),)}, "convnext": {"widths": (8,), "depths": (1,)}}
+    assert _logits(_drawn(name, **one[name]), _images(16)).shape == (4, CLASSES)
+
+
+@narrow
+def test_temperature_changes_no_logit(name):
+    model, images = _abstract(name), jnp.zeros((1, 16, 16, 3))
+    graphdef, state = nnx.split(model)
+
+    def program(temperature):
+        return str(jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x, temperature))(state, images))
+
+    assert program(None) == program(0.5)
+
+
+@narrow
+def test_half_precision_images_give_float32_logits_near_those_of_float32_images(name):
+    model = _drawn(name)
+    exact, half = (_logits(model, _images(16, dtype=dtype)) for dtype in (np.float32, np.float16))
+    assert half.dtype == jnp.float32
+    assert np.abs(half - exact).max() <= 1e-2 * np.abs(exact).max()
+
+
+def test_every_parameter_has_a_gradient_that_is_not_zero_in_training_mode(trained):
+    _, parameters, grads, _ = trained
+    assert grads.keys() == parameters.keys()
+    assert [path for path, grad in grads.items() if not np.abs(grad).max() > 0] == []
+
+
+def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_and_nowhere_in_a_convnext(trained):
+    name, _, _, statistics = trained
+    counts = [int(value) for path, value in statistics.items() if path[-1] == "batches"]
+    assert counts == [1] * {"efficientnet": 7, "convnext": 0}[name]
+
+
+@narrow
+def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
+    model = _drawn(name)
+    tensors = to_state_dict(model)
+    groups = {e.name: e.variable.get_metadata("decay") for e in entries(model) if isinstance(e.variable, nnx.Param)}
+    assert groups == {key: "weights" if tensors[key].ndim == 4 else "rest" for key in groups}
+
+
+@narrow
+def test_state_dict_comes_back_as_it_went(name):
+    tensors = to_state_dict(_drawn(name))
+    again = to_state_dict(from_state_dict(_abstract(name), tensors))
+    assert tensors.keys() == again.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, again[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_count_is_the_published_one(name):
+    shapes = jax.tree.leaves(nnx.state(abstract_model(name), nnx.Param))
+    assert sum(leaf.size for leaf in shapes) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("width", "factor", "expected"), [(32, 1.1, 32), (16, 1.1, 16), (40, 1.4, 56), (11, 1.0, 16)])
+def test_scaled_width_is_a_multiple_of_eight_and_at_least_nine_tenths(width, factor, expected):
+    assert scaled_width(width, factor) == expected
+
+
+def test_a_fresh_convnext_block_starts_with_its_layer_scale_and_a_kernel_within_its_bound():
+    block = Block(8, 0.5, rngs=nnx.Rngs(0))
+    assert set(block.gamma[...].tolist()) == {0.5}
+    assert 0.9 / 7 < np.abs(block.depthwise.kernel[...]).max() <= 1 / 7
+
+
+@pytest.mark.parametrize("shape", [(18, 16), (16, 20), (4, 16)])
+def test_convnext_refuses_images_that_it_cannot_patch_and_halve_evenly(shape):
+    with pytest.raises(UserError, match="multiples of 8"):
+        _abstract("convnext")(jnp.zeros((1, *shape, 3)))
+
+
+def test_efficientnet_rounds_halves_of_odd_sizes_up():
+    model = _abstract("efficientnet")
+    graphdef, state = nnx.split(model)
+    images = jnp.zeros((4, 17, 15, 3))
+    features = jax.eval_shape(lambda state, images: nnx.merge(graphdef, state).features(images), state, images)
+    assert features.shape == (4, 5, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("efficientnet", {"stages": ()}),
+        ("efficientnet", {"stages": ((1, 4, 1, 8, 1),)}),
+        ("efficientnet", {"stages": ((1, 3, 1, 8),)}),
+        ("efficientnet", {"style": "caffe"}),
+        ("convnext", {"widths": (8,), "depths": (1, 1)}),
+        ("convnext", {"widths": (), "depths": ()}),
+        ("convnext", {"widths": (8, 0), "depths": (1, 1)}),
+    ],
+)
+def test_shapes_that_are_no_network_raise_user_error(name, arguments):
+    with pytest.raises(UserError):
+        _abstract(name, **arguments)

@@ -1,0 +1,84 @@
+"""Every unit of the reference: outputs, gradients and running statistics."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bnext_jax.io.torch import from_state_dict, to_state_dict
+from bnext_jax.io.torch.names import LAYOUTS, entries
+from bnext_jax.nn import bnext_units as blocks
+from tests.helpers import golden_files
+
+
+def build(unit, arrays):
+    """The unit that a file's name stands for; its channels follow from the file's shapes."""
+    shapes = dict(zip(map(str, arrays["names"]), arrays["shapes"], strict=True))
+    rngs = nnx.Rngs(0)
+    stride = 2 if "_s2" in unit else 1
+    recoupling = "no_recoupling" not in unit
+
+    def conv(prefix=""):
+        out, inputs, *_ = map(int, re.findall(r"\d+", str(shapes[f"{prefix}binary_conv.weight"])))
+        return inputs, out
+
+    if unit.startswith("block"):
+        inputs = conv("Attention.")[0]
+        features = 2 * inputs if "widen" in unit else inputs
+        return blocks.BasicBlock(inputs, features, stride, elm_attention=unit.endswith("elm"), info_recoupling=recoupling, rngs=rngs)
+    inputs, features = conv()
+    if unit.startswith("bnext18_attention"):
+        return blocks.ElmAttention18(inputs, features, stride, rngs=rngs)
+    if unit.startswith("elm_attention"):
+        return blocks.ElmAttention(inputs, stride, info_recoupling=recoupling, rngs=rngs)
+    size = 1 if "ffn1x1" in unit else 3
+    below = {"sign_below": blocks.SIGN_BELOW_18} if unit.startswith("bnext18") else {}
+    return blocks.BinaryFeedForward(inputs, size, stride, info_recoupling=recoupling, rngs=rngs, **below)
+
+
+def close(ours, reference, what):
+    """Within 1e-4 of the array's largest magnitude, or of 0.1 where that is smaller (the README's bound)."""
+    bound = 1e-4 * max(np.abs(reference).max(), 0.1)
+    assert ours.shape == reference.shape, what
+    worst = np.abs(np.asarray(ours, np.float64) - reference).max()
+    assert worst <= bound, f"{what}: {worst:.3g} > {bound:.3g}"
+
+
+@pytest.mark.parametrize("path", golden_files.files("units"), ids=lambda path: path.stem)
+def test_golden_unit_outputs_gradients_and_statistics(path, lowering):
+    arrays, meta = golden_files.read(path)
+    module = from_state_dict(build(meta["unit"], arrays), golden_files.weights(arrays, meta, calibrated=False))
+    shape = meta["input_shape_nchw"]
+    x = golden_files.nhwc(np.random.default_rng(meta["input_seed"]).standard_normal(shape, dtype=np.float32))
+    cotangent = golden_files.nhwc(np.random.default_rng(meta["cotangent_seed"]).standard_normal(arrays["train"].shape, dtype=np.float32))
+    temperature = jnp.float32(meta["temperature"])
+
+    evaluated = nnx.view(module, use_running_average=True)(x, temperature)
+    close(evaluated, golden_files.nhwc(arrays["eval"]), "eval")
+
+    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    params, rest = map(nnx.as_pure, states)
+
+    @jax.jit
+    def forward(params, x):
+        unit = nnx.merge(graphdef, params, rest)
+        return unit(x, temperature), nnx.as_pure(nnx.state(unit, nnx.BatchStat))
+
+    out, vjp, stats = jax.vjp(forward, params, x, has_aux=True)
+    close(out, golden_files.nhwc(arrays["train"]), "train")
+    grads, dx = vjp(cotangent)
+    close(dx, golden_files.nhwc(arrays["dx"]), "dx")
+
+    nnx.update(module, stats)
+    ours = to_state_dict(module)
+    for name in (key for key in arrays if key.startswith("stat:")):
+        close(ours[name[5:]], arrays[name], name)
+
+    nnx.update(module, grads)  # the gradients now stand in the parameters' places, so that names and layouts apply
+    trained = {e.name: LAYOUTS[e.layout][0](np.asarray(e.variable[...])) for e in entries(module) if isinstance(e.variable, nnx.Param)}
+    assert trained.keys() == {name[5:] for name in arrays if name.startswith("grad:")}
+    for name, gradient in trained.items():
+        close(gradient, arrays[f"grad:{name}"], f"gradient of {name}")
