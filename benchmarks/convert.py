@@ -28,10 +28,10 @@ from flax import nnx
 from benchmarks import record
 from benchmarks.steps import best_seconds
 from benchmarks.train_step import BATCH, PIXELS
-from bnext_jax.distill import roster as teachers
+from bnext_jax.distill import roster
 from bnext_jax.io.torch.names import LAYOUTS, entries
-from bnext_jax.models import abstract_model, create_model
-from bnext_jax.nn import network as state
+from bnext_jax.models.table import abstract_model, create_model
+from bnext_jax.nn.network import split
 
 MODEL = "bnext_large"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def conversions():
 
 def forward(name):
     """{"compile_seconds", "seconds", "images_per_second"} of one teacher."""
-    network, params, batch_stats = state.split(create_model(name, rngs=nnx.Rngs(0)), training=False)
+    network, params, batch_stats = split(create_model(name, rngs=nnx.Rngs(0)), training=False)
     variables = {**params, **batch_stats}
     images = jnp.asarray(np.random.default_rng(0).standard_normal((BATCH, PIXELS, PIXELS, 3)), jnp.float32)
     start = time.perf_counter()
@@ -97,4 +97,4 @@ def forward(name):
 
 if __name__ == "__main__":
     measured = conversions()
-    record.write("convert", {"conversion": measured, "teachers_forward": {t.model: forward(t.model) for t in teachers.ROSTER.values()}})
+    record.write("convert", {"conversion": measured, "teachers_forward": {t.model: forward(t.model) for t in roster.ROSTER.values()}})

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
-from bnext_jax.models import create_model
-from bnext_jax.nn import network as state
-from bnext_jax.train import optimizer
-from bnext_jax.train.step import StepSpec, compile_step, make_step
+from bnext_jax.models.table import create_model
+from bnext_jax.nn.network import split
+from bnext_jax.train import optimizers
+from bnext_jax.train.step import StepSpec, compile_step, initial_state, make_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -25,17 +25,17 @@ def prepared(shardings, name, batch, pixels, *, group=None, teachers=(), teacher
         their activations.
     """
     model = create_model(name, classes, rngs=nnx.Rngs(0), **arguments)
-    network, params, batch_stats = state.split(model, training=True, batch_norm_group=group)
-    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
+    network, params, batch_stats = split(model, training=True, batch_norm_group=group)
+    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
     networks, variables = {}, {}
     for role, teacher in zip(("assistant", "main")[-len(teachers) :] if teachers else (), teachers, strict=True):
-        networks[role], *parts = state.split(create_model(teacher, classes, rngs=nnx.Rngs(1)), training=False)
+        networks[role], *parts = split(create_model(teacher, classes, rngs=nnx.Rngs(1)), training=False)
         variables[role] = shardings.put({**parts[0], **parts[1]})
     float32 = jnp.dtype("float32")
     spec = StepSpec(
         2502, 512, MEAN, STD, float32, jnp.dtype(teacher_dtype), "product_of_means", group, OptimizerConfig(), TemperatureConfig()
     )
-    current = shardings.put_state(state.initial_state(network, params, batch_stats, adamw))
+    current = shardings.put_state(initial_state(network, params, batch_stats, adamw))
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8), rng.integers(0, classes, batch, dtype=np.int32)
     rows = shardings.put_batch({"image": images, "label": labels, "undecodable": np.full(batch, -1, np.int32)})

@@ -25,10 +25,9 @@ from flax import nnx
 from benchmarks import record
 from bnext_jax.commands.plan import QUICK, USERS, with_share
 from bnext_jax.host import process
-from bnext_jax.nn import network as state
 from bnext_jax.nn.bnext_units import BasicBlock, BinaryFeedForward, ElmAttention
-from bnext_jax.tpu import abstract
-from bnext_jax.tpu import aot as tpu
+from bnext_jax.nn.network import flatten, unflatten
+from bnext_jax.tpu import abstract, aot
 
 TOPOLOGY, SHARE = "v5e:2x2", 64
 FORMS = ("labels-bfloat16", "distilled-bfloat16", "labels-float32", "distilled-float32")
@@ -60,10 +59,10 @@ def network(size, form, effort, share=SHARE):
     """Bytes and FLOPs an image, temporaries and seconds of compilation of a published recipe's step, `share` images a chip."""
     teaching, precision = form.split("-")
     config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config(teaching).check()
-    where = tpu.topology(TOPOLOGY)
+    where = aot.topology(TOPOLOGY)
     config = with_share(dataclasses.replace(config, precision=precision, eval_batch_size=share * len(where.devices)), where, share)
     made = abstract.prepared(config, where, abstract.facts(config.data))
-    found = tpu.compiled(f"BNext {size}, {form}, effort {effort:g}", *made.train, where, effort, made.parameters)
+    found = aot.compiled(f"BNext {size}, {form}, effort {effort:g}", *made.train, where, effort, made.parameters)
     if not found["fits"]:
         return {"fits": False, "told": found["told"], "compile_seconds": found["compile_seconds"]}
     return {
@@ -79,15 +78,15 @@ def network(size, form, effort, share=SHARE):
 def unit(name):
     """What the forward and backward pass of one unit move in bfloat16: {"megabytes_per_image", "maps"}, maps in sizes of its input."""
     make, shape = UNITS[name]
-    where = tpu.topology(TOPOLOGY)
+    where = aot.topology(TOPOLOGY)
     place = jax.sharding.SingleDeviceSharding(where.devices[0])
     module = nnx.view(nnx.eval_shape(lambda: make(nnx.Rngs(0))), use_running_average=False, batch_norm_group=SHARE)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    params, rest = state.flatten(params), state.flatten(rest)
+    params, rest = flatten(params), flatten(rest)
 
     def forward(params, rest, x):
-        module = nnx.merge(graphdef, state.unflatten({**params, **rest}))
-        return module(x, jnp.float32(0.5)), state.flatten(nnx.state(module, nnx.BatchStat))
+        module = nnx.merge(graphdef, unflatten({**params, **rest}))
+        return module(x, jnp.float32(0.5)), flatten(nnx.state(module, nnx.BatchStat))
 
     def both(params, rest, x, cotangent):
         out, back, stats = jax.vjp(lambda params, x: forward(params, rest, x), params, x, has_aux=True)
@@ -96,7 +95,7 @@ def unit(name):
     x = jax.ShapeDtypeStruct((SHARE, *shape), jnp.bfloat16)
     out, _ = jax.eval_shape(forward, params, rest, x)
     arguments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), (params, rest, x, out))
-    found = tpu.compiled(name, jax.jit(both), arguments, where, QUICK)
+    found = aot.compiled(name, jax.jit(both), arguments, where, QUICK)
     return {
         "megabytes_per_image": round(found["bytes_accessed"] / SHARE / 1e6, 2),
         "maps": round(found["bytes_accessed"] / (2 * x.size), 1),

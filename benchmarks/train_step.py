@@ -24,10 +24,11 @@ import numpy as np
 
 from benchmarks import record, steps
 from bnext_jax.config import OptimizerConfig
-from bnext_jax.models import abstract_model
+from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
-from bnext_jax.nn import network as state
-from bnext_jax.train import evaluator, mesh, optimizer
+from bnext_jax.nn.network import split
+from bnext_jax.train import evaluator, mesh, optimizers
+from bnext_jax.train.step import initial_state
 
 BATCH, PIXELS = 8, 224
 
@@ -41,7 +42,7 @@ def tiny(shardings):
     one = steps.Stepping(compiled, arguments)
     one()
     step_seconds = steps.best_seconds(one)
-    evaluation, *_ = state.split(model, training=False)
+    evaluation, *_ = split(model, training=False)
     eval_step = evaluator.make_eval_step(evaluation, shardings, mean=steps.MEAN, std=steps.STD, dtype=jnp.dtype("float32"))
     variables = {**one.state["params"], **one.state["batch_stats"]}
     _, batch, flag, _ = arguments
@@ -57,10 +58,10 @@ def tiny(shardings):
 
 def python_of_large(shardings):
     """Milliseconds of Python per step for BNext-L's whole state: a jitted, donated update of one element a leaf."""
-    network, params, batch_stats = state.split(abstract_model("bnext_large"), training=True)
+    network, params, batch_stats = split(abstract_model("bnext_large"), training=True)
     small = {part: {path: jnp.zeros((1,)) for path in flat} for part, flat in (("params", params), ("batch_stats", batch_stats))}
-    adamw = optimizer.adamw(OptimizerConfig(), network.decay_groups)
-    current = shardings.put(state.initial_state(network, small["params"], small["batch_stats"], adamw))
+    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
+    current = shardings.put(initial_state(network, small["params"], small["batch_stats"], adamw))
     update = jax.jit(
         lambda tree: jax.tree.map(lambda x: x + 1, tree),
         donate_argnums=0,

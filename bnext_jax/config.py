@@ -6,8 +6,9 @@ A field made with `fixed` defines the run: a work directory refuses to resume wi
 
 import dataclasses
 import json
+import types
+import typing
 
-from bnext_jax import models
 from bnext_jax.errors import UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -42,16 +43,16 @@ class ReadOnly:
 
 @dataclasses.dataclass
 class ModelConfig(ReadOnly):
-    """The network; its number of classes is the dataset's."""
+    """The network; its number of classes is the dataset's. The network's own config (bnext_jax.models) checks the values."""
 
-    name: str = fixed("bnext_tiny")  # a key of bnext_jax.models.MODELS
+    name: str = fixed("bnext_tiny")  # a key of bnext_jax.models.table.MODELS
     widths: tuple[int, ...] = fixed(())  # () = those of the name; "bnext" needs them
     stem_stride: int | None = fixed(None)  # 1 or 2; None = 2 with 1000 classes, 1 otherwise
     elm_attention: bool = fixed(True)  # False: the ablation without ELM attention
     info_recoupling: bool = fixed(True)  # False: the ablation without info-recoupling
-    gate_bits: int | None = fixed(None)  # 4 or 8: the quantised edition's gates; None = float
-    stem_bits: int | None = fixed(None)  # 8: the quantised edition's stem
-    classifier_bits: int | None = fixed(None)  # 8: the quantised edition's classifier
+    gate_bits: int | None = fixed(None)  # 4 or 8: the quantized edition's gates; None = float
+    stem_bits: int | None = fixed(None)  # 8: the quantized edition's stem
+    classifier_bits: int | None = fixed(None)  # 8: the quantized edition's classifier
     extra: dict = fixed(dict)  # further arguments of the network's class (the real-valued teachers' depths, stages)
 
     def arguments(self):
@@ -116,7 +117,7 @@ class DistillConfig(ReadOnly):
     form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
     precision: str = fixed("auto")  # of the teachers' forward; "auto" = that of the student
 
-    def teachers(self):
+    def teacher_names(self):
         """The teachers' names, the main one first, each once; [] without distillation."""
         return list(dict.fromkeys(filter(None, (self.main, *self.assistants))))
 
@@ -162,11 +163,8 @@ class Config(ReadOnly):
         Raises:
           UserError: a value that cannot be, named with its field.
         """
-        if self.model.name not in models.MODELS:
-            raise UserError(f"config.model.name is {self.model.name!r}; one of: {', '.join(models.MODELS)}")
-        for name in ("gate_bits", "stem_bits", "classifier_bits"):
-            if getattr(self.model, name) not in (None, 4, 8):
-                raise UserError(f"config.model.{name} is {getattr(self.model, name)}; it is 4 or 8, or left out")
+        _check_types(self, "config.")
+        self._check_model()
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
                     "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
                     "optimizer.clip_norm": self.optimizer.clip_norm, "checkpoint.keep_latest": self.checkpoint.keep_latest,
@@ -205,6 +203,30 @@ class Config(ReadOnly):
         for part in (self, *(v for v in vars(self).values() if isinstance(v, ReadOnly))):
             object.__setattr__(part, "_checked", True)
         return self
+
+    def _check_model(self):
+        from bnext_jax.models.table import MODELS, model_config  # here, so that help on fields starts without JAX
+
+        if self.model.name not in MODELS:
+            raise UserError(f"config.model.name is {self.model.name!r}; one of: {', '.join(MODELS)}")
+        try:
+            model_config(self.model.name, **self.model.arguments())
+        except UserError as error:
+            raise UserError(f"config.model.{error}" if str(error).split()[0] in vars(self.model) else f"config.model: {error}") from error
+
+
+def _optional(kind):
+    return isinstance(kind, types.UnionType) and type(None) in typing.get_args(kind)
+
+
+def _check_types(part, prefix):
+    """Raises UserError for a field that is None although its type does not allow it."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{prefix}{field.name}.")
+        elif value is None and not _optional(field.type):
+            raise UserError(f"{prefix}{field.name} is None; it needs a value ({getattr(field.type, '__name__', field.type)})")
 
 
 def to_json(config):

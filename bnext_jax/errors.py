@@ -2,13 +2,13 @@
 
 
 class UserError(ValueError):
-    """One sentence: what is wrong, where, what to do. main() prints it and exits with code 2."""
+    """One sentence: what is wrong, where, what to do. The command line prints it and exits with code 2."""
 
 
 class MachineLost(Exception):
-    """Another process of the run is gone. main() prints the sentence and exits with code 75: start again."""
+    """Another process of the run is gone. The command line prints the sentence and exits with code 75: start again."""
 
 
-def one_line(error):
-    """An error's message on one line, cut to a readable length."""
-    return " ".join(str(error).split())[:300]
+def one_line(error, longest=300):
+    """An error's message on one line, cut to `longest` characters; of an error without a message its type."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

@@ -20,9 +20,9 @@ Distillation, from teachers of your own: `--config.distill.main=PATH`, by the lo
 Fine-tuning: `--config.init=PATH`; a network trained on ImageNet also needs `--config.init_new_head=True`, `--config.model.stem_stride=2`.
 """
 
-from configs import recipe
+from bnext_jax import recipes
 
 
 def get_config(form="labels"):
     """form: "labels" or "smoke"."""
-    return recipe.cifar("bnext18", "cifar10", form)
+    return recipes.cifar("bnext18", "cifar10", form)

@@ -22,9 +22,9 @@ Distillation: `--config.distill.form=per_instance` is the loss that the paper de
 `--config.distill.assistants="()"` leaves the main teacher alone. Fine-tuning: `--config.init=PATH`.
 """
 
-from configs import recipe
+from bnext_jax import recipes
 
 
 def get_config(form="distilled"):
     """form: "distilled", "labels" (no teachers) or "smoke"."""
-    return recipe.imagenet("bnext_tiny", form)
+    return recipes.imagenet("bnext_tiny", form)

@@ -17,7 +17,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: reads of damaged checkpoints leave tasks behind
 
-import main as program  # noqa: E402
+from bnext_jax import cli as program  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data.prepare import prepare  # noqa: E402
 from bnext_jax.host.process import silence_abandoned, without_tpu  # noqa: E402
@@ -71,7 +71,7 @@ def run(capsys):
     def call(*words):
         logging.getLogger("bnext_jax").setLevel(logging.INFO)
         out = io.StringIO()
-        code = program.main(["main.py", *map(str, words)], out)
+        code = program.main(["bnext", *map(str, words)], out)
         lines = out.getvalue().splitlines()
         return code, json.loads(lines[-1]) if lines else None, capsys.readouterr().err
 

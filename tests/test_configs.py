@@ -7,10 +7,10 @@ import shlex
 
 import pytest
 
-import main as program
+from bnext_jax import cli as program
 from bnext_jax.analysis import count
 from bnext_jax.config import to_json
-from bnext_jax.models import abstract_model
+from bnext_jax.models.table import abstract_model
 
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
 NO_FIGURE = "Published top-1: our sources give none for CIFAR"

@@ -13,10 +13,10 @@ from flax import nnx
 from jax.extend import core
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn import network as state
-from bnext_jax.nn.quantizers import LatentWeight
+from bnext_jax.nn.network import split
 
 BINARY, FLOAT = "binary", "float"
+KINDS = {1: BINARY, 4: "int4", 8: "int8", 32: FLOAT}  # by the bits of a weight
 # OPs that one multiply-accumulate of a kind costs (SPEC section 2)
 COST = {BINARY: 1 / 64, "int4": 1 / 16, "int8": 1 / 8, FLOAT: 1.0}
 
@@ -26,12 +26,17 @@ class Layer:
     """One convolution or dense layer.
 
     Attributes:
-      name: its path, "blocks/0/unit3x3/conv". kind: of its weights, a key of COST. kernel: its shape. output: [H', W', O], or [O] of
-      a dense layer. macs: of one image.
+      name: its path, "blocks/0/unit3x3/conv".
+      kind: of its weights, a key of COST.
+      edition: the kind in the network's quantized edition (SPEC section 5).
+      kernel: its shape.
+      output: [H', W', O], or [O] of a dense layer.
+      macs: of one image.
     """
 
     name: str
     kind: str
+    edition: str
     kernel: tuple
     output: tuple
     macs: int
@@ -42,15 +47,13 @@ class Layer:
         return math.prod(self.kernel)
 
 
-def kind_of(variable, module):
-    """ "binary", "int4", "int8" or "float": what the layer of a kernel multiplies with. Raises UserError for other bits."""
-    if isinstance(variable, LatentWeight):
-        return BINARY
-    quantizer = getattr(module, "quantizer", None)
-    kind = FLOAT if quantizer is None else f"int{quantizer.bits}"
-    if kind not in COST:
-        raise UserError(f"the network cannot be counted: a layer of {quantizer.bits} bits has no price; 4 and 8 have one")
-    return kind
+def kinds_of(variable, module):
+    """(kind, kind in the quantized edition) of a kernel, keys of COST. Raises UserError for bits that have no price."""
+    quantizer = variable.get_metadata().get("quantizer") or getattr(module, "quantizer", None)
+    bits = 32 if quantizer is None else quantizer.bits
+    if bits not in KINDS:
+        raise UserError(f"the network cannot be counted: a layer of {bits} bits has no price; 1, 4 and 8 have one")
+    return KINDS[bits], KINDS[1 if bits == 1 else getattr(module, "edition_bits", 8)]
 
 
 def kernels(model):
@@ -68,15 +71,15 @@ def layers(model, height, width):
     Raises:
       UserError: a size that the network cannot take, a product of which no parameter is a factor, bits that have no price.
     """
-    known = {name: (tuple(variable.shape), kind_of(variable, module)) for name, variable, module in kernels(model)}
-    network, params, batch_stats = state.split(model, training=False)
+    known = {name: (tuple(variable.shape), *kinds_of(variable, module)) for name, variable, module in kernels(model)}
+    network, params, batch_stats = split(model, training=False)
     arguments = (params, batch_stats, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
     traced = jax.make_jaxpr(lambda params, rest, images: network({**params, **rest}, images)[0])(*arguments)
     sources = [frozenset({path.removesuffix("/kernel")} & known.keys()) for path in sorted(params)]  # as jax orders a dict's leaves
     sources += [frozenset()] * (len(traced.jaxpr.invars) - len(sources))
     found = []
     _follow(traced.jaxpr, sources, found)
-    return [Layer(name, known[name][1], known[name][0], output[1:], macs) for name, output, macs in found]
+    return [Layer(name, *known[name][1:], known[name][0], output[1:], macs) for name, output, macs in found]
 
 
 def _follow(jaxpr, sources, found):

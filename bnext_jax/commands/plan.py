@@ -1,45 +1,36 @@
 """The command `plan`: does a run fit a TPU slice, and what will it take at least? The real programs, compiled without any TPU."""
 
 import dataclasses
-import json
 import math
-import pathlib
 import sys
 
 from bnext_jax.analysis import tables
-from bnext_jax.tpu import aot as tpu
+from bnext_jax.tpu import aot
 from bnext_jax.tpu.abstract import facts, prepared
 from bnext_jax.train import memory
 
 DOES_NOT_FIT = 3  # exit code
 QUICK, USERS = -1.0, 0.0  # effort: of --fit's trials; as `train` compiles
-PIPELINE = pathlib.Path(__file__).parents[2] / "results" / "input_pipeline.json"
-
-
-def _pipeline_rate():
-    """Images a second that a core of the measured machine decodes and augments in a worker, or None."""
-    if not PIPELINE.exists():
-        return None
-    qualities = json.loads(PIPELINE.read_text())["images_per_second_per_core"].values()
-    return min(quality["grain_workers_randaugment"]["ours"] for quality in qualities)
+# Images a second that a core decodes and augments in a worker: results/input_pipeline.json, the least of the qualities.
+CORE_RATE = 537.0
 
 
 def verdict(config, where, known, effort):
-    """What plan says of one config on one Topology, see plan. known: Facts. effort: see tpu.compiled."""
+    """What plan says of one config on one Topology, see plan. known: Facts. effort: see aot.compiled."""
     made = prepared(config, where, known)
-    train = tpu.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
-    evaluation = tpu.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
+    train = aot.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
+    evaluation = aot.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
     found = {"chips": where.chips, "hosts": where.hosts, "peaks": dataclasses.asdict(where.chip),
              "batch_size": config.batch_size, "teachers": made.teachers,
              "fits": train["fits"] and evaluation["fits"], "train": train, "evaluate": evaluation}  # fmt: skip
     if not train["fits"]:
         return found
     cores = len(where.devices) // where.chips
-    least = tpu.bounds(train, where.chip, cores, config.accumulate)
+    least = aot.bounds(train, where.chip, cores, config.accumulate)
     rate, share = config.batch_size / least["seconds"], config.batch_size / len(where.devices)
     piece = share / config.accumulate  # the compiler counts the body of a loop once
     steps = known.images // config.batch_size
-    host_rate, core_rate = rate / where.hosts, _pipeline_rate()
+    host_rate = rate / where.hosts
     return {
         **found,
         "bounds": least,
@@ -51,7 +42,7 @@ def verdict(config, where, known, effort):
         "hours_per_epoch_at_least": steps * least["seconds"] / 3600,
         "hours_at_least": config.epochs * steps * least["seconds"] / 3600,
         "host_images_per_second": host_rate,
-        "host_cores": core_rate and math.ceil(host_rate / core_rate),
+        "host_cores": math.ceil(host_rate / CORE_RATE),
     }
 
 
@@ -75,7 +66,7 @@ def largest(config, where, known):
         """Bytes, or None where it does not fit."""
         if share not in tried:
             made = prepared(with_share(config, where, share), where, known)
-            found = tpu.compiled(f"{where.name}: {share} images a device", *made.train, where, QUICK, made.parameters)
+            found = aot.compiled(f"{where.name}: {share} images a device", *made.train, where, QUICK, made.parameters)
             tried[share] = found.get("peak")
         return tried[share]
 
@@ -106,25 +97,25 @@ def levers(config, where, known):
     for told, changes in candidates:
         changed = dataclasses.replace(config, **changes).check()
         made = prepared(changed, where, known)
-        one = tpu.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters, changed.accumulate)
+        one = aot.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters, changed.accumulate)
         found.append({"lever": told, "fits": one["fits"], "peak": one.get("peak")})
         if one["fits"]:
             break
     return found
 
 
-def plan(config, topologies, fit=False, quick=False):
+def plan(config, topology, fit=False, quick=False):
     """Compiles the training step and the evaluation of a config for TPU slices, and prints a table on standard error.
 
     Args:
-      config: a checked Config. topologies: names such as "v5e:4x4". fit: also find the largest batch, or what would make it fit.
+      config: a checked Config. topology: names such as "v5e:4x4". fit: also find the largest batch, or what would make it fit.
       quick: compile in about a minute where `train` takes seven; bytes and times compare only with others of the same effort.
     Returns:
       {"topologies": {name: verdict}, "exit_code": DOES_NOT_FIT where one does not fit}; times are lower bounds, rates upper bounds.
     Raises:
       UserError: an unknown topology, no libtpu, a batch that does not divide, a dataset or teacher that is not known.
     """
-    places = [tpu.topology(name) for name in topologies]
+    places = [aot.topology(name) for name in topology]
     known, found = facts(config.data), {}
     for where in places:
         found[where.name] = verdict(config, where, known, QUICK if quick else USERS)

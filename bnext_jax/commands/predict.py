@@ -7,27 +7,25 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bnext_jax.data import preprocessing
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.distill import roster as teachers
+from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
-from bnext_jax.io import load as networks
-from bnext_jax.nn import network as state
-from bnext_jax.train.step import normalise
+from bnext_jax.io.load import load
+from bnext_jax.nn.network import split
 
 log = logging.getLogger(__name__)
 TOP = 5
 BATCH = 16
-CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
-CIFAR_CLASSES = (10, 100)
 
 
 def read_photo(path, transform, shape):
     """One photo as the network was shown its images: the evaluation transform, then resized and cropped where that is not enough.
 
     Args:
-      path: an image file that Pillow reads. transform: data.transforms.Transform. shape: (height, width, 3) of the network.
+      path: an image file that Pillow reads. transform: data.augment.transforms.Transform. shape: (height, width, 3) of the network.
     Returns:
       uint8 array of `shape`.
     Raises:
@@ -62,43 +60,32 @@ def _eight_bits(path, photo):
     return photo
 
 
-def assumed(num_classes):
-    """The preprocessing taken where a PyTorch file of other than 1,000 classes does not say it: the published recipes' (SPEC section 3)."""
-    return CIFAR if num_classes in CIFAR_CLASSES else networks.preprocessing("bnext", imagenet.CLASSES)
-
-
 def predict(files, checkpoint=None, model=None):
     """Classifies photos.
 
     Args:
       files: image files. checkpoint: a work directory or a PyTorch file. model: without a checkpoint, the network whose
-        weights an installed package carries (teachers.PACKAGED); with one, a check of its name.
+        weights an installed package carries (roster.PACKAGED); with one, a check of its name.
     Returns:
       {"model", "epoch", "temperature", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
     Raises:
-      UserError: no photo, one that cannot be read, neither checkpoint nor model, or what networks.load says.
+      UserError: no photo, one that cannot be read, neither checkpoint nor model, or what load says.
     """
     if not files:
-        raise UserError("predict needs one image or more: python main.py predict --checkpoint=PATH IMAGE [IMAGE ...]")
+        raise UserError("predict needs one image or more: predict --checkpoint=PATH IMAGE [IMAGE ...]")
     if not checkpoint and not model:
         raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
-    network, metadata = networks.load(checkpoint or teachers.packaged(model), model)
-    preprocessing = metadata["preprocessing"]
-    if preprocessing is None:
-        preprocessing = assumed(metadata["model"]["num_classes"])
-        log.warning(
-            "%s does not say how its images were scaled; taken: %s pixels, mean %s, std %s",
-            checkpoint, preprocessing["image_shape"][0], preprocessing["mean"], preprocessing["std"],
-        )  # fmt: skip
-    transform, shape = Transform(preprocessing["eval_transform"]), tuple(preprocessing["image_shape"])
+    network, metadata = load(checkpoint or roster.packaged(model), model)
+    seen = preprocessing.of(metadata)
+    transform, shape = Transform(seen["eval_transform"]), tuple(seen["image_shape"])
     images = np.stack([read_photo(path, transform, shape) for path in files])
     names = imagenet.readable(metadata["class_names"], metadata["model"]["num_classes"])
-    structure, params, batch_stats = state.split(network, training=False)
+    structure, params, batch_stats = split(network, training=False)
 
     @jax.jit
     def probabilities(variables, images):
         with jax.default_matmul_precision("highest"):
-            pixels = normalise(images, tuple(preprocessing["mean"]), tuple(preprocessing["std"]), np.dtype("float32"))
+            pixels = preprocessing.normalise(images, tuple(seen["mean"]), tuple(seen["std"]), np.dtype("float32"))
             return jax.nn.softmax(structure(variables, pixels)[0])
 
     size, found = min(BATCH, len(images)), []

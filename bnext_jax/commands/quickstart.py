@@ -5,10 +5,10 @@ import logging
 import os
 import time
 
+from bnext_jax import recipes
 from bnext_jax.analysis import count
 from bnext_jax.config import DistillConfig
 from bnext_jax.data.prepare import prepare
-from bnext_jax.errors import UserError
 from bnext_jax.host.progress import duration
 from bnext_jax.io import checkpoint
 from bnext_jax.plot.curves import curves
@@ -21,33 +21,27 @@ TEACHERS = {"assistant": "EfficientNet", "main": "ConvNeXt"}
 
 def configs(root, seed, form=""):
     """{"assistant", "main", "student"}: the checked configurations, with the teachers' folders below `root`. form: "" or "smoke"."""
-    from configs import digits_student, digits_teacher
-
-    made = {role: digits_teacher.get_config(form or role) for role in TEACHERS}
-    made["student"] = digits_student.get_config(form or "distilled")
+    made = {role: recipes.digits_teacher(form or role) for role in TEACHERS}
+    made["student"] = recipes.digits_student(form or "distilled")
     root = os.path.abspath(root)  # so that another spelling of the same folder resumes
     made["student"].distill = DistillConfig(main=f"{root}/main", assistants=(f"{root}/assistant",))
     return {role: dataclasses.replace(config, seed=seed).check() for role, config in made.items()}
 
 
-def quickstart(workdir=None, seed=None, form=""):
+def quickstart(workdir=FOLDER, seed=0, form=""):
     """Trains teachers and student, evaluates them, draws the curves. Started again, it resumes where it was.
 
     Args:
-      workdir: folder of the three runs (None = runs/quickstart). seed: whole number as text or int (None = 0).
+      workdir: folder of the three runs.
+      seed: of initial weights, order and augmentation.
       form: "" or "smoke" (minutes to seconds, for tests).
     Returns:
       {"student": test top-1 in percent, "teachers": {role: top-1}, "binary", "bytes", "parameters", "binary_weights",
       "train_seconds": of all three, compilation included, "picture", "workdir"}.
     Raises:
-      UserError: a seed that is no whole number; whatever `train` refuses.
+      UserError: whatever `train` refuses.
     """
-    root = workdir or FOLDER
-    try:
-        number = int(seed or 0)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--seed {seed!r} is no whole number") from error
-    made = configs(root, number, form)
+    root, made = workdir, configs(workdir, seed, form)
     prepare(made["student"].data)
     results, began = {}, time.monotonic()
     for role, config in made.items():

@@ -50,7 +50,7 @@ class TrainBatches:
     """Random access to this process's rows of each step: element s is {"image": uint8 [R,H,W,3], "label": int32 [R], "undecodable"}.
 
     Args:
-      source: data.sources.Source. transform: one line of data.transforms. batch_size: global. epochs: length of the run.
+      source: data.store.Source. transform: one line of data.augment.transforms. batch_size: global. epochs: length of the run.
       rows: this process's rows of each global batch. seed: of order and augmentation.
     Raises:
       UserError: an unknown transform, a batch larger than the split.
@@ -96,7 +96,7 @@ class TrainBatches:
 class EvalBatches:
     """Every image once, in order, padded to whole batches; "mask" [R] is False on padding and on what cannot be decoded.
 
-    Otherwise as TrainBatches.
+    "file" [R] holds the names of the images' files, b"" where they are not known. Otherwise as TrainBatches.
     """
 
     def __init__(self, source, transform, *, batch_size, rows):
@@ -109,11 +109,12 @@ class EvalBatches:
     def __getitem__(self, step):
         indices = [step * self.batch_size + row for row in self.rows]
         images, labels, undecodable = {}, np.zeros(len(indices), np.int32), np.full(len(indices), -1, np.int32)
+        files = [b""] * len(indices)
         for row, index in enumerate(indices):
             if index >= len(self.source):
                 continue
             try:
-                image, labels[row] = self.source.example(index)
+                image, labels[row], files[row] = self.source.named_example(index)
                 images[row] = self.transform(image, random.Random(index))
             except Undecodable:
                 undecodable[row] = index
@@ -123,6 +124,7 @@ class EvalBatches:
             "label": labels,
             "mask": np.array([row in images for row in range(len(indices))]),
             "undecodable": undecodable,
+            "file": np.array(files, np.bytes_),
         }
 
     def blank(self):

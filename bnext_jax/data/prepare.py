@@ -13,6 +13,7 @@ import sys
 
 from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.io.files import sha256, write_whole
 
 log = logging.getLogger(__name__)
 # The official files, which have to be fetched by hand: name -> bytes; and the images that they hold.
@@ -20,11 +21,16 @@ IMAGENET, IMAGENET_FILES = "imagenet2012", {"ILSVRC2012_img_train.tar": 147_897_
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
 
 
+def prepare_config(config, source=None, manual_dir=None):
+    """The command: prepare() of a Config's dataset."""
+    return prepare(config.data, source, manual_dir)
+
+
 def prepare(data, source=None, manual_dir=None):
     """Writes the dataset of a config, unless it is there.
 
     Args:
-      data: DataConfig. source: a folder of class folders (data.folders) that becomes the dataset; None = a dataset of TFDS.
+      data: DataConfig. source: a folder of class folders (data.datasets.folders) that becomes the dataset; None = a dataset of TFDS.
       manual_dir: folder of the files that TFDS cannot download, for ImageNet its two tar files.
     Returns:
       {"dataset", "directory", "splits": {name: examples}, "classes", "bytes", "sha256": of the manifest's list of files}.
@@ -119,14 +125,6 @@ def _check_imagenet_files(manual_dir):
             raise UserError(f"{path} has {found} bytes instead of {size}" if found else f"{path} is missing; get it from image-net.org")
 
 
-def _sha256(path):
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return {"bytes": path.stat().length, "sha256": digest.hexdigest()}
-
-
 def _manifest(where, builder, name):
     """The manifest beside a dataset: read, or made if the dataset was written without one or preparing stopped in between."""
     path = where / MANIFEST
@@ -135,7 +133,8 @@ def _manifest(where, builder, name):
     files = sorted(entry.name for entry in where.iterdir() if FILE_FORMAT in entry.name)
     log.info("checksums of %d files in %s", len(files), where)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        noted = dict(zip(files, pool.map(_sha256, [where / file for file in files]), strict=True))
+        digests = list(pool.map(sha256, [where / file for file in files]))
+    noted = {file: {"bytes": (where / file).stat().length, "sha256": digest} for file, digest in zip(files, digests, strict=True)}
     manifest = {
         "dataset": name,
         "version": str(builder.version),
@@ -143,10 +142,5 @@ def _manifest(where, builder, name):
         "classes": list(class_names(builder, name)),
         "files": noted,
     }
-    partial = where / f"{MANIFEST}.partial"
-    try:
-        partial.write_text(json.dumps(manifest, indent=1))
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({one_line(error)}); free space and run `prepare` again") from error
+    write_whole(path, json.dumps(manifest, indent=1), "manifest", "free space and run `prepare` again")
     return manifest

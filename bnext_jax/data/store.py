@@ -1,7 +1,6 @@
 """Datasets on disk: written once by TFDS as array_record (data.prepare), read by index without TensorFlow."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,8 @@ from etils import epath
 
 from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.host.process import program
+from bnext_jax.io.files import sha256
 
 FILE_FORMAT = "array_record"
 MANIFEST = "prepared.json"  # beside the dataset: counts, class names, size and sha256 of each file
@@ -46,32 +47,33 @@ class Source:
 
         Raises photo.Undecodable.
         """
+        return self.named_example(index)[:2]
+
+    def named_example(self, index):
+        """(image, label, name of the file that the record was made from, bytes, b"" where the dataset does not know it); see example."""
         kept = self.decoded.get(index)
         if kept is None:
             record = self.records[index]
-            image, label = Photo(record["image"]), int(record["label"])
+            image, *others = Photo(record["image"]), int(record["label"]), _file_name(record)
             if 3 * image.height * image.width * len(self) > DECODED_BYTES:
-                return image, label
-            kept = self.decoded[index] = image.pixels(), label
+                return image, *others
+            kept = self.decoded[index] = image.pixels(), *others
         return kept
-
-    def label(self, index):
-        """The label of one record, a whole number."""
-        return int(self.records[index]["label"])
-
-    def file_name(self, index):
-        """The name of the file that a record was made from; "" where the dataset does not know it."""
-        name = self.records[index].get("file_name", b"")
-        return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
     def describe(self, index):
         """Text: an image's name in the dataset and, where it cannot be decoded, why."""
-        text = f"{self.file_name(index)} ".lstrip()
+        record = self.records[index]
+        text = f"{_file_name(record).decode(errors='replace')} ".lstrip()
         try:
-            Photo(self.records[index]["image"]).pixels()
+            Photo(record["image"]).pixels()
         except Undecodable as error:
             return f"{text}(image {index} of {self.split}: {error})"
         return f"{text}(image {index} of {self.split})"
+
+
+def _file_name(record):
+    name = record.get("file_name", b"")
+    return name if isinstance(name, bytes) else str(name).encode()
 
 
 def folder(data):
@@ -133,7 +135,7 @@ def open_builder(data):
 
     where = prepared_folder(data)
     if where is None:
-        raise UserError(f"dataset {data.name} is not in {folder(data)}; run `python main.py prepare` with this config first")
+        raise UserError(f"dataset {data.name} is not in {folder(data)}; run `{program()} prepare` with this config first")
     try:
         builder = tfds.builder_from_directory(where)
     except Exception as error:  # its many files can be damaged in many ways
@@ -164,7 +166,7 @@ def checksum(data):
     """sha256 of a prepared dataset's manifest, which holds those of its files; "" where it has none. data: DataConfig."""
     where = prepared_folder(data)
     manifest = where / MANIFEST if where else None
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else ""
+    return sha256(manifest) if manifest and manifest.exists() else ""
 
 
 def open_source(data, split):

@@ -8,7 +8,7 @@ With student logits z and teachers k, p_k = softmax of teacher k's logits, softm
 import jax
 import jax.numpy as jnp
 
-from bnext_jax.nn.layers import wide
+from bnext_jax.nn.layers import accumulation_dtype
 
 
 def _groups(values, group):
@@ -17,13 +17,13 @@ def _groups(values, group):
 
 def cross_entropy(logits, labels):
     """-log_softmax(logits)[label] of each example: [N,C] floats, [N] integers -> [N]."""
-    log_p = jax.nn.log_softmax(logits.astype(wide(logits.dtype)))
+    log_p = jax.nn.log_softmax(logits.astype(accumulation_dtype(logits.dtype)))
     return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
 
 
 def soft_cross_entropy(logits, teacher_logits):
     """H[n] of each example against one teacher: [N,C], [N,C] -> [N]."""
-    dtype = wide(logits.dtype)
+    dtype = accumulation_dtype(logits.dtype)
     targets = jax.nn.softmax(teacher_logits.astype(dtype))
     return -(targets * jax.nn.log_softmax(logits.astype(dtype))).sum(-1)
 

@@ -4,15 +4,15 @@ Top-1 is timm's own, measured at the size and crop given beside it (huggingface/
 results/results-imagenet.csv); BNext shows its teachers the student's 224-pixel crop instead.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import os
 import pathlib
 import shutil
 
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.host.process import needs, program
+from bnext_jax.io.files import sha256, write_whole, written_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5)
@@ -57,7 +57,7 @@ ROSTER = {
 
 # student -> (assistants in order, main teacher), SPEC section 4
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
-FACULTIES = {
+PUBLISHED_TEACHERS = {
     "bnext_tiny": ((B0,), B2),
     "bnext_small": ((B0,), B2),
     "bnext_middle": ((B0, B2), B4),
@@ -77,15 +77,6 @@ PACKAGED = {
 def of_model(name):
     """The Teacher whose weights a model's name stands for, or None."""
     return next((teacher for teacher in ROSTER.values() if teacher.model == name), None)
-
-
-def sha256(path):
-    """The checksum of a file, as hexadecimal text. Raises UserError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _noted(path):
@@ -124,7 +115,7 @@ def check_file(tag, path):
     if pathlib.Path(path).is_dir():
         raise UserError(f"{path} is a work directory, which has no checksum; name it without {tag}=")
     if not pathlib.Path(path).is_file():
-        get = f"python main.py convert --source={tag} --output={tag}.safetensors"
+        get = f"{program()} convert --source={tag} --output={tag}.safetensors"
         raise UserError(f"the file {path} of teacher {tag} does not exist; `{get}` fetches it")
     known = _noted(path) or _known(tag)
     if not known:
@@ -146,7 +137,7 @@ def fetch(tag, target):
     try:
         import huggingface_hub as hub
     except ImportError as error:
-        raise UserError("fetching a teacher needs `pip install -r requirements-convert.txt`") from error
+        raise UserError(f"fetching a teacher {needs('huggingface_hub')}") from error
     try:
         announced = hub.get_hf_file_metadata(hub.hf_hub_url(f"timm/{tag}", HUB_FILE)).etag
         loaded = hub.hf_hub_download(f"timm/{tag}", HUB_FILE)
@@ -158,17 +149,15 @@ def fetch(tag, target):
     if found != announced:
         raise UserError(f"{tag} arrived with sha256 {found}, the hub announced {announced}; try again")
     target = pathlib.Path(target)
-    partial, beside = target.with_name(f".{target.name}.partial"), pathlib.Path(f"{target}.sha256")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = f"{target}.sha256"
+    write_whole(beside, f"{found}  {target.name}\n", "checksum")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(loaded, partial)
-        beside.write_text(f"{found}  {target.name}\n")
-        os.replace(partial, target)
-    except OSError as error:
-        for path in (partial, beside):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        raise UserError(f"{target} could not be written: {error.strerror}") from error
+        with written_whole(target, "file") as partial:
+            shutil.copyfile(loaded, partial)
+    except UserError:
+        os.unlink(beside)
+        raise
 
 
 def packaged(model):

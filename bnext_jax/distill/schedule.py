@@ -1,31 +1,32 @@
-"""The frozen teachers of a run: which one teaches in which epoch, and their networks."""
+"""The frozen teachers of a run: each file is checked and read once; which one teaches in which epoch."""
 
-import dataclasses
-
+import jax
 from etils import epath
 
-from bnext_jax.distill import roster as teachers
+from bnext_jax.data import preprocessing
+from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
 from bnext_jax.errors import UserError
-from bnext_jax.io import load as networks
-from bnext_jax.nn import network as state
+from bnext_jax.io.load import fits_classes, load
+from bnext_jax.nn.network import split
 
 
 def roles(distill, epochs, epoch):
-    """{"main": path, "assistant": path} of an epoch, each a work directory or a PyTorch file; {} without distillation.
+    """{"main": name, "assistant": name} of an epoch, names as in the config; {} without distillation.
 
     Equal roles are one teacher: H and alpha of two equal teachers give the loss of one (BNext-L's last third).
 
     Args:
-      distill: DistillConfig. epochs: length of the run. epoch: integer.
+      distill: DistillConfig.
+      epochs: length of the run.
+      epoch: integer.
     """
     if not distill.main:
         return {}
-    main = located(distill.main)
     if not distill.assistants:
-        return {"main": main}
-    assistant = located(distill.assistants[assistant_index(epoch, epochs, len(distill.assistants))])
-    return {"main": main} if assistant == main else {"main": main, "assistant": assistant}
+        return {"main": distill.main}
+    assistant = distill.assistants[assistant_index(epoch, epochs, len(distill.assistants))]
+    return {"main": distill.main} if located(assistant) == located(distill.main) else {"main": distill.main, "assistant": assistant}
 
 
 def parts(teacher):
@@ -39,59 +40,77 @@ def located(teacher):
     return parts(teacher)[1]
 
 
-def check(distill, class_names, mean, std):
-    """Raises UserError unless every teacher can be read, is what its tag says, and knows the dataset's classes and pixel scale.
+def read(teacher, data, class_names):
+    """A teacher that fits a run, checked before it is used.
 
-    distill: DistillConfig. class_names: of the student's dataset. mean, std: of the student's pixels.
+    Args:
+      teacher: its name in the config.
+      data: the run's DataConfig.
+      class_names: the dataset's.
+    Returns:
+      (Network, an evaluation view; its variables on the host).
+    Raises:
+      UserError: a file that cannot be read or is not the tag's, another network than the tag's, other classes, another scaling of images.
     """
-    for teacher in distill.teachers():
-        tag, path = parts(teacher)
-        if tag:
-            teachers.check_file(tag, path)
-        elif epath.Path(path).is_file():
-            teachers.check_noted(path)
-        described = networks.describe(path)
-        name = described["model"]["name"]
-        if tag and name != teachers.ROSTER[tag].model:
-            raise UserError(f"{path} holds {name}, not the {teachers.ROSTER[tag].model} of teacher {tag}")
-        if not networks.fits_classes(described, class_names):
-            count = described["model"]["num_classes"]
-            raise UserError(
-                f"the teacher in {path} knows {count} classes, the dataset has {len(class_names)} or names them differently;"
-                " train it on the student's dataset"
-            )
-        known = described["preprocessing"] or {"mean": list(mean), "std": list(std)}
-        if (known["mean"], known["std"]) != (list(mean), list(std)):
-            raise UserError(
-                f"the teacher in {path} was trained with mean and std {known['mean']}, {known['std']}, the student's are"
-                f" {list(mean)}, {list(std)}"
-            )
+    tag, path = parts(teacher)
+    if tag:
+        roster.check_file(tag, path)
+    elif epath.Path(path).is_file():
+        roster.check_noted(path)
+    model, metadata = load(path)
+    name = metadata["model"]["name"]
+    if tag and name != roster.ROSTER[tag].model:
+        raise UserError(f"{path} holds {name}, not the {roster.ROSTER[tag].model} of teacher {tag}")
+    if not fits_classes(metadata, class_names):
+        count = metadata["model"]["num_classes"]
+        raise UserError(
+            f"the teacher in {path} knows {count} classes, the dataset has {len(class_names)} or names them differently;"
+            " train it on the student's dataset"
+        )
+    known = preprocessing.of(metadata, data)
+    if (known["mean"], known["std"]) != (list(data.mean), list(data.std)):
+        raise UserError(
+            f"the teacher in {path} was trained with mean and std {known['mean']}, {known['std']}, the student's are"
+            f" {list(data.mean)}, {list(data.std)}"
+        )
+    network, params, batch_stats = split(model, training=False)
+    return network, jax.device_get({**params, **batch_stats})
 
 
-@dataclasses.dataclass
-class Faculty:
-    """The teachers in office: networks for the step's structure, variables for its arguments; `appoint` changes them.
+class TeacherSchedule:
+    """A run's teachers, all of them read when this is made; `update` puts those of an epoch on the devices.
 
-    shardings: train.mesh.Shardings, where the variables lie.
+    Args:
+      distill: DistillConfig.
+      epochs: length of the run.
+      data: the run's DataConfig.
+      class_names: the dataset's.
+      shardings: train.mesh.Shardings, where the variables lie.
+    Attributes:
+      teachers: {name: (Network, variables on the host)}.
+      networks: {role: Network} of the present epoch, for the step's structure.
+      variables: {role: variables} on the devices, for the step's arguments.
+    Raises:
+      UserError: see read.
     """
 
-    shardings: object
-    paths: dict = dataclasses.field(default_factory=dict)
-    networks: dict = dataclasses.field(default_factory=dict)
-    variables: dict = dataclasses.field(default_factory=dict)
+    def __init__(self, distill, epochs, data, class_names, shardings):
+        self._distill, self._epochs, self._shardings = distill, epochs, shardings
+        self.teachers = {name: read(name, data, class_names) for name in distill.teacher_names()}
+        self._roles, self.networks, self.variables = {}, {}, {}
 
-    def appoint(self, paths):
-        """Loads what `paths` ({role: path}) adds, frees what it drops; returns whether anything changed."""
-        if paths == self.paths:
+    def update(self, epoch):
+        """Sends to the devices what an epoch needs, frees there what it does not; returns whether anything changed."""
+        wanted = roles(self._distill, self._epochs, epoch)
+        if wanted == self._roles:
             return False
-        for role in [role for role, path in self.paths.items() if paths.get(role) != path]:
+        for role in [role for role, name in self._roles.items() if wanted.get(role) != name]:
             del self.networks[role]
             for array in self.variables.pop(role).values():
-                array.delete()  # at once, not when Python comes to it: the next one needs the place
-        for role, path in paths.items():
-            if self.paths.get(role) != path:
-                model, _ = networks.load(path)
-                self.networks[role], params, batch_stats = state.split(model, training=False)
-                self.variables[role] = self.shardings.put({**params, **batch_stats})
-        self.paths = dict(paths)
+                array.delete()  # at once, not when Python collects it: the next teacher needs the memory
+        for role, name in wanted.items():
+            if self._roles.get(role) != name:
+                self.networks[role], variables = self.teachers[name]
+                self.variables[role] = self._shardings.put(variables)
+        self._roles = wanted
         return True

@@ -12,6 +12,42 @@ TUNABLE = "glibc.malloc.hugetlb=1"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+# Packages that a command may need beside the core: module -> (extra of pyproject.toml, package)
+EXTRAS = {
+    "array_record": ("train", "array-record"),
+    "clu": ("train", "clu"),
+    "gcsfs": ("gcs", "gcsfs"),
+    "grain": ("train", "grain"),
+    "huggingface_hub": ("convert", "huggingface-hub"),
+    "importlib_resources": ("train", "importlib-resources"),
+    "libtpu": ("plan", "libtpu"),
+    "matplotlib": ("train", "matplotlib"),
+    "safetensors": ("convert", "safetensors"),
+    "sklearn": ("train", "scikit-learn"),
+    "tensorboard": ("train", "tensorboard"),
+    "tensorflow": ("train", "tensorflow-cpu"),
+    "tensorflow_datasets": ("train", "tensorflow-datasets"),
+    "torch": ("convert", "torch"),
+}
+
+
+def needs(module):
+    """Text: which package a module comes with, and how to get it. module: a key of EXTRAS."""
+    extra, package = EXTRAS[module]
+    return f"needs {package}, which is not installed; `pip install {package}`, or install bnext_jax with its extra [{extra}]"
+
+
+def missing_package(error):
+    """needs() of a ModuleNotFoundError for a package of ours, None of any other."""
+    module = (error.name or "").split(".")[0]
+    return needs(module) if module in EXTRAS else None
+
+
+def program():
+    """How this program is called: "python main.py" in a clone, else "bnext"."""
+    return "python main.py" if os.path.basename(sys.argv[0]) == "main.py" else "bnext"
+
+
 def revision():
     """The commit of the checkout that runs, abbreviated, with "+" where Python files differ from it; "" where this is no checkout."""
 
@@ -42,7 +78,7 @@ def restart_with_huge_pages():
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLE
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # with -m and -X, which sys.argv does not have
 
 
 def abandoned(told):

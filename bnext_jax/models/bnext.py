@@ -1,11 +1,14 @@
 """BNext-T, S, M and L: a real stem, binary blocks, a real head (SPEC section 1; paper, table 1)."""
 
+import dataclasses
 import itertools
+import math
 
 import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.errors import UserError
+from bnext_jax.models.base import NetworkConfig, check_bits, default_stride
 from bnext_jax.nn.bnext_units import BasicBlock
 from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
 
@@ -28,9 +31,47 @@ def check_widths(widths):
         )
 
 
-def default_stride(num_classes):
-    """The stem's stride by the reference's rule: 2 with 1000 classes, 1 otherwise."""
-    return 2 if num_classes == 1000 else 1
+def check_stride(stride):
+    """Raises UserError unless a stem's stride is 1, 2 or None."""
+    if stride not in (None, 1, 2):
+        raise UserError(f"stem_stride is {stride}; it is 1 or 2, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class BNextConfig(NetworkConfig):
+    """The arguments of a BNext.
+
+    Attributes:
+      widths: the stem's width, then one a block.
+      stem_stride: 1 or 2; None = the reference's rule, 2 with 1000 classes and 1 otherwise.
+      elm_attention, info_recoupling: the ablation's switches.
+      gate_bits, stem_bits, classifier_bits: of the quantized edition's layers, 4 or 8; None = float.
+    Raises:
+      UserError: widths that are no BNext, another stride, other bits.
+    """
+
+    widths: tuple[int, ...]
+    stem_stride: int | None = None
+    elm_attention: bool = True
+    info_recoupling: bool = True
+    gate_bits: int | None = None
+    stem_bits: int | None = None
+    classifier_bits: int | None = None
+
+    def check(self):
+        """Raises UserError, see the class."""
+        check_widths(self.widths)
+        check_stride(self.stem_stride)
+        for name in ("gate_bits", "stem_bits", "classifier_bits"):
+            check_bits(name, getattr(self, name))
+
+    def resolved(self, num_classes):
+        """The same config with the stem's stride filled in."""
+        return dataclasses.replace(self, stem_stride=self.stem_stride or default_stride(num_classes))
+
+    def edition(self, gate_bits):
+        """The config of the quantized edition: gates of gate_bits, stem and classifier of 8 (SPEC section 5)."""
+        return dataclasses.replace(self, gate_bits=gate_bits, stem_bits=8, classifier_bits=8)
 
 
 class Stem(nnx.Module):
@@ -50,33 +91,13 @@ class BNext(nnx.Module):
     """The network.
 
     Args:
-      widths: the stem's width, then one a block.
+      config: BNextConfig, resolved.
       num_classes: outputs of the classifier.
-      stem_stride: 1 or 2; None = the reference's rule, 2 with 1000 classes and 1 otherwise.
-      elm_attention, info_recoupling: the ablation's switches.
-      gate_bits, stem_bits, classifier_bits: of the quantised edition's layers; None = float. Its published form has gates
-        at 4 or 8 bit, stem and classifier at 8.
-    Raises:
-      UserError: widths that are no BNext.
     """
 
-    def __init__(
-        self,
-        widths,
-        num_classes=1000,
-        *,
-        stem_stride=None,
-        elm_attention=True,
-        info_recoupling=True,
-        gate_bits=None,
-        stem_bits=None,
-        classifier_bits=None,
-        rngs,
-    ):
-        check_widths(widths)
-        stride = stem_stride or default_stride(num_classes)
-        self.elm_attention = elm_attention
-        self.stem = Stem(widths[0], stride, bits=stem_bits, rngs=rngs)
+    def __init__(self, config, num_classes, *, rngs):
+        self.config, widths = config, config.widths
+        self.stem = Stem(widths[0], config.stem_stride, bits=config.stem_bits, rngs=rngs)
         blocks = []
         for i, (inputs, features) in enumerate(itertools.pairwise(widths), start=1):
             blocks.append(
@@ -84,16 +105,21 @@ class BNext(nnx.Module):
                     inputs,
                     features,
                     2 if features != inputs and i > 1 else 1,
-                    elm_attention=elm_attention and i % 2 == 0,
-                    info_recoupling=info_recoupling,
-                    gate_bits=gate_bits,
+                    elm_attention=config.elm_attention and i % 2 == 0,
+                    info_recoupling=config.info_recoupling,
+                    gate_bits=config.gate_bits,
                     rngs=rngs,
                 )
             )
         self.blocks = nnx.List(blocks)
         self.prelu = PReLU(widths[-1])
-        self.classifier = Linear(widths[-1], num_classes, bits=classifier_bits, rngs=rngs)
+        self.classifier = Linear(widths[-1], num_classes, bits=config.classifier_bits, rngs=rngs)
         self.temperature = Temperature(jnp.ones(()))
+
+    @property
+    def total_stride(self):
+        """By how much the network shrinks an image; its sides must be multiples of this."""
+        return self.stem.conv.stride * math.prod(block.unit3x3.stride for block in self.blocks)
 
     def __call__(self, images, temperature=None):
         """Logits.

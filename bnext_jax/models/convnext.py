@@ -1,5 +1,6 @@
 """ConvNeXt: patches, then stages of depthwise 7x7 blocks with layer norm and layer scale, downsampled in between."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,8 +9,9 @@ from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
+from bnext_jax.models.base import NetworkConfig
 from bnext_jax.nn.depthwise import DepthwiseConv
-from bnext_jax.nn.layers import Conv, Linear, channel_means, wide
+from bnext_jax.nn.layers import Conv, Linear, accumulation_dtype, channel_means
 
 EPSILON = 1e-6
 KERNEL = 7
@@ -18,19 +20,45 @@ PATCH = 4
 SIZES = {"convnext_tiny": {"widths": (96, 192, 384, 768), "depths": (3, 3, 9, 3)}}
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvNeXtConfig(NetworkConfig):
+    """The arguments of a ConvNeXt; the defaults are ConvNeXt-T's.
+
+    Attributes:
+      widths, depths: channels and number of blocks, one each a stage.
+      patch: side in pixels of the squares that the stem turns into positions.
+      layer_scale: gamma at first.
+    Raises:
+      UserError: widths and depths that do not match.
+    """
+
+    widths: tuple[int, ...] = SIZES["convnext_tiny"]["widths"]
+    depths: tuple[int, ...] = SIZES["convnext_tiny"]["depths"]
+    patch: int = PATCH
+    layer_scale: float = 1e-6
+
+    def check(self):
+        """Raises UserError, see the class."""
+        if not self.widths or len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
+            raise UserError(
+                f"widths {self.widths} and depths {self.depths} are not a ConvNeXt: give one positive width and one"
+                " positive depth for each of one or more stages"
+            )
+
+
 class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(var + 1e-6) * gain + bias over the last axis, var biased; computed in at least float32."""
+    """(x - mean) / sqrt(var + 1e-6) * scale + bias over the last axis, var biased; computed in at least float32."""
 
     def __init__(self, features):
-        self.gain = nnx.Param(jnp.ones((features,)), decay="rest")
+        self.scale = nnx.Param(jnp.ones((features,)), decay="rest")
         self.bias = nnx.Param(jnp.zeros((features,)), decay="rest")
 
     def __call__(self, x):
         """[..., C] -> [..., C], the type of x."""
-        y = x.astype(wide(x.dtype))
+        y = x.astype(accumulation_dtype(x.dtype))
         y = y - y.mean(-1, keepdims=True)
         y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
-        return (y * self.gain[...] + self.bias[...]).astype(x.dtype)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class Block(nnx.Module):
@@ -63,39 +91,22 @@ class Downsample(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """The network; the defaults are ConvNeXt-T.
+    """The network.
 
     Args:
+      config: ConvNeXtConfig.
       num_classes: outputs of the classifier.
-      widths, depths: channels and number of blocks, one each a stage.
-      patch: side in pixels of the squares that the stem turns into positions.
-      layer_scale: gamma at first.
-    Raises:
-      UserError: widths and depths that do not match.
     """
 
-    def __init__(
-        self,
-        num_classes=1000,
-        *,
-        widths=SIZES["convnext_tiny"]["widths"],
-        depths=SIZES["convnext_tiny"]["depths"],
-        patch=PATCH,
-        layer_scale=1e-6,
-        rngs,
-    ):
-        if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
-            raise UserError(
-                f"widths {tuple(widths)} and depths {tuple(depths)} are not a ConvNeXt: give one positive width and one"
-                " positive depth for each of one or more stages"
-            )
+    def __init__(self, config, num_classes, *, rngs):
+        self.config, widths, depths, patch = config, config.widths, config.depths, config.patch
         self.divisor = patch * 2 ** (len(widths) - 1)
         self.stem = Conv(3, widths[0], patch, patch, padding=0, bias=True, rngs=rngs)
         self.stem_norm = LayerNorm(widths[0])
         self.downsamples = nnx.List([Downsample(inputs, features, rngs=rngs) for inputs, features in itertools.pairwise(widths)])
         self.stages = nnx.List(
             [
-                nnx.List([Block(features, layer_scale, rngs=rngs) for _ in range(depth)])
+                nnx.List([Block(features, config.layer_scale, rngs=rngs) for _ in range(depth)])
                 for features, depth in zip(widths, depths, strict=True)
             ]
         )

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from bnext_jax.errors import UserError
+from bnext_jax.models.base import NetworkConfig
 from bnext_jax.nn.depthwise import DepthwiseConv
 from bnext_jax.nn.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
 
@@ -59,7 +60,7 @@ class Style:
 
     Attributes:
       activation: of every convolution but the projections. excitation: whether blocks have squeeze-and-excitation.
-      padding: of convolutions larger than 1x1, see layers.Conv. epsilon: of batch norm.
+      padding: of convolutions larger than 1x1, see nn.layers.Conv. epsilon: of batch norm.
     """
 
     activation: Callable
@@ -83,6 +84,33 @@ def check_stages(stages):
             )
     if not stages:
         raise UserError("stages is empty; an EfficientNet needs at least one stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig(NetworkConfig):
+    """The arguments of an EfficientNet; the defaults are B0's.
+
+    Attributes:
+      stem_width: channels of the 3x3 stem.
+      head_width: channels of the 1x1 convolution before the pooling.
+      stages: one (expansion, kernel side, stride, width, number of blocks) a stage; see STAGES.
+      stem_stride: of the stem, in pixels.
+      style: a key of STYLES.
+    Raises:
+      UserError: stages of another form, an unknown style.
+    """
+
+    stem_width: int = STEM_WIDTH
+    head_width: int = HEAD_WIDTH
+    stages: tuple[tuple[int, ...], ...] = STAGES
+    stem_stride: int = 2
+    style: str = "pytorch"
+
+    def check(self):
+        """Raises UserError, see the class."""
+        check_stages(self.stages)
+        if self.style not in STYLES:
+            raise UserError(f"an EfficientNet's style is one of {', '.join(STYLES)}, not {self.style!r}")
 
 
 class SqueezeExcitation(nnx.Module):
@@ -131,39 +159,21 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    """The network; the defaults are B0.
+    """The network.
 
     Args:
+      config: EfficientNetConfig.
       num_classes: outputs of the classifier.
-      stem_width: channels of the 3x3 stem. stem_stride: its stride.
-      head_width: channels of the 1x1 convolution before the pooling.
-      stages: one (expansion, kernel side, stride, width, number of blocks) a stage; see STAGES.
-      style: a key of STYLES.
-    Raises:
-      UserError: stages of another form, an unknown style.
     Any image size will do: a stride of 2 takes an odd height or width to the half rounded up, as in PyTorch.
     """
 
-    def __init__(
-        self,
-        num_classes=1000,
-        *,
-        stem_width=STEM_WIDTH,
-        head_width=HEAD_WIDTH,
-        stages=STAGES,
-        stem_stride=2,
-        style="pytorch",
-        rngs,
-    ):
-        check_stages(stages)
-        if style not in STYLES:
-            raise UserError(f"an EfficientNet's style is one of {', '.join(STYLES)}, not {style!r}")
-        style = STYLES[style]
+    def __init__(self, config, num_classes, *, rngs):
+        self.config, stem_width, head_width, style = config, config.stem_width, config.head_width, STYLES[config.style]
         self.activation = style.activation
-        self.stem = Conv(3, stem_width, 3, stem_stride, padding=style.padding, rngs=rngs)
+        self.stem = Conv(3, stem_width, 3, config.stem_stride, padding=style.padding, rngs=rngs)
         self.stem_norm = BatchNorm(stem_width, epsilon=style.epsilon)
         built, inputs = [], stem_width
-        for expansion, size, stride, features, depth in stages:
+        for expansion, size, stride, features, depth in config.stages:
             blocks = []
             for j in range(depth):
                 step = stride if j == 0 else 1

@@ -6,7 +6,7 @@ y * residual (ELM attention), per-image gate factors g and batch_norm_2 linear i
     out = batch_norm_2(g * z) + residual = z * (g * a) + b + residual
 
 where a and b follow from the per-image sums of z alone: the gated map is never written to memory. The gate sees only
-the channel means of scale * x' + (1 - scale) * y, so that mixed map is never formed either. Neither are y and z: tail
+the channel means of scale * x' + (1 - scale) * y, so that mixed map is never formed either. Neither are y and z: epilogue
 takes both the sums and `out` from the convolution's output. And a feed-forward unit knows the channel means of `out`
 without reading it, so units hand means on.
 """
@@ -14,11 +14,15 @@ without reading it, so units hand means on.
 import jax.numpy as jnp
 from flax import nnx
 
-from bnext_jax.nn import epilogue as tail
-from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Gate, PReLU, average_pool, channel_means, channel_sums, wide
-from bnext_jax.nn.quantizers import SIGN_BELOW, SIGN_BELOW_18, BinaryConv, hard_sign
+from bnext_jax.nn import epilogue
+from bnext_jax.nn.binary_conv import BinaryConv
+from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
+from bnext_jax.nn.quantizers import AnnealedSign, SteSign
 
 SCALE_AT_FIRST = 0.5
+INPUT_QUANTIZER = SteSign(clip_value=1.5)
+KERNEL_QUANTIZER = AnnealedSign()
+KERNEL_QUANTIZER_18 = AnnealedSign(exact_below=1e-5)  # BNext-18's
 
 
 class BinaryUnit(nnx.Module):
@@ -29,15 +33,17 @@ class BinaryUnit(nnx.Module):
       size: kernel side, 1 or 3. stride: 1 or 2; with 2 height and width must be even.
       info_recoupling: False removes `scale` and the gate (r = y).
       norm_kind, prelu_kind: nnx.Param, or Buffer where the unit never uses its second norm, its first PReLU.
-      sign_below: see binarize_weight. gate_bits: of the quantised gate, None = float.
+      kernel_quantizer: of the convolution. gate_bits: of the quantized gate, None = float.
     """
 
     def __init__(
-        self, inputs, features, size, stride, *, info_recoupling, norm_kind, prelu_kind, sign_below, gate_bits=None, rngs
+        self, inputs, features, size, stride, *, info_recoupling, norm_kind, prelu_kind, kernel_quantizer, gate_bits=None, rngs
     ):  # fmt: skip
         self.stride = stride
         self.shift = nnx.Param(jnp.zeros((inputs,)), decay="weights")
-        self.conv = BinaryConv(inputs, features, size, stride, sign_below=sign_below, rngs=rngs)
+        self.conv = BinaryConv(
+            inputs, features, size, stride, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=kernel_quantizer, rngs=rngs
+        )
         self.norm1, self.norm2 = BatchNorm(features), BatchNorm(features, kind=norm_kind)
         self.activation1, self.activation2 = PReLU(inputs, kind=prelu_kind), PReLU(features)
         if info_recoupling:
@@ -48,8 +54,8 @@ class BinaryUnit(nnx.Module):
 
     def convolved(self, x, temperature):
         """binary_conv(sign(x + shift)) [N,H',W',C'] and, per image, batch_norm_1's factor and offset and prelu_2's slope, [N,C'] each."""
-        exact = wide(x.dtype) if self.norm1.use_running_average else None  # sums of +-1 stay exact in evaluation
-        c = self.conv(hard_sign(x, self.shift[...]), temperature, exact)
+        exact = accumulation_dtype(x.dtype) if self.norm1.use_running_average else None  # sums of +-1 stay exact in evaluation
+        c = self.conv(x, temperature, shift=self.shift[...], dtype=exact)
         vectors = *self.norm1.affine(*channel_sums(c), c.shape[1] * c.shape[2]), self.activation2.slope[...]
         return c, *(jnp.broadcast_to(one, (c.shape[0], c.shape[-1])) for one in vectors)
 
@@ -69,14 +75,14 @@ class BinaryUnit(nnx.Module):
         return self.step(x, channel_means(x), temperature)[0]
 
     def joined(self, x, temperature, mixed_mean, residual, attends):
-        """What batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, is made of; see tail.
+        """What batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, is made of; see epilogue.
 
         x: the unit's input. mixed_mean: [N,C'], of what the gate mixes with y. residual: [N,H',W',C'].
-        Returns ((c, a, b, slope, factor) for tail.output, batch_norm_2's offset [N,C'], the channel means of all but the residual [N,C']).
+        Returns ((c, a, b, slope, factor) for epilogue.output, batch_norm_2's offset [N,C'], channel means of all but the residual [N,C']).
         """
         y = self.convolved(x, temperature)
         positions = y[0].shape[1] * y[0].shape[2]
-        of_y, of_z, of_squares = tail.sums(*y, residual if attends else None)
+        of_y, of_z, of_squares = epilogue.sums(*y, residual if attends else None)
         factor = self.factors(mixed_mean, of_y / positions)
         by, offset = self.norm2.affine(factor * of_z, jnp.square(factor) * of_squares, positions)
         by, offset = factor * by, jnp.broadcast_to(offset, factor.shape)
@@ -86,20 +92,20 @@ class BinaryUnit(nnx.Module):
 class BinaryFeedForward(BinaryUnit):
     """out = batch_norm_2(gate(mix) * y) + x', x' = pool(x); without info-recoupling out = y + x' (norm2 is skipped)."""
 
-    def __init__(self, features, size, stride=1, *, info_recoupling=True, sign_below=SIGN_BELOW, gate_bits=None, rngs):
+    def __init__(self, features, size, stride=1, *, info_recoupling=True, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=None, rngs):
         norm_kind = nnx.Param if info_recoupling else Buffer
         super().__init__(
             features, features, size, stride, info_recoupling=info_recoupling, norm_kind=norm_kind,
-            prelu_kind=Buffer, sign_below=sign_below, gate_bits=gate_bits, rngs=rngs,
+            prelu_kind=Buffer, kernel_quantizer=kernel_quantizer, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def parts(self, x, residual, mean, temperature):
-        """For side_by_side: (tail.output's, batch_norm_2's offset [N,C], the output's channel means [N,C]); pooling keeps means."""
+        """For side_by_side: (epilogue.output's, batch_norm_2's offset [N,C], the output's channel means [N,C]); pooling keeps means."""
         if self.gate is not None:
             unit, offset, added = self.joined(x, temperature, mean, residual, attends=False)
             return unit, offset, mean + added
         y = self.convolved(x, temperature)
-        return (*y, jnp.ones_like(y[-1])), jnp.zeros_like(y[-1]), mean + tail.sums(*y)[0] / (y[0].shape[1] * y[0].shape[2])
+        return (*y, jnp.ones_like(y[-1])), jnp.zeros_like(y[-1]), mean + epilogue.sums(*y)[0] / (y[0].shape[1] * y[0].shape[2])
 
     def step(self, x, mean, temperature):
         """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
@@ -111,7 +117,7 @@ def side_by_side(units, x, mean, temperature):
     residual = units[0].pooled(x)
     units, *vectors = zip(*(unit.parts(x, residual, mean, temperature) for unit in units), strict=True)
     offset, mean = (jnp.concatenate(part, axis=-1) for part in vectors)
-    return tail.raised(tail.output(False, units, residual), offset), mean
+    return epilogue.add_offset(epilogue.output(False, units, residual), offset), mean
 
 
 class ElmAttention(BinaryUnit):
@@ -120,7 +126,7 @@ class ElmAttention(BinaryUnit):
     def __init__(self, features, stride=1, *, info_recoupling=True, gate_bits=None, rngs):
         super().__init__(
             features, features, 3, stride, info_recoupling=info_recoupling, norm_kind=nnx.Param,
-            prelu_kind=nnx.Param, sign_below=SIGN_BELOW, gate_bits=gate_bits, rngs=rngs,
+            prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def step(self, x, mean, temperature):
@@ -130,7 +136,7 @@ class ElmAttention(BinaryUnit):
     def attended(self, x, mixed_mean, residual, temperature):
         """(output, its channel means) for a residual [N,H',W',C'], the gate mixing a map of channel means mixed_mean [N,C'] with y."""
         unit, offset, _ = self.joined(x, temperature, mixed_mean, residual, attends=True)
-        out = tail.raised(tail.output(True, (unit,), residual), offset)
+        out = epilogue.add_offset(epilogue.output(True, (unit,), residual), offset)
         return out, channel_means(out)
 
 
@@ -152,7 +158,7 @@ class ElmAttention18(ElmAttention):
     def __init__(self, inputs, features, stride=1, *, rngs):
         super(ElmAttention, self).__init__(
             inputs, features, 3, stride, info_recoupling=True, norm_kind=nnx.Param,
-            prelu_kind=nnx.Param, sign_below=SIGN_BELOW_18, rngs=rngs,
+            prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER_18, rngs=rngs,
         )  # fmt: skip
         changes = stride != 1 or inputs != features
         self.shortcut = Shortcut18(inputs, features, rngs=rngs) if changes else None

@@ -12,7 +12,7 @@ from jax import lax
 
 from bnext_jax.nn import lowering
 from bnext_jax.nn.convolution import plain
-from bnext_jax.nn.layers import Conv, wide
+from bnext_jax.nn.layers import Conv, accumulation_dtype
 
 
 def _plain(x, kernel, stride, pads):
@@ -28,7 +28,7 @@ def _view(padded, i, j, stride, shape):
 
 def _sum_of_taps(padded, kernel, stride, shape):
     """sum over taps (i, j) of view(i, j) * kernel[i, j], in at least float32: [N,H',W',C] for shape = (H', W')."""
-    size, total = kernel.shape[0], wide(padded.dtype)
+    size, total = kernel.shape[0], accumulation_dtype(padded.dtype)
     products = [_view(padded, i, j, stride, shape).astype(total) * kernel[i, j, 0].astype(total) for i in range(size) for j in range(size)]
     return functools.reduce(jnp.add, products).astype(padded.dtype)
 
@@ -54,7 +54,7 @@ def _cpu_input_gradient(cotangent, kernel, stride, pads, shape):
 
 
 def _cpu_kernel_gradient(x, cotangent, size, stride, pads):
-    padded, total = _pad(x, pads), wide(x.dtype)
+    padded, total = _pad(x, pads), accumulation_dtype(x.dtype)
 
     def tap(index):
         view = _view(padded, index // size, index % size, stride, cotangent.shape[1:3])

@@ -8,7 +8,7 @@ and the sums' gradients are constant over an image's positions: they can be take
 one of maps that are known before. Training on a TPU is bound by memory traffic, and a compiler that fuses takes these
 sums in the very pass that writes the gradient of the unit's output: benchmarks/tpu_step.py has the figures.
 
-Two units may stand side by side, their outputs concatenated. `output` takes them together, and B is added on its own (`raised`)
+Two units may stand side by side, their outputs concatenated. `output` takes them together, and B is added on its own (`add_offset`)
 afterwards: so the sums are of the concatenated map's gradient, in the pass that writes it, and with them that of the next
 unit's shift.
 
@@ -21,7 +21,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bnext_jax.nn.layers import spatial, wide
+from bnext_jax.nn.layers import accumulation_dtype, spatial
 
 
 def _total(x):
@@ -30,7 +30,7 @@ def _total(x):
 
 def _maps(c, a, b, slope, r):
     """(c, y, its derivative by u, min(u, 0), r or None) in the type of sums."""
-    kind = wide(c.dtype)
+    kind = accumulation_dtype(c.dtype)
     c, slope = c.astype(kind), spatial(slope, kind)
     u = c * spatial(a, kind) + spatial(b, kind)
     above = u > 0
@@ -71,12 +71,12 @@ def _sums_backward(saved, cotangents):
     c, *vectors, r = saved
     of_y, of_z, of_squares = cotangents
     maps = _maps(*saved)
-    _, y, *_, wide_r = maps
+    _, y, *_, upcast_r = maps
     if r is None:
         terms, grad_r = [(of_y + of_z, jnp.ones_like(y)), (2 * of_squares, y)], None
     else:
-        z = y * wide_r
-        terms = [(of_y, jnp.ones_like(y)), (of_z, wide_r), (2 * of_squares, z * wide_r)]
+        z = y * upcast_r
+        terms = [(of_y, jnp.ones_like(y)), (of_z, upcast_r), (2 * of_squares, z * upcast_r)]
         grad_r = ((spatial(of_z, y.dtype) + spatial(2 * of_squares, y.dtype) * z) * y).astype(r.dtype)
     return _of_c(terms, vectors[0], maps).astype(c.dtype), *_like(_vectors(terms, maps), vectors), grad_r
 
@@ -92,9 +92,9 @@ def output(attends, units, r):
     """
 
     def one(c, a, b, slope, factor):
-        _, y, _, _, wide_r = _maps(c, a, b, slope, r)
-        z = y * wide_r if attends else y
-        return (z * spatial(factor, y.dtype) + wide_r).astype(r.dtype)
+        _, y, _, _, upcast_r = _maps(c, a, b, slope, r)
+        z = y * upcast_r if attends else y
+        return (z * spatial(factor, y.dtype) + upcast_r).astype(r.dtype)
 
     return jnp.concatenate([one(*unit) for unit in units], axis=-1)
 
@@ -103,18 +103,18 @@ def _output_backward(attends, saved, cotangent):
     units, r = saved
     *together, factors = (jnp.concatenate(one, axis=-1) for one in zip(*units, strict=True))
     maps = _maps(*together, jnp.concatenate([r] * len(units), axis=-1))
-    _, y, _, _, wide_r = maps
-    weight = cotangent.astype(y.dtype) * (wide_r if attends else 1)
+    _, y, _, _, upcast_r = maps
+    weight = cotangent.astype(y.dtype) * (upcast_r if attends else 1)
     vectors = (jnp.split(one, len(units), axis=-1) for one in (*_vectors([(factors, weight)], maps), _total(weight * y)))
 
     grads, grad_r = [], 0
     parts = jnp.split(cotangent, len(units), axis=-1)
     for (c, a, b, slope, factor), g, *of_them in zip(units, parts, *vectors, strict=True):
         maps = _maps(c, a, b, slope, r)
-        _, y, _, _, wide_r = maps
+        _, y, _, _, upcast_r = maps
         g = g.astype(y.dtype)
         grad_r = grad_r + g * (spatial(factor, y.dtype) * y + 1 if attends else 1)
-        of_c = _of_c([(factor, g * wide_r if attends else g)], a, maps).astype(c.dtype)
+        of_c = _of_c([(factor, g * upcast_r if attends else g)], a, maps).astype(c.dtype)
         grads.append((of_c, *_like(of_them, (a, b, slope, factor))))
     return tuple(grads), grad_r.astype(r.dtype)
 
@@ -126,6 +126,6 @@ def _output_forward(attends, *arguments):
 output.defvjp(_output_forward, _output_backward)
 
 
-def raised(x, offset):
+def add_offset(x, offset):
     """x + offset, in the type of x, added in at least float32: x [N,H,W,C], offset [N,C]."""
-    return (x.astype(wide(x.dtype)) + spatial(offset, wide(x.dtype))).astype(x.dtype)
+    return (x.astype(accumulation_dtype(x.dtype)) + spatial(offset, accumulation_dtype(x.dtype))).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The quantiser of BNext's quantised edition (stem, gates and classifier at 8 or 4 bit; SPEC section 5)."""
+"""The quantizer of BNext's quantized edition (stem, gates and classifier at 8 or 4 bit; SPEC section 5)."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,11 +9,11 @@ CLIP, CLASSIFIER_CLIP = 1000.0, 25.0  # limits at first
 
 
 class Clip(nnx.Variable):
-    """What the state dict of a quantised layer holds beside weights: clip limits [low, high], the classifier's unused scale."""
+    """What the state dict of a quantized layer holds beside weights: clip limits [low, high], the classifier's unused scale."""
 
 
 def quantize(x, bits, axes, clip):
-    """Asymmetric min-max quantisation, dynamic, with a straight-through gradient.
+    """Asymmetric min-max quantization, dynamic, with a straight-through gradient.
 
     Forward: with c = clip(x), lo and hi its minimum and maximum over `axes`, s = hi - lo + 1e-8 and n = 2^bits - 1,
     round((c - lo) / s * n) / n * s + lo, halves to even. Backward: dL/dx = dL/dy inside the clip's limits, 0 at and beyond.
@@ -32,7 +32,7 @@ def quantize(x, bits, axes, clip):
 
 
 class Quantizer(nnx.Module):
-    """Quantises one layer's kernel and input.
+    """Quantizes one layer's kernel and input.
 
     Args:
       bits: of both. axes: of the kernel that share a range; every axis but the last shares the factor 2 mean|w|.
@@ -51,5 +51,5 @@ class Quantizer(nnx.Module):
         return quantize(kernel / factor, self.bits, self.axes, self.weight_clip[...]) * factor
 
     def input(self, x):
-        """[..., C], quantised with one range for each vector."""
+        """[..., C], quantized with one range for each vector."""
         return quantize(x, self.bits, (-1,), self.input_clip[...])

@@ -34,7 +34,7 @@ def uniform(rngs, shape, fan_in):
     return flat.reshape(shape)
 
 
-def wide(dtype):
+def accumulation_dtype(dtype):
     """The type for sums and statistics: float32, or float64 where the data are float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -50,7 +50,7 @@ def average_pool(x, activation=lambda x: x):
             f"a unit with stride 2 meets a {height}x{width} map, which it cannot halve; use an input size that every"
             " stride divides evenly (224, 64 and 32 do)"
         )
-    # mean() would keep float32 maps between the passes of a bfloat16 network (benchmarks/tpu_step.py); a sum's accumulator is wide anyway
+    # mean() would keep float32 maps between the passes of a bfloat16 network (benchmarks/tpu_step.py); a sum accumulates in float32 anyway
     windows = activation(x.reshape(n, height // 2, 2, width // 2, 2, channels))
     return windows.sum((2, 4), dtype=x.dtype) / 4
 
@@ -73,8 +73,12 @@ class Conv(nnx.Module):
       inputs, features: channels. size: kernel side. stride: in pixels. padding: pixels on all sides (None: size // 2),
         or "SAME", TensorFlow's rule: ceil(side / stride) positions, the odd pixel below and on the right.
       groups: feature groups (= inputs for a depthwise convolution). bias: whether there is one.
-      weight_bits: of the quantised kernel, one range per (input, output) pair; None = a float kernel. The input is never quantised.
+      weight_bits: of the quantized kernel, one range per (input, output) pair; None = a float kernel. The input is never quantized.
+    Attributes:
+      edition_bits: of the kernel where the network runs as its quantized edition (SPEC section 5).
     """
+
+    edition_bits = 8
 
     def __init__(self, inputs, features, size, stride=1, *, padding=None, groups=1, bias=False, weight_bits=None, rngs):
         self.stride, self.groups = stride, groups
@@ -108,10 +112,12 @@ class Linear(nnx.Module):
     """y = x W + b with PyTorch's initialisation; W [inputs, features], b [features].
 
     decay: the weight-decay group of W; "weights" for a 1x1 convolution, "rest" for a classifier (see the module's text).
-    bits: of quantised W and x (None = float). The classifier's quantiser clips at +-25, that of a 1x1 convolution at +-1000.
+    bits: of quantized W and x (None = float). The classifier's quantizer clips at +-25, that of a 1x1 convolution at +-1000.
+    edition_bits: see Conv; a gate's layers have 4.
     """
 
-    def __init__(self, inputs, features, *, decay="rest", bits=None, rngs):
+    def __init__(self, inputs, features, *, decay="rest", bits=None, edition_bits=8, rngs):
+        self.edition_bits = edition_bits
         self.kernel = nnx.Param(uniform(rngs, (inputs, features), inputs), decay=decay)
         self.bias = nnx.Param(uniform(rngs, (features,), inputs), decay="rest")
         limit = CLASSIFIER_CLIP if decay == "rest" else CLIP
@@ -131,8 +137,8 @@ class Gate(nnx.Module):
     def __init__(self, features, *, bits=None, rngs):
         if features < 8:
             raise UserError(f"a gate needs at least 8 channels, got {features}; choose widths of 8 and more")
-        self.reduce = Linear(features, features // 8, decay="weights", bits=bits, rngs=rngs)
-        self.expand = Linear(features // 8, features, decay="weights", bits=bits, rngs=rngs)
+        self.reduce = Linear(features, features // 8, decay="weights", bits=bits, edition_bits=4, rngs=rngs)
+        self.expand = Linear(features // 8, features, decay="weights", bits=bits, edition_bits=4, rngs=rngs)
 
     def __call__(self, mean):
         """Channel means [N,C] -> factors in (0, 1), [N,C]."""
@@ -141,13 +147,13 @@ class Gate(nnx.Module):
 
 def channel_sums(x):
     """Sum and sum of squares over height and width, in at least float32: [N,H,W,C] -> ([N,C], [N,C])."""
-    x = x.astype(wide(x.dtype))
+    x = x.astype(accumulation_dtype(x.dtype))
     return x.sum((1, 2)), jnp.square(x).sum((1, 2))
 
 
 def channel_means(x):
     """Means over height and width, in at least float32: [N,H,W,C] -> [N,C]."""
-    return x.astype(wide(x.dtype)).mean((1, 2))
+    return x.astype(accumulation_dtype(x.dtype)).mean((1, 2))
 
 
 class BatchNorm(nnx.Module):
@@ -162,7 +168,7 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, features, *, epsilon=NORM_EPSILON, kind=nnx.Param):
         self.epsilon = epsilon
-        self.gain = kind(jnp.ones((features,)), decay="rest")
+        self.scale = kind(jnp.ones((features,)), decay="rest")
         self.bias = kind(jnp.zeros((features,)), decay="rest")
         self.mean = nnx.BatchStat(jnp.zeros((features,)))
         self.var = nnx.BatchStat(jnp.ones((features,)))
@@ -188,7 +194,7 @@ class BatchNorm(nnx.Module):
         Raises:
           UserError: N is not divisible by the group.
         """
-        gain, bias = self.gain[...].astype(total.dtype), self.bias[...].astype(total.dtype)
+        scale, bias = self.scale[...].astype(total.dtype), self.bias[...].astype(total.dtype)
         if self.use_running_average:
             mean, var = self.mean[...].astype(total.dtype)[None], self.var[...].astype(total.dtype)[None]
         else:
@@ -204,7 +210,7 @@ class BatchNorm(nnx.Module):
             spread = (mean.shape[0], group, channels)  # broadcast and reshape: jnp.repeat would gather across devices
             mean = jnp.broadcast_to(mean[:, None], spread).reshape(examples, channels)
             var = jnp.broadcast_to(var[:, None], spread).reshape(examples, channels)
-        a = gain * lax.rsqrt(var + self.epsilon)
+        a = scale * lax.rsqrt(var + self.epsilon)
         return a, bias - mean * a
 
     def _update(self, mean, var):

@@ -6,11 +6,10 @@ benchmarks/train_step.py), a checkpoint's keys are readable, and bounds and deca
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnext_jax.nn.quantizers import LatentWeight
+from bnext_jax.nn.binary_conv import LatentWeight
 
 
 def _variables(state):
@@ -42,7 +41,7 @@ class Network:
       graphdef: the structure, to be merged with variables inside jit.
       bounds: {path: (low, high)} of the parameters that are projected after each update.
       decay_groups: {path: "weights" or "rest"} of every parameter.
-      latent: {path: sign_below} of the latent weights (see binary.binarize_weight).
+      latent: {path: WeightQuantizer} of the latent weights.
     """
 
     graphdef: nnx.GraphDef
@@ -70,7 +69,7 @@ def split(model, *, training, batch_norm_group=None):
         graphdef=graphdef,
         bounds={path: pair for path, pair in bounds.items() if pair is not None},
         decay_groups={path: v.get_metadata()["decay"] for path, v in variables.items()},
-        latent={path: v.get_metadata()["sign_below"] for path, v in variables.items() if isinstance(v, LatentWeight)},
+        latent={path: v.get_metadata()["quantizer"] for path, v in variables.items() if isinstance(v, LatentWeight)},
     )
     return network, flatten(params), flatten(rest)
 
@@ -84,15 +83,3 @@ def fill(model, params, batch_stats):
 def project(params, bounds):
     """Clips latent weights to [-1.5, 1.5] and `scale` to [0, 1]: the reference's bounds, after each update."""
     return {path: jnp.clip(p, *bounds[path]) if path in bounds else p for path, p in params.items()}
-
-
-def initial_state(network, params, batch_stats, optimizer):
-    """{"step", "params", "batch_stats", "opt_state"}: the parameters projected, the optimiser at zero."""
-    params = project(params, network.bounds)
-    state = {
-        "step": jnp.zeros((), jnp.int32),
-        "params": params,
-        "batch_stats": dict(batch_stats),
-        "opt_state": optimizer.init(params),
-    }
-    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # no weak types, or the second step would compile again

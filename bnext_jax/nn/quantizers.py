@@ -1,105 +1,187 @@
-"""The binary core: sign with a straight-through estimator (STE), temperature-annealed latent weights, binary convolution.
+"""Quantizers: how a sign is taken, what its gradient pretends to be, how weights are scaled. Data, not code in a network.
 
-Section 3 of the paper and the behaviour of its code. A *latent* weight is the real number that the optimiser updates;
-the *binary* weight is what the forward pass multiplies with: clip(latent / temperature) during training, +-1 at its end.
+An *activation quantizer* maps a real map to one of two levels. A *weight quantizer* maps a latent weight, the real number that
+the optimizer updates, to what a convolution multiplies with. Both are frozen dataclasses of plain values: they can be
+compared and hashed, so a layer may hold one as a static attribute (Flax NNX hashes those under jit). What changes during
+training is not theirs: the temperature is an argument.
+
+The gradient of a sign is 0 almost everywhere, so each quantizer replaces it by another: a straight-through estimator (STE;
+Bengio, Leonard and Courville 2013, arXiv 1308.3432). Names follow larq's where larq has the quantizer.
 """
 
+import abc
+import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from bnext_jax.nn.convolution import convolution
-from bnext_jax.nn.layers import wide
-
-ACTIVATION_CLIP = 1.5  # half width of the window in which the sign's straight-through gradient is 1
-LATENT_BOUND = 1.5  # latent weights are kept in [-LATENT_BOUND, LATENT_BOUND]
-SIGN_BELOW = 1e-7  # temperatures below this give exact signs (BNext-18: SIGN_BELOW_18)
-SIGN_BELOW_18 = 1e-5
-LATENT_DEVIATION = 1e-3  # standard deviation of latent weights at first
+from bnext_jax.nn.layers import accumulation_dtype
 
 
-class LatentWeight(nnx.Param):
-    """A real weight behind a binary one. Metadata: bounds=(-1.5, 1.5), the weight-decay group, sign_below (see binarize_weight)."""
+class ActivationQuantizer(abc.ABC):
+    """What a layer, `count`, `plot features` and the packed engine may ask of an activation quantizer.
 
-
-@jax.custom_vjp
-def hard_sign(x, shift=None):
-    """Forward: sign(x + shift) in {-1, 0, +1}, sign(0) = 0. Backward: dL/dx = dL/dy where |x + shift| <= 1.5, else 0 (clipped STE).
-
-    Args:
-      x: any shape, any floating type. shift: [C], one a channel of x [..., C]; None = 0. It is added in at least float32, or
-        a bfloat16 map would not see shifts below its rounding.
-    Returns:
-      The shape and type of x.
+    Attributes:
+      levels: (low, high), the two values that __call__ gives.
+      at_zero: the value that __call__ gives where its input is exactly 0; it may be a third one.
     """
-    return jnp.sign(_shifted(x, shift)).astype(x.dtype)
+
+    levels: tuple[float, float]
+    at_zero: float
+
+    @abc.abstractmethod
+    def __call__(self, x, shift=None):
+        """Quantizes a map.
+
+        Args:
+          x: any shape [..., C], any floating type.
+          shift: [C], added to x before it is quantized; None = nothing is added.
+        Returns:
+          The shape and type of x.
+        """
+
+
+class WeightQuantizer(abc.ABC):
+    """What a layer, the optimizer's step, `count`, the training log, checkpoints and the packed engine may ask of a weight quantizer.
+
+    Attributes:
+      bits: of one stored weight.
+      bounds: (low, high) that latent weights are kept in after each update, or None.
+    """
+
+    bits = 1
+    bounds: tuple[float, float] | None = None
+
+    @abc.abstractmethod
+    def __call__(self, latent, temperature):
+        """Quantizes latent weights.
+
+        Args:
+          latent: [..., O], any floating type; O = output channels.
+          temperature: scalar of the run's annealing; a quantizer without one ignores it.
+        Returns:
+          What the convolution multiplies with: the shape and type of latent.
+        """
+
+    def signs(self, latent):
+        """-1, 0 or +1 of each latent weight, the type of latent."""
+        return jnp.sign(latent)
+
+    def scale(self, latent):
+        """Factors of the output channels that the signs are multiplied with, [O], or None where there are none."""
+        del latent
+        return None
+
+    def is_exact(self, temperature):
+        """Whether __call__ gives signs times scale, exactly, at this temperature (a Python number)."""
+        del temperature
+        return True
+
+    def binary(self, latent, temperature):
+        """Whether each weight that __call__ gives is exactly +1 or -1 times its channel's scale: booleans, the shape of latent."""
+        scale = self.scale(latent)
+        return jnp.abs(self(latent, temperature)) == (1 if scale is None else jnp.abs(scale))
+
+    def initialize(self, key, shape):
+        """Latent weights at first: PyTorch's U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a kernel of shape [k, k, I, O]."""
+        bound = math.prod(shape[:-1]) ** -0.5
+        return jax.random.uniform(key, (math.prod(shape),), minval=-bound, maxval=bound).reshape(shape)
 
 
 def _shifted(x, shift):
-    return x if shift is None else x.astype(wide(x.dtype)) + shift.astype(wide(x.dtype))
+    """x + shift, added in at least float32: a bfloat16 map would not see shifts below its rounding."""
+    return x if shift is None else x.astype(accumulation_dtype(x.dtype)) + shift.astype(accumulation_dtype(x.dtype))
 
 
-def _sign_backward(saved, cotangent):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ste_sign(quantizer, x, shift):
+    shifted = _shifted(x, shift)
+    if quantizer.at_zero == 0:
+        return jnp.sign(shifted).astype(x.dtype)
+    return jnp.where(shifted >= 0 if quantizer.at_zero > 0 else shifted > 0, 1, -1).astype(x.dtype)
+
+
+def _ste_sign_backward(quantizer, saved, cotangent):
     x, shift = saved
-    passed = jnp.where(jnp.abs(_shifted(x, shift)) <= ACTIVATION_CLIP, cotangent, jnp.zeros_like(cotangent))
+    passed = jnp.where(jnp.abs(_shifted(x, shift)) <= quantizer.clip_value, cotangent, jnp.zeros_like(cotangent))
     if shift is None:
         return passed, None
-    # summed over positions, then images: so XLA does it, for a TPU, in the pass that writes the gradient of x (benchmarks/tpu_step.py)
-    return passed, passed.astype(wide(x.dtype)).sum(tuple(range(1, x.ndim - 1))).sum(0).astype(shift.dtype)
+    # First over positions, then over images: for a TPU, XLA sums in the pass that writes the gradient of x (benchmarks/tpu_step.py).
+    summed = passed.astype(accumulation_dtype(x.dtype)).sum(tuple(range(1, x.ndim - 1))).sum(0)
+    return passed, summed.astype(shift.dtype)
 
 
-hard_sign.defvjp(lambda x, shift: (hard_sign(x, shift), (x, shift)), _sign_backward)
+_ste_sign.defvjp(lambda quantizer, x, shift: (_ste_sign(quantizer, x, shift), (x, shift)), _ste_sign_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def binarize_weight(weight, temperature, sign_below=SIGN_BELOW):
-    """Forward: clip(w / max(T, 1e-8), -1, 1) where T >= sign_below, else sign(w). Backward: dL/dw = dL/d(output), unmasked, no 1/T.
+@dataclasses.dataclass(frozen=True)
+class SteSign(ActivationQuantizer):
+    """The sign with a clipped straight-through estimator (Hubara et al. 2016, arXiv 1602.02830; larq's SteSign).
 
-    Args:
-      weight: latent weights w, any shape, any floating type.
-      temperature: T, a scalar (array or number), no unit. It receives no gradient.
-      sign_below: the temperature under which the sign is exact: 1e-7, BNext-18 1e-5.
-    Returns:
-      The shape and type of weight; exactly +-1 (or 0 where w = 0) once T < sign_below.
-    """
-    temperature = jnp.asarray(temperature).astype(wide(weight.dtype))
-    soft = jnp.clip(weight.astype(wide(weight.dtype)) / jnp.maximum(temperature, 1e-8), -1, 1).astype(weight.dtype)
-    return jnp.where(temperature < sign_below, jnp.sign(weight), soft)
+    Forward: sign(x + shift). Backward: dL/dx = dL/dy where |x + shift| <= clip_value, else 0; dL/dshift is its sum.
+    BNext's activations: SteSign(clip_value=1.5), sign(0) = 0.
 
-
-def _weight_forward(weight, temperature, sign_below):
-    return binarize_weight(weight, temperature, sign_below), jnp.asarray(temperature)
-
-
-def _weight_backward(sign_below, temperature, cotangent):
-    return cotangent, jnp.zeros_like(temperature)
-
-
-binarize_weight.defvjp(_weight_forward, _weight_backward)
-
-
-class BinaryConv(nnx.Module):
-    """conv_k(b, binarize_weight(w, T)) for a binary map b; no bias, no scaling factor.
-
-    The zero padding is applied after the sign, so border taps contribute 0 and not +-1.
-
-    Args:
-      inputs, features: channels in and out.
-      size: 1 or 3 (kernel side). stride: 1 or 2; a 1x1 convolution has stride 1.
-      sign_below: see binarize_weight.
+    Attributes:
+      clip_value: half the width of the window in which the gradient passes.
+      at_zero: sign(0): 0, +1 or -1. larq takes +1, PyTorch's sign and BNext's reference 0.
+      levels: (-1, 1). (0, 1) says that the input is never negative, as behind a ReLU.
     """
 
-    def __init__(self, inputs, features, size, stride=1, *, sign_below=SIGN_BELOW, rngs):
-        self.stride, self.sign_below = stride, sign_below
-        shape = (size, size, inputs, features)
-        values = LATENT_DEVIATION * jax.random.normal(rngs.params(), (math.prod(shape),)).reshape(shape)
-        bounds = (-LATENT_BOUND, LATENT_BOUND)
-        self.kernel = LatentWeight(values, bounds=bounds, decay="weights", sign_below=sign_below)
+    clip_value: float = 1.0
+    at_zero: float = 0.0
+    levels: tuple[float, float] = (-1.0, 1.0)
 
-    def __call__(self, x, temperature, dtype=None):
-        """x [N,H,W,C], T scalar -> [N, ceil(H/stride), ceil(W/stride), O] in `dtype` (None: that of x)."""
-        binary = binarize_weight(self.kernel[...], temperature, self.sign_below).astype(x.dtype)
-        return convolution(x, binary, self.stride, dtype)
+    def __call__(self, x, shift=None):
+        """sign(x + shift), see the class: the shape and type of x."""
+        return _ste_sign(self, x, shift)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _annealed_sign(exact_below, latent, temperature):
+    temperature = jnp.asarray(temperature).astype(accumulation_dtype(latent.dtype))
+    soft = jnp.clip(latent.astype(accumulation_dtype(latent.dtype)) / jnp.maximum(temperature, 1e-8), -1, 1).astype(latent.dtype)
+    return jnp.where(temperature < exact_below, jnp.sign(latent), soft)
+
+
+def _annealed_sign_forward(exact_below, latent, temperature):
+    return _annealed_sign(exact_below, latent, temperature), jnp.asarray(temperature)
+
+
+_annealed_sign.defvjp(_annealed_sign_forward, lambda exact_below, temperature, cotangent: (cotangent, jnp.zeros_like(temperature)))
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnealedSign(WeightQuantizer):
+    """BNext's weights: a clipped line that a falling temperature T turns into the sign (Guo et al. 2022, arXiv 2211.12933).
+
+    Forward: clip(w / max(T, 1e-8), -1, 1) while T >= exact_below, sign(w) below it; sign(0) = 0.
+    Backward: dL/dw = dL/d(output), without a mask and without 1/T. T gets no gradient. There is no scale.
+
+    Attributes:
+      exact_below: temperature below which the sign is exact: 1e-7 in BNext-T, S, M and L, 1e-5 in BNext-18.
+      bound: latent weights are kept in [-bound, bound].
+      deviation: standard deviation of latent weights at first.
+    """
+
+    exact_below: float = 1e-7
+    bound: float = 1.5
+    deviation: float = 1e-3
+
+    @property
+    def bounds(self):
+        """(-bound, bound)."""
+        return (-self.bound, self.bound)
+
+    def __call__(self, latent, temperature):
+        """The forward formula of the class: the shape and type of latent."""
+        return _annealed_sign(self.exact_below, latent, temperature)
+
+    def is_exact(self, temperature):
+        """Whether T < exact_below."""
+        return temperature < self.exact_below
+
+    def initialize(self, key, shape):
+        """Normal latent weights of standard deviation `deviation`."""
+        return self.deviation * jax.random.normal(key, (math.prod(shape),)).reshape(shape)

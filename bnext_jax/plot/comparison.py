@@ -6,7 +6,7 @@ import pathlib
 
 from bnext_jax.analysis import count
 from bnext_jax.errors import UserError
-from bnext_jax.models import abstract_model
+from bnext_jax.models.table import abstract_model
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 
 IMAGES = 50_000  # ImageNet's validation set; a top-1 over fewer is another figure

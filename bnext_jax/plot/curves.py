@@ -5,8 +5,8 @@ import pathlib
 from etils import epath
 
 from bnext_jax.errors import UserError
+from bnext_jax.io.logs import read_metrics
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
-from bnext_jax.train.watch import read_metrics
 
 # (title, [(key, what it is, line style)], logarithmic, factor)
 PANELS = (
@@ -51,7 +51,7 @@ def curves(workdirs, output=None, title="", teachers=None):
 
 
 def read_logs(workdir):
-    """train.watch.read_metrics of a work directory. Raises UserError where there are none."""
+    """io.logs.read_metrics of a work directory. Raises UserError where there are none."""
     lines = read_metrics(workdir)
     if not lines:
         raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")

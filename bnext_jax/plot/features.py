@@ -4,16 +4,17 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
 
-from bnext_jax.commands.predict import assumed, open_photo
+from bnext_jax.commands.predict import open_photo
+from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError
-from bnext_jax.io import load as networks
-from bnext_jax.nn.bnext_units import BinaryUnit
+from bnext_jax.io.load import load
+from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.plot.figures import picture_path, save, subplots, tidy
-from bnext_jax.train.step import normalise
 
 LONGEST = 1024  # pixels of an image's longer side; larger ones are made smaller
 CHANNELS = 64  # of a layer, at most
@@ -23,26 +24,21 @@ BINS = 61
 
 
 class Tap:
-    """Stands in a unit for its binary convolution and keeps what it was given. conv: binary.BinaryConv. kept: {name: array}."""
+    """Stands for a convolution's input quantizer and keeps what it gives. quantizer: ActivationQuantizer. kept: {name: array}."""
 
-    def __init__(self, conv, name, kept):
-        self._conv, self._name, self._kept = conv, name, kept
+    def __init__(self, quantizer, name, kept):
+        self._quantizer, self._name, self._kept = quantizer, name, kept
 
-    def __call__(self, signs, temperature, dtype=None):
-        self._kept[self._name] = signs
-        return self._conv(signs, temperature, dtype)
-
-
-def units(model):
-    """{path: BinaryUnit} of a network in the order of their paths."""
-    found = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryUnit)}
-    return {path: found[path] for path in sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in path.split("/")])}
+    def __call__(self, x, shift=None):
+        self._kept[self._name] = self._quantizer(x, shift)
+        return self._kept[self._name]
 
 
-def total_stride(model):
-    """By how much a network shrinks its input, in pixels: sides must be a multiple of it."""
-    stem = 4 if getattr(model, "downsample", None) else (1 if hasattr(model, "downsample") else model.stem.conv.stride)
-    return stem * math.prod(unit.stride for unit in units(model).values())
+def convolutions(model):
+    """{name: BinaryConv} of a network in the order of their paths; a name is the path without "/conv" at its end."""
+    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)}
+    ordered = sorted(found, key=lambda path: [(isinstance(part, str), part) for part in path])
+    return {"/".join(map(str, path)).removesuffix("/conv"): found[path] for path in ordered}
 
 
 def fitted(image, stride, longest=LONGEST):
@@ -63,26 +59,35 @@ def fitted(image, stride, longest=LONGEST):
 
 
 def signs(model, images, names):
-    """What chosen units' binary convolutions are given.
+    """What chosen binary convolutions multiply.
 
     Args:
-      model: an evaluation view with arrays. images: [N,H,W,3], normalised. names: paths of units.
+      model: an evaluation view with arrays.
+      images: [N,H,W,3], normalised.
+      names: of convolutions.
     Returns:
-      {name: int8 [N,H',W',C] of -1, 0 (where the shifted activation is exactly 0) and +1}, in the order of computation.
+      {name: int8 [N,H',W',C]}: -1 the quantizer's low level, +1 its high one, 0 another value (that at 0), in the order of paths.
     """
     graphdef, variables = nnx.split(model)
+    known = {name: conv.input_quantizer for name, conv in convolutions(model).items()}
 
     @jax.jit
     def forward(variables, images):
         network, kept = nnx.merge(graphdef, variables), {}
-        for name, unit in units(network).items():
+        for name, conv in convolutions(network).items():
             if name in names:
-                unit.conv = nnx.static(Tap(unit.conv, name, kept))
+                conv.input_quantizer = nnx.static(Tap(conv.input_quantizer, name, kept))
         network(images)
-        return kept
+        return {name: level_of(maps, known[name].levels) for name, maps in kept.items()}
 
     found = forward(variables, images)
-    return {name: np.asarray(found[name], np.int8) for name in units(model) if name in names}
+    return {name: np.asarray(found[name]) for name in known if name in names}
+
+
+def level_of(maps, levels):
+    """int8 of the shape of maps: -1 at the lower of two levels, +1 at the higher, 0 elsewhere."""
+    low, high = levels
+    return (maps == high).astype(jnp.int8) - (maps == low).astype(jnp.int8)
 
 
 def grid(maps):
@@ -102,28 +107,28 @@ def grid(maps):
     return picture
 
 
-def names_of_layers(model, layers=None):
-    """The units to draw: those named in `layers`, joined by ","; None = LAYERS of those with 3x3 kernels, [] where there are none.
+def names_of_layers(model, layers=()):
+    """The convolutions to draw: those named in `layers`; () = LAYERS of those with 3x3 kernels, [] where there are none.
 
     Raises UserError for one that the network does not have.
     """
-    known = units(model)
+    known = convolutions(model)
     if layers:
-        names = [name.strip() for name in layers.split(",")]
-        unknown = [name or "''" for name in names if name not in known]
+        names = [name.removesuffix("/conv") for name in layers]
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise UserError(f"there is no binary unit {', '.join(unknown)}; the network has: {', '.join(known) or 'none'}")
         return names
-    spatial = [name for name, unit in known.items() if unit.conv.kernel.shape[0] > 1]
+    spatial = [name for name, conv in known.items() if conv.kernel.shape[0] > 1]
     return [spatial[round(i)] for i in np.linspace(0, len(spatial) - 1, min(LAYERS, len(spatial)))]
 
 
-def features(words, checkpoint, layers=None, output=None):
+def features(words, checkpoint, layers=(), output=None):
     """Draws the binary feature maps of an image, and the latent weights' distribution in a picture beside it.
 
     Args:
-      words: [an image file]. checkpoint: a work directory or PyTorch file. layers: units by path, joined by ","; None = LAYERS of the
-      3x3 units. output: see picture_path; None = features.png. The second picture has "_weights" before the ending.
+      words: [an image file]. checkpoint: a work directory or PyTorch file. layers: names of convolutions, see convolutions; () = LAYERS of
+      those with 3x3 kernels. output: see picture_path; None = features.png. The second picture has "_weights" before the ending.
     Returns:
       {"picture", "weights": paths, "layers": {name: share of +1}}.
     Raises:
@@ -132,11 +137,11 @@ def features(words, checkpoint, layers=None, output=None):
     path = picture_path(output or "features.png")
     if len(words) != 1:
         raise UserError(f"plot features needs one image, got {len(words)}")
-    model, metadata = networks.load(checkpoint)
+    model, metadata = load(checkpoint)
     names = names_of_layers(model, layers)
     if not names:
         raise UserError(f"{checkpoint} holds {metadata['model']['name']}, which has no binary convolutions, so no binary feature maps")
-    image = fitted(np.asarray(open_photo(words[0])), total_stride(model))
+    image = fitted(np.asarray(open_photo(words[0])), model.total_stride)
     kept = maps_of(model, metadata, image, names)
     return {
         "picture": draw_maps(image, kept, path, caption=f"{metadata['model']['name']}, {pathlib.Path(words[0]).name}"),
@@ -147,8 +152,8 @@ def features(words, checkpoint, layers=None, output=None):
 
 def maps_of(model, metadata, image, names):
     """{name: int8 [H,W,C]}: the signs of one uint8 image [H,W,3], scaled as the network's metadata say; see signs."""
-    scale = metadata["preprocessing"] or assumed(metadata["model"]["num_classes"])
-    pixels = normalise(image[None], tuple(scale["mean"]), tuple(scale["std"]), np.dtype("float32"))
+    scale = preprocessing.of(metadata)
+    pixels = preprocessing.normalise(image[None], tuple(scale["mean"]), tuple(scale["std"]), np.dtype("float32"))
     return {name: maps[0] for name, maps in signs(model, pixels, names).items()}
 
 
@@ -173,7 +178,7 @@ def draw_maps(image, kept, path, caption):
 
 def weights(model, metadata, path):
     """Draws how the latent weights of each layer lie, from -1.5 to 1.5 as far as they reach; returns the picture's path."""
-    values = {name: np.asarray(unit.conv.kernel[...]).ravel() for name, unit in units(model).items()}
+    values = {name: np.asarray(conv.kernel[...]).ravel() for name, conv in convolutions(model).items()}
     reach = min(1.5, 1.05 * max(np.quantile(np.abs(w), 0.999) for w in values.values()))
     edges = np.linspace(-reach, reach, BINS + 1)
     table = np.stack([np.histogram(np.clip(w, -reach, reach), edges)[0] / w.size for w in values.values()])

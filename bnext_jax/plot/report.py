@@ -10,22 +10,23 @@ import numpy as np
 from etils import epath
 
 from bnext_jax.analysis import count
-from bnext_jax.commands.evaluate import evaluate
+from bnext_jax.analysis.count_rows import summary_rows
+from bnext_jax.commands.evaluate import evaluate, evaluate_network
 from bnext_jax.commands.predict import open_photo
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import store as sources
+from bnext_jax.data import store
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import Photo
-from bnext_jax.distill import schedule as teachers
+from bnext_jax.distill import schedule
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import duration
-from bnext_jax.io import load as networks
 from bnext_jax.io.files import write_whole
-from bnext_jax.models import abstract_model
+from bnext_jax.io.load import load
+from bnext_jax.models.table import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
-from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, total_stride, weights
+from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, weights
 
 log = logging.getLogger(__name__)
 WORST, CONFUSED = 10, 14  # rows and columns of the confusion
@@ -51,13 +52,13 @@ def report(workdir, words=(), output=None):
     if len(words) > 1:
         raise UserError(f"plot report takes one image at most, got {len(words)}")
     lines = read_logs(workdir)
-    model, metadata = networks.load(workdir)
+    model, metadata = load(workdir)
     config = from_json(metadata["config"]).check()
-    source = sources.open_source(config.data, config.data.eval_split)
-    shown = fitted(np.asarray(open_photo(words[0])), total_stride(model)) if words else None
+    source = store.open_source(config.data, config.data.eval_split)
+    shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words else None
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", workdir, len(source))
-        found = evaluate(workdir, config, predictions=f"{folder}/predictions.csv")
+        found = evaluate_network(model, metadata, workdir, config, predictions=f"{folder}/predictions.csv")
         with open(f"{folder}/predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         teachers_found = _teachers(workdir, config)
@@ -74,7 +75,7 @@ def report(workdir, words=(), output=None):
             _confusion(rows),
             _examples(rows, source),
             _features(model, metadata, shown, source, config, pathlib.Path(folder)),
-            page.section("Cost", page.table(count.summary_rows(counted)), note="python main.py count; see the README for what OPs are"),
+            page.section("Cost", page.table(summary_rows(counted)), note="python main.py count; see the README for what OPs are"),
             page.folded(
                 "Configuration", page.table([["field", "value"], *([k, _shown(v)] for k, v in flat_json(config).items())], "config")
             ),
@@ -88,8 +89,8 @@ def report(workdir, words=(), output=None):
 def _teachers(workdir, config):
     """{name: what evaluate says} of the run's teachers; those whose files are gone are left out with a warning."""
     found = {}
-    for name in config.distill.teachers():
-        place = teachers.located(name)
+    for name in config.distill.teacher_names():
+        place = schedule.located(name)
         if not epath.Path(place).exists():
             log.warning("teacher %s of %s is not there any more; the report goes without it", name, workdir)
             continue
@@ -181,7 +182,7 @@ def _features(model, metadata, shown, source, config, folder):
         return page.section("Feature maps", "<p>The network has no binary convolutions.</p>")
     image = shown
     if image is None:
-        image = fitted(Transform(config.data.eval_transform)(source.example(0)[0], None), total_stride(model))
+        image = fitted(Transform(config.data.eval_transform)(source.example(0)[0], None), model.total_stride)
     kept = maps_of(model, metadata, image, names_of_layers(model))
     maps = draw_maps(image, kept, folder / "features.png", caption="the image")
     lying = weights(model, metadata, folder / "weights.svg")

@@ -8,14 +8,13 @@ import random
 import jax
 import numpy as np
 
-from bnext_jax.data import store as sources
+from bnext_jax.data import store
 from bnext_jax.data.augment.transforms import Transform
-from bnext_jax.distill import roster
-from bnext_jax.distill import schedule as teachers
+from bnext_jax.distill import roster, schedule
 from bnext_jax.errors import UserError
-from bnext_jax.io import load as networks
-from bnext_jax.models import abstract_model
-from bnext_jax.nn import network as state
+from bnext_jax.io.load import describe
+from bnext_jax.models.table import abstract_model
+from bnext_jax.nn.network import split
 from bnext_jax.train import mesh
 from bnext_jax.train.programs import Programs, check_input, train_batch
 
@@ -43,8 +42,8 @@ def facts(data):
 
     Raises UserError where it is neither, or names a part of a split of one that is not prepared.
     """
-    if sources.prepared_folder(data) is not None:
-        train = sources.open_source(data, data.train_split)
+    if store.prepared_folder(data) is not None:
+        train = store.open_source(data, data.train_split)
         classes, images, example = len(train.class_names), len(train), train.example(0)[0]
     elif data.name not in KNOWN:
         raise UserError(f"dataset {data.name} is not prepared, so plan knows neither its classes nor its images; run `prepare`, or name one"
@@ -64,24 +63,24 @@ def _teachers(config, classes):
     """({role: Network}, {role: variables, abstract}) of the epochs with the largest teachers, and their names."""
 
     def described(name):
-        tag, path = teachers.parts(name)
+        tag, path = schedule.parts(name)
         if tag and tag not in roster.ROSTER:
             raise UserError(f"there is no teacher {tag}; one of: {', '.join(roster.ROSTER)}")
         if tag:
             return {"name": roster.ROSTER[tag].model, "num_classes": classes, "arguments": {}}
         if not pathlib.Path(path).exists():
             raise UserError(f"the teacher {path} does not exist, so plan does not know its network; name it TAG=FILE, or train it first")
-        return networks.describe(path)["model"]
+        return describe(path)["model"]
 
-    def split(name):
+    def split_teacher(name):
         told = described(name)
-        return state.split(abstract_model(told["name"], told["num_classes"], **told["arguments"]), training=False), told["name"]
+        return split(abstract_model(told["name"], told["num_classes"], **told["arguments"]), training=False), told["name"]
 
     distill = config.distill
     if not distill.main:
         return {}, {}, []
-    main, name = split(distill.main)
-    others = {assistant: split(assistant) for assistant in distill.assistants if assistant != distill.main}
+    main, name = split_teacher(distill.main)
+    others = {assistant: split_teacher(assistant) for assistant in distill.assistants if assistant != distill.main}
     chosen, names = {"main": main}, [name]
     if others:
         assistant, told = max(others.values(), key=lambda other: sum(math.prod(leaf.shape) for leaf in other[0][1].values()))
@@ -110,7 +109,7 @@ def prepared(config, where, known):
     """The Prepared programs: what `train` compiles, from shapes alone.
 
     Args:
-      config: a checked Config. where: tpu.Topology. known: Facts.
+      config: a checked Config. where: aot.Topology. known: Facts.
     Raises:
       UserError: a batch that does not divide, a size that a network cannot take.
     """
@@ -120,7 +119,7 @@ def prepared(config, where, known):
     shardings = mesh.make_shardings(config.mesh, where.devices)
     model = abstract_model(config.model.name, known.classes, **config.model.arguments())
     programs = Programs(config, shardings, model, max(1, known.images // config.batch_size), platform="tpu")
-    _, params, batch_stats = state.split(model, training=False)
+    _, params, batch_stats = split(model, training=False)
     for shape in {known.train_shape, known.eval_shape}:
         check_input(programs.eval_network, {**params, **batch_stats}, shape)
     taught, variables, names = _teachers(config, known.classes)

@@ -76,7 +76,7 @@ def topology(name):
         with _quiet():
             devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        raise UserError(f"libtpu knows no topology {name!r} ({one_line(error)[:160]}); for example {', '.join(EXAMPLES)}") from error
+        raise UserError(f"libtpu knows no topology {name!r} ({one_line(error, 160)}); for example {', '.join(EXAMPLES)}") from error
     chips = len({tuple(device.coords) for device in devices})
     return Topology(name, CHIPS[generation], tuple(devices), chips, len({device.process_index for device in devices}))
 
@@ -89,7 +89,7 @@ def wanted_libtpu():
 
 def _check_libtpu():
     wanted = wanted_libtpu()
-    how = "python -m pip install -r requirements-plan.txt"
+    how = f"`pip install libtpu=={wanted}`"
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"plan compiles with libtpu, which is not installed; {how}")
     found = importlib.metadata.version("libtpu")
@@ -189,7 +189,7 @@ def _compile(lowered, parameters, rounds):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {"fits": False, "told": one_line(error)[:300]}
+        return {"fits": False, "told": one_line(error, 300)}
     cost, text = program.cost_analysis(), program.as_text()
     return {
         "fits": True,

@@ -11,7 +11,7 @@ from bnext_jax.errors import MachineLost, UserError, one_line
 from bnext_jax.host.process import on_tpu
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-TOLD_BYTES = 16384  # of one process's text
+SHORTEST = 1024  # bytes that texts are padded to at least
 
 
 def join():
@@ -53,12 +53,15 @@ def is_first():
 
 
 def texts(text):
-    """Every process's text, in their order. All processes must call it. Texts are cut to TOLD_BYTES."""
+    """Every process's text, in their order. All processes must call it."""
     if jax.process_count() == 1:
         return [text]
-    sent = np.frombuffer(text.encode()[:TOLD_BYTES].ljust(TOLD_BYTES, b"\0"), np.uint8)
-    gathered = multihost_utils.process_allgather(sent)
-    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in np.asarray(gathered).astype(np.uint8)]
+    sent = text.encode()
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(sent)))).reshape(-1)
+    room = max(SHORTEST, 1 << int(lengths.max() - 1).bit_length())  # powers of two: each other size compiles a program
+    padded = np.frombuffer(sent.ljust(room, b"\0"), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+    return [bytes(row[:length]).decode() for row, length in zip(gathered, lengths, strict=True)]
 
 
 def agree(work):

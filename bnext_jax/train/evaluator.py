@@ -2,31 +2,32 @@
 
 import csv
 import io
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnext_jax.data import faults, pipeline
-from bnext_jax.distill import losses as distill
+from bnext_jax.data.preprocessing import normalise
+from bnext_jax.distill import losses
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
 from bnext_jax.io.files import write_whole
 from bnext_jax.train import cluster, preemption
-from bnext_jax.train.step import normalise
 
 TOP_K = 5
 SUMS = ("loss", "top1", "top5", "count")
 
 
 def make_eval_step(network, shardings, *, mean, std, dtype):
-    """A jitted function (variables, batch, flag) -> {"loss", "top1", "top5", "count", "stop", "classes", "probability"}.
+    """A jitted function (variables, batch, flag) -> {"loss", "top1", "top5", "count", "stop", "classes", "probability", "label"}.
 
-    The first five are sums over the unmasked images and the flags (see train.preemption); "classes" [N,5] and "probability" [N] are the
-    likeliest classes of each image and the softmax of the first.
+    The first five are sums over the unmasked images and the flags (see train.preemption). "classes" [N,5] and "probability" [N] are the
+    likeliest classes of each image and the softmax of the first; "label" [N] comes back as it went in.
 
     Args:
-      network: train.state.Network, an evaluation view. shardings: train.mesh.Shardings.
+      network: nn.network.Network, an evaluation view. shardings: train.mesh.Shardings.
       mean, std: of pixels in [0, 1]. dtype: of the activations.
     """
 
@@ -36,10 +37,10 @@ def make_eval_step(network, shardings, *, mean, std, dtype):
         labels, mask = batch["label"], batch["mask"]
         highest, best = jax.lax.top_k(logits, min(TOP_K, logits.shape[-1]))
         hits = best == labels[:, None]
-        values = {"loss": distill.cross_entropy(logits, labels), "top1": hits[:, 0], "top5": hits.any(-1), "count": mask}
+        values = {"loss": losses.cross_entropy(logits, labels), "top1": hits[:, 0], "top5": hits.any(-1), "count": mask}
         sums = {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
         probability = jnp.exp(highest[:, 0] - jax.nn.logsumexp(logits, axis=-1))
-        return {**sums, "stop": flag.sum(), "classes": best, "probability": probability}
+        return {**sums, "stop": flag.sum(), "classes": best, "probability": probability, "label": labels}
 
     whole = shardings.replicated
     return jax.jit(eval_step, in_shardings=(whole, shardings.batch, shardings.batch), out_shardings=whole)
@@ -49,7 +50,7 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
     """Top-1, top-5 (percent), loss (nats) and the number of images of a whole split, over all devices of all processes.
 
     Args:
-      eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.sources.Source.
+      eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.store.Source.
       shardings: train.mesh.Shardings. data: DataConfig. batch_size: global.
       stop: train.preemption.Preemption that interrupts the evaluation. predictions: a Predictions, which is given every image's.
     Raises:
@@ -61,8 +62,10 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
     undecodable, total = set(), dict.fromkeys(SUMS, 0.0)
 
     def put(batch):
-        undecodable.update(int(index) for index in batch.pop("undecodable") if index >= 0)
-        return shardings.put_batch(batch)
+        undecodable.update(int(index) for index in batch["undecodable"] if index >= 0)
+        if predictions is not None:
+            predictions.note_files(batches.rows, batch["file"])
+        return shardings.put_batch({name: batch[name] for name in ("image", "label", "mask")})
 
     def blank():
         """A batch that counts nothing, for the steps that other processes have begun when this one's data fail."""
@@ -112,26 +115,38 @@ class Predictions:
     Columns: index in the split, file (where the dataset knows it), label, prediction (classes' names), probability of the prediction
     (softmax), top5 (names of the likeliest classes, joined by ";").
 
-    source: data.sources.Source.
+    source: data.store.Source.
+    batch_size: global, of the evaluation.
     """
 
-    def __init__(self, source):
-        self._source, self._classes, self._probability = source, [], []
+    def __init__(self, source, batch_size):
+        self._source, self._batch_size = source, batch_size
+        self._classes, self._probability, self._labels = [], [], []
+        self._files, self._batches = {}, 0
+
+    def note_files(self, rows, files):
+        """Takes the names of the files of this process's rows of the next batch. rows: in the global batch. files: bytes [R]."""
+        start = self._batches * self._batch_size
+        self._files |= {start + row: name.decode(errors="replace") for row, name in zip(rows, files, strict=True) if name}
+        self._batches += 1
 
     def add(self, found):
         """Takes the result of one eval_step."""
         self._classes.extend(np.asarray(found["classes"]))
         self._probability.extend(np.asarray(found["probability"]))
+        self._labels.extend(np.asarray(found["label"]))
 
     def write(self, path):
-        """Writes the file, in the first process alone; it appears when it is whole. Raises UserError where it cannot be written."""
+        """Writes the file whole, in the first process; all processes must call it. Raises UserError where it cannot be written."""
+        told = [json.loads(text) for text in cluster.texts(json.dumps(self._files))]  # each knows the names of its rows
         if not cluster.is_first():
             return
+        files = {int(index): name for part in told for index, name in part.items()}
         file, names = io.StringIO(), self._source.class_names
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("index", "file", "label", "prediction", "probability", "top5"))
         for index in range(len(self._source)):
             best = [names[number] for number in self._classes[index]]
-            known = (index, self._source.file_name(index), names[self._source.label(index)])
+            known = (index, files.get(index, ""), names[self._labels[index]])
             table.writerow((*known, best[0], f"{self._probability[index]:.6f}", ";".join(best)))
         write_whole(path, file.getvalue(), "file of predictions")

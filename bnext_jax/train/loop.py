@@ -7,10 +7,11 @@ import jax
 
 from bnext_jax.errors import MachineLost, UserError, one_line
 from bnext_jax.host.progress import Progress
-from bnext_jax.io import checkpoint
-from bnext_jax.nn import network as state
-from bnext_jax.train import cluster, preemption, watch, workdir
+from bnext_jax.nn.network import project
+from bnext_jax.train import cluster, preemption, watch
+from bnext_jax.train.checkpoints import Checkpoints
 from bnext_jax.train.run import Run
+from bnext_jax.train.workdir import check_shared, claim
 
 log = logging.getLogger(__name__)
 NOT_FINITE_FILE = "not_finite.json"
@@ -24,15 +25,15 @@ def _losses_told():
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise MachineLost(f"another process of the run ended ({one_line(error)[:160]}); start all again") from error
+        raise MachineLost(f"another process of the run ended ({one_line(error, 160)}); start all again") from error
 
 
 @_losses_told()
-def train(config, workdir_path):
+def train(config, workdir):
     """Trains, or resumes, one run, alone or as one of several processes (see cluster.join).
 
     Args:
-      config: a checked bnext_jax.config.Config. workdir_path: folder for checkpoints, logs and the configuration.
+      config: a checked bnext_jax.config.Config. workdir: folder for checkpoints, logs and the configuration.
     Returns:
       {"top1", "top5" (percent), "loss", "examples" of the final evaluation, "steps", "epochs", "temperature",
       "binary" (whether every binary weight is exactly +-1), "images", "train_seconds", "examples_per_second",
@@ -42,15 +43,15 @@ def train(config, workdir_path):
       UserError: see the checks; also a loss that is not finite, a checkpoint that cannot be written. In all processes.
       MachineLost: another process of the run ended.
     """
-    folder = cluster.agree(lambda: workdir.claim(workdir_path, config))
+    folder = cluster.agree(lambda: claim(workdir, config))
     run = cluster.agree(lambda: Run(config, folder))
     cluster.check_equal(cluster.agree(run.facts))
-    cluster.agree(lambda: workdir.check_shared(folder, config))
+    cluster.agree(lambda: check_shared(folder, config))
     cluster.agree(run.overview)
     keep = config.checkpoint
     with (
         preemption.Preemption() as stop,
-        checkpoint.Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
+        Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
         _losses_told(),  # also in here, so that leaving the checkpoints knows of it
     ):
         run.done = start = _resume(run, checkpoints)
@@ -62,20 +63,19 @@ def train(config, workdir_path):
             final = final or run.evaluate(stop)
         except preemption.Stopped:
             log.warning("told to stop after step %d of %d; the same command goes on from there", run.done, run.total_steps)
-            return {"steps": run.done, "finished": False, "workdir": str(workdir_path), "exit_code": preemption.EXIT_CODE}
-    temperature = run.temperature(max(run.done - 1, 0))
+            return {"steps": run.done, "finished": False, "workdir": str(workdir), "exit_code": preemption.EXIT_CODE}
     images = (run.done - start) * config.batch_size
     return {
         **final,
         "steps": run.done,
         "epochs": run.done // run.steps_per_epoch,
-        "temperature": temperature,
-        "binary": watch.is_binary(run.programs.network.latent, run.state["params"], temperature),
+        "temperature": run.temperature,
+        "binary": watch.is_binary(run.programs.network.latent, run.state["params"], run.temperature),
         "images": images,
         "train_seconds": seconds,
         "examples_per_second": images / seconds if seconds else 0.0,
         "finished": run.done == run.total_steps,
-        "workdir": str(workdir_path),
+        "workdir": str(workdir),
         **measured,
     }
 
@@ -87,7 +87,8 @@ def _resume(run, checkpoints):
     if restored is None:
         return 0
     restored_state, metadata = restored
-    run.state = {**restored_state, "params": state.project(restored_state["params"], run.programs.network.bounds)}
+    run.temperature = metadata["temperature"]
+    run.state = {**restored_state, "params": project(restored_state["params"], run.programs.network.bounds)}
     log.info("resuming %s at step %d of %d", run.folder, metadata["step"], run.total_steps)
     return metadata["step"]
 
@@ -117,7 +118,7 @@ def _epochs(run, checkpoints, writer, start, last, stop):
             with clock.measure("data_wait"):
                 batch, flag = next(feed)
             profile.look(step)
-            run.state, metrics = run.step(run.state, batch, flag, run.faculty.variables)
+            run.state, metrics = run.step(run.state, batch, flag, run.schedule.variables)
             run.done = done = step + 1
             epoch_ends, ends = done % run.steps_per_epoch == 0, done == last
             saves = epoch_ends or ends or (every and done % every == 0)
@@ -165,11 +166,11 @@ def _watch(run, meter, feed, step, metrics, whole):
         run.note_batch(path, error.step, error.values)
         raise UserError(f"{error}; the step's images are listed in {path}") from error
     feed.check(meter.stop)
+    run.temperature = meter.last.get("temperature", run.temperature)
     run.faults.check(meter.undecodable)
 
 
 def _epoch_values(run, meter, binary, step, seconds):
-    temperature = run.temperature(step)
     images = meter.steps * run.config.batch_size
     return {
         "epoch": step // run.steps_per_epoch + 1,
@@ -178,8 +179,8 @@ def _epoch_values(run, meter, binary, step, seconds):
         **{f"train_{name}": 100 * hits / images for name, hits in meter.top1().items()},
         **meter.norms(),
         "learning_rate": meter.last["learning_rate"],
-        "temperature": temperature,
-        **binary.look(run.state["params"], temperature, layers=run.config.watch_layers),
+        "temperature": run.temperature,
+        **binary.look(run.state["params"], run.temperature, layers=run.config.watch_layers),
         "images_per_second": images / (seconds["step_seconds"] + seconds["data_wait_seconds"]),
         **seconds,
         "undecodable": meter.undecodable,  # images replaced by others

@@ -97,7 +97,7 @@ def compile_within(jitted, arguments, config, devices):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"the training step does not fit into a device's memory ({one_line(error)[:160]});"
+            f"the training step does not fit into a device's memory ({one_line(error, 160)});"
             f" what may: {what_fits(config, devices, 1, None)}"
         ) from error
     found = compiled_bytes(compiled)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn import network as state
-from bnext_jax.train import evaluator, optimizer
-from bnext_jax.train.step import StepSpec, compile_step, make_step
+from bnext_jax.nn.network import split
+from bnext_jax.train import evaluator, optimizers
+from bnext_jax.train.step import StepSpec, compile_step, initial_state, make_step
 
 
 def precision_type(name, otherwise=None, platform=None):
@@ -38,15 +38,15 @@ class Programs:
       config: a checked Config. shardings: train.mesh.Shardings. model: the student, abstract or not. steps_per_epoch: whole number.
       platform: that is compiled for, None = this process's.
     Attributes:
-      network, eval_network: train.state.Network. optimizer: from train.optimizer. dtype: of activations. spec: StepSpec.
+      network, eval_network: nn.network.Network. optimizer: from train.optimizers. dtype: of activations. spec: StepSpec.
       eval_step: see evaluator.make_eval_step.
     """
 
     def __init__(self, config, shardings, model, steps_per_epoch, platform=None):
         self.shardings = shardings
-        self.network, *_ = state.split(model, training=True, batch_norm_group=config.batch_norm_group)
-        self.eval_network, *_ = state.split(model, training=False)
-        self.optimizer = optimizer.adamw(config.optimizer, self.network.decay_groups)
+        self.network, *_ = split(model, training=True, batch_norm_group=config.batch_norm_group)
+        self.eval_network, *_ = split(model, training=False)
+        self.optimizer = optimizers.adamw(config.optimizer, self.network.decay_groups)
         self.dtype, data = precision_type(config.precision, platform=platform), config.data
         self.spec = StepSpec(
             steps_per_epoch, config.epochs, data.mean, data.std, self.dtype,
@@ -57,7 +57,7 @@ class Programs:
 
     def initial_state(self, params, batch_stats):
         """The state before the first step, not yet on the mesh."""
-        return state.initial_state(self.network, params, batch_stats, self.optimizer)
+        return initial_state(self.network, params, batch_stats, self.optimizer)
 
     def train_step(self, teachers, current):
         """The jitted step. teachers: {role: Network}. current: the state, or its shapes."""

@@ -8,16 +8,15 @@ from clu import parameter_overview
 from flax import nnx
 
 from bnext_jax.config import flat_json, to_json
-from bnext_jax.data import faults, pipeline
-from bnext_jax.data import store as sources
-from bnext_jax.distill import schedule as teachers
+from bnext_jax.data import faults, pipeline, store
+from bnext_jax.distill.schedule import TeacherSchedule
 from bnext_jax.host.process import revision
-from bnext_jax.io import checkpoint
-from bnext_jax.io import load as networks
+from bnext_jax.io.digest import comparable
 from bnext_jax.io.files import write_whole
-from bnext_jax.models import create_model
-from bnext_jax.nn import network as state
-from bnext_jax.train import cluster, evaluator, memory, mesh, optimizer, preemption
+from bnext_jax.models.table import create_model
+from bnext_jax.nn.network import split
+from bnext_jax.train import cluster, evaluator, memory, mesh, preemption
+from bnext_jax.train.init import start_from
 from bnext_jax.train.programs import Programs, check_input, train_batch
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class Run:
 
     Attributes:
       state: the training state on the devices. batches: pipeline.TrainBatches of this process. step: compiled, or None before
-        prepare_epoch. steps_per_epoch, total_steps: of the whole run.
+        prepare_epoch. steps_per_epoch, total_steps: of the whole run. temperature: of the last step whose metrics were read.
     Raises:
       UserError: see the checks.
     """
@@ -45,8 +44,8 @@ class Run:
         self.flag = preemption.Flags(self.shardings)
         # data
         data = config.data
-        self.train_source = sources.open_source(data, data.train_split)
-        self.eval_source = sources.open_source(data, data.eval_split)
+        self.train_source = store.open_source(data, data.train_split)
+        self.eval_source = store.open_source(data, data.eval_split)
         self.batches = pipeline.TrainBatches(
             self.train_source, data.train_transform, batch_size=config.batch_size, epochs=config.epochs,
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
@@ -59,8 +58,7 @@ class Run:
         self.train_shape = self.batches[0]["image"].shape[1:]
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
-        teachers.check(config.distill, self.train_source.class_names, data.mean, data.std)
-        self.faculty = teachers.Faculty(self.shardings)
+        self.schedule = TeacherSchedule(config.distill, config.epochs, data, self.train_source.class_names, self.shardings)
         # the network
         self.model_spec = {
             "name": config.model.name,
@@ -69,14 +67,14 @@ class Run:
         }
         model = create_model(config.model.name, len(self.train_source.class_names), rngs=nnx.Rngs(config.seed), **config.model.arguments())
         self.programs = Programs(config, self.shardings, model, self.steps_per_epoch)
-        _, params, batch_stats = state.split(model, training=False)
+        _, params, batch_stats = split(model, training=False)
         for shape in {self.train_shape, self.eval_shape}:
             check_input(self.programs.eval_network, {**params, **batch_stats}, shape)
         if config.init:
-            params, batch_stats = networks.start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
-        self.weights_digest = checkpoint.comparable({**params, **batch_stats})
+            params, batch_stats = start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
+        self.weights_digest = comparable({**params, **batch_stats})
         self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
-        self.step = None
+        self.step, self.temperature = None, 1.0
 
     def overview(self):
         """Writes clu's table of all parameters into the folder, and logs their number."""
@@ -93,7 +91,7 @@ class Run:
             "commit": revision(),
             "jax": jax.__version__,
             "images": [len(self.train_source), len(self.eval_source)],
-            "dataset": sources.checksum(self.config.data),
+            "dataset": store.checksum(self.config.data),
             "initial weights": self.weights_digest,
         }
 
@@ -112,10 +110,6 @@ class Run:
         """A batch without content, for the steps that other processes have begun when this one's data fail."""
         return self.shardings.put_batch(train_batch(len(self.batches.rows), self.train_shape))
 
-    def temperature(self, step):
-        """The temperature of the epoch that `step` lies in."""
-        return float(optimizer.temperature(self.config.temperature, self.config.epochs, step // self.steps_per_epoch))
-
     def metadata(self, step):
         """What a checkpoint says about itself; `step` steps are done."""
         config = self.config
@@ -123,7 +117,7 @@ class Run:
             "model": self.model_spec,
             "step": step,
             "epoch": step // self.steps_per_epoch,
-            "temperature": self.temperature(max(step - 1, 0)),
+            "temperature": self.temperature,
             "preprocessing": {
                 "mean": list(config.data.mean),
                 "std": list(config.data.std),
@@ -149,15 +143,14 @@ class Run:
         precision; measured once a run and kept in its folder.
         """
         config, data, path = self.config, self.config.data, self.folder / MEASURED_FILE
-        names = config.distill.teachers()
+        names = config.distill.teacher_names()
         kept = cluster.texts(path.read_text() if path.exists() else "{}")[0]  # one process may have seen another's file
         found = {name: values for name, values in json.loads(kept).items() if name in names}
         for name in names:
             if name not in found:
-                model, _ = cluster.agree(lambda name=name: networks.load(teachers.located(name)))
-                network, params, batch_stats = state.split(model, training=False)
+                network, variables = self.schedule.teachers[name]
                 step = self.programs.eval_step_of(network, self.programs.spec.teacher_dtype)
-                found[name] = self._evaluated(step, self.shardings.put({**params, **batch_stats}), stop)
+                found[name] = self._evaluated(step, self.shardings.put(variables), stop)
             log.info("teacher %s: %s top-1 %.2f %%, top-5 %.2f %%", name, data.eval_split, found[name]["top1"], found[name]["top5"])
         if cluster.is_first():
             write_whole(path, json.dumps(found, indent=1), "teachers' accuracy")
@@ -166,12 +159,12 @@ class Run:
     def prepare_epoch(self, epoch):
         """Puts the epoch's teachers in office; where they change, and at first, compiles a new step."""
         config = self.config
-        changed = self.faculty.appoint(teachers.roles(config.distill, config.epochs, epoch))
+        changed = self.schedule.update(epoch)
         if not changed and self.step is not None:
             return
         self.step = None  # frees the old one's memory
-        step = self.programs.train_step(dict(self.faculty.networks), self.state)
-        arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.faculty.variables)
+        step = self.programs.train_step(dict(self.schedule.networks), self.state)
+        arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.schedule.variables)
         self.step = memory.compile_within(step, arguments, config, self.shardings.devices)
 
     def note_batch(self, path, step, values):

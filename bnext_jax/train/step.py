@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnext_jax.distill import losses as distill
-from bnext_jax.nn.layers import wide
+from bnext_jax.data.preprocessing import normalise
+from bnext_jax.distill import losses
 from bnext_jax.nn.network import project
-from bnext_jax.train import optimizer as schedules
+from bnext_jax.train import schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,16 @@ class StepSpec:
     accumulate: int = 1
 
 
-def normalise(images, mean, std, dtype):
-    """(pixel / 255 - mean) / std for uint8 images, in `dtype`; floating images count as normalised and are only cast."""
-    if images.dtype != jnp.uint8:
-        return images.astype(dtype)
-    work = wide(dtype)
-    scale = 1 / (255 * jnp.asarray(std, work))
-    return (images.astype(work) * scale - jnp.asarray(mean, work) / jnp.asarray(std, work)).astype(dtype)
+def initial_state(network, params, batch_stats, optimizer):
+    """{"step", "params", "batch_stats", "opt_state"}: the parameters projected, the optimizer at zero."""
+    params = project(params, network.bounds)
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "batch_stats": dict(batch_stats),
+        "opt_state": optimizer.init(params),
+    }
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # no weak types, or the second step would compile again
 
 
 def norm_groups(network):
@@ -65,10 +68,10 @@ def make_step(student, teachers, optimizer, spec, shardings):
     """The step as a function of arrays alone.
 
     Args:
-      student: train.state.Network, a training view.
+      student: nn.network.Network, a training view.
       teachers: {"main": Network, "assistant": Network}, evaluation views; one of them or none. Each is given its
         variables at every call.
-      optimizer: from train.optimizer.adamw.
+      optimizer: from train.optimizers.adamw.
       spec: StepSpec. shardings: train.mesh.Shardings.
     Returns:
       step(state, batch, flag, teacher_variables) -> (state, metrics); metrics are scalars: loss (nats), correct (count of
@@ -84,11 +87,11 @@ def make_step(student, teachers, optimizer, spec, shardings):
         logits, stats = student({**batch_stats, **params}, images, temperature)
         hits = {"correct": _hits(logits, labels)}
         if not teachers:
-            return distill.cross_entropy(logits, labels).mean(), (stats, hits)
+            return losses.cross_entropy(logits, labels).mean(), (stats, hits)
         seen = images.astype(spec.teacher_dtype)
         answers = {role: jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)}
         hits |= {f"correct/{role}": _hits(answer, labels) for role, answer in answers.items()}
-        loss = distill.distillation_loss(logits, list(answers.values()), form=spec.form, group=spec.group)
+        loss = losses.distillation_loss(logits, list(answers.values()), form=spec.form, group=spec.group)
         return loss, (stats, hits)
 
     def gradients(params, batch_stats, batch, *rest):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from bnext_jax.errors import UserError, one_line
-from bnext_jax.nn.quantizers import binarize_weight
+from bnext_jax.io.files import write_whole
+from bnext_jax.io.logs import METRICS_FILE, read_metrics
 from bnext_jax.train import cluster
 
 log = logging.getLogger(__name__)
-METRICS_FILE = "metrics.jsonl"
 PROFILED_STEPS = 5
+ADVICE = "free space or choose another --workdir"
 
 
 class NotFinite(UserError):
@@ -82,52 +83,51 @@ class Meter:
         return {name: value for name, value in self.last.items() if "_norm" in name}
 
 
-@jax.jit
-def _signs(latent):
-    return {path: jnp.sign(w).astype(jnp.int8) for path, w in latent.items()}
+@functools.partial(jax.jit, static_argnums=0)
+def _signs(quantizers, latents):
+    """[int8 signs] of each layer's latent weights. quantizers: a tuple of WeightQuantizers, one a layer."""
+    return [quantizer.signs(latent).astype(jnp.int8) for quantizer, latent in zip(quantizers, latents, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _count(latent, signs_before, temperature, sign_below):
-    """{path: [weights at +-1, flipped, positive]} of each layer."""
-    return {
-        path: jnp.stack([
-            jnp.sum(jnp.abs(binarize_weight(w, temperature, sign_below)) == 1),
-            jnp.sum(jnp.sign(w).astype(jnp.int8) != signs_before[path]),
-            jnp.sum(w > 0),
-        ])
-        for path, w in latent.items()
-    }  # fmt: skip
+@functools.partial(jax.jit, static_argnums=0)
+def _count(quantizers, latents, before, temperature):
+    """([[weights that are exactly binary, flipped, of sign +1]] of each layer, their signs now). before: the signs at the last look."""
+    now = _signs(quantizers, latents)
+    counted = [
+        jnp.stack([jnp.sum(quantizer.binary(latent, temperature)), jnp.sum(signs != old), jnp.sum(signs > 0)])
+        for quantizer, latent, signs, old in zip(quantizers, latents, now, before, strict=True)
+    ]
+    return counted, now
 
 
 class BinaryWatch:
-    """Share of binary weights at +-1, and flip ratio: the share whose sign changed since the last look.
+    """Share of weights that are exactly binary, and flip ratio: the share whose sign changed since the last look; the quantizers say both.
 
-    latent: {path: sign_below} (Network.latent). params: {path: array}, the state at the first look.
+    latent: {path: WeightQuantizer} (Network.latent). params: {path: array}, the state at the first look.
     """
 
     def __init__(self, latent, params):
-        self._paths, self._sign_below = tuple(latent), next(iter(latent.values()), 0.0)
-        self._before = _signs(self._chosen(params))
+        self._paths, self._quantizers = tuple(latent), tuple(latent.values())
+        self._before = _signs(self._quantizers, self._chosen(params))
 
     def _chosen(self, params):
-        return {path: params[path] for path in self._paths}
+        return [params[path] for path in self._paths]
 
     def look(self, params, temperature, layers=False):
         """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights.
 
-        layers: also {"flip_ratio/LAYER", "plus_share/LAYER"}, the latter the share of weights above 0, whose sign is +1.
+        layers: also {"flip_ratio/LAYER", "plus_share/LAYER"}, the latter the share of weights whose sign is +1.
         """
         if not self._paths:
             return {}
-        latent = self._chosen(params)
-        counted = jax.device_get(_count(latent, self._before, jnp.float32(temperature), self._sign_below))
-        self._before = _signs(latent)
-        total = sum(w.size for w in latent.values())
-        ones, flips, _ = sum(counts.astype(int) for counts in counted.values())
-        found = {"binary_share": int(ones) / total, "flip_ratio": int(flips) / total}
-        for path, (_, flipped, positive) in counted.items() if layers else ():
-            name, size = path.removesuffix("/kernel"), latent[path].size
+        latents = self._chosen(params)
+        counted, self._before = _count(self._quantizers, latents, self._before, jnp.float32(temperature))
+        counted = [counts.astype(int) for counts in jax.device_get(counted)]
+        total = sum(latent.size for latent in latents)
+        binary, flips, _ = sum(counted)
+        found = {"binary_share": int(binary) / total, "flip_ratio": int(flips) / total}
+        for path, latent, (_, flipped, positive) in zip(self._paths, latents, counted, strict=True) if layers else ():
+            name, size = path.removesuffix("/kernel"), latent.size
             found |= {f"flip_ratio/{name}": int(flipped) / size, f"plus_share/{name}": int(positive) / size}
         return found
 
@@ -206,7 +206,7 @@ class Writer:
     """One JSON line a log in the work directory, and TensorBoard files beside it; both by the run's first process alone.
 
     Args:
-      workdir: the run's folder. step: lines beyond it belong to steps that will be done again, and are cut.
+      workdir: the run's folder. step: log lines after it are dropped; resuming repeats those steps.
       tensorboard: whether to write TensorBoard files (importing their writer takes seconds).
     """
 
@@ -226,18 +226,16 @@ class Writer:
 
     def _rewrite(self):
         """Writes the file whole: buckets know no appending, and nobody sees a torn line."""
-        partial = self._path.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        partial.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self._lines), "log", ADVICE)
 
     @contextlib.contextmanager
     def _writing(self):
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # TensorFlow tells a full disk in kinds of its own
-            raise UserError(
-                f"{self._path.parent} takes no more logs ({one_line(error)}); free space or choose another --workdir"
-            ) from error
+            raise UserError(f"{self._path.parent} takes no more logs ({one_line(error)}); {ADVICE}") from error
 
     def write(self, step, values):
         """Records numbers under a step. Raises UserError where they cannot be written."""
@@ -254,15 +252,3 @@ class Writer:
         """Closes the TensorBoard files."""
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-def read_metrics(workdir):
-    """The JSON lines of a work directory as a list of dicts, oldest first; [] where there are none. A torn last line is left out."""
-    path = epath.Path(workdir) / METRICS_FILE
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines

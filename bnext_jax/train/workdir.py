@@ -6,6 +6,7 @@ from etils import epath
 
 from bnext_jax.config import changed_fields, to_json
 from bnext_jax.errors import UserError
+from bnext_jax.io.files import write_whole
 from bnext_jax.train import cluster
 
 CONFIG_FILE = "config.json"
@@ -36,11 +37,9 @@ def claim(workdir, config):
                 raise UserError(
                     f"{workdir} holds a run with other settings: {', '.join(changed)}; take another --workdir or the old settings"
                 )
-        elif not path.exists() and any(entry.name != "config.tmp" for entry in root.iterdir()):
+        elif not path.exists() and any(entry.name != f".{CONFIG_FILE}.partial" for entry in root.iterdir()):
             raise UserError(f"{workdir} is not empty and holds no run of ours; take a new or empty folder as --workdir")
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(to_json(config), indent=1))
-        partial.replace(path)
+        write_whole(path, json.dumps(to_json(config), indent=1), "configuration")
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"the work directory {workdir} cannot be used: {error}") from error
     return root

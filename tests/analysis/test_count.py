@@ -9,15 +9,17 @@ import pytest
 from flax import nnx
 
 from bnext_jax.analysis import count, macs
+from bnext_jax.commands.count import count as count_command
 from bnext_jax.config import OptimizerConfig
 from bnext_jax.errors import UserError
-from bnext_jax.models import abstract_model, create_model
-from bnext_jax.nn import network as state
+from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.layers import Linear
-from bnext_jax.train import optimizer
+from bnext_jax.nn.network import split
+from bnext_jax.train import optimizers
+from bnext_jax.train.step import initial_state
 
-# SPEC section 2: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantised edition (gates at 4 bit);
-# binary, stem, gate and classifier MACs; exact degrees of binarisation in the quantised and in the all-float reading
+# SPEC section 2: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantized edition (gates at 4 bit);
+# binary, stem, gate and classifier MACs; exact degrees of binarisation in the quantized and in the all-float reading
 SPEC = {
     "bnext_tiny": (30_862_236, 28_253_184, 13.321, 5.440, 4_816_896_000, 10_838_016, 1_482_496, 1_024_000, 97.95, 84.94),
     "bnext_small": (68_594_614, 63_569_664, 26.747, 11.215, 10_838_016_000, 16_257_024, 3_335_616, 1_536_000, 98.58, 88.91),
@@ -51,7 +53,7 @@ def products(widths, pixels, classes):
 @pytest.fixture(scope="module")
 def published():
     """count's result for the published networks."""
-    return count.count()
+    return count_command()
 
 
 @pytest.mark.parametrize("name", SPEC)
@@ -65,11 +67,11 @@ def test_published_networks_are_counted_to_the_last_digit(published, name):
     assert (found["bytes_edition"] and round(found["bytes_edition"] / 2**20, 3)) == edition
     assert found["macs"] == {"binary": binary, "int8": 0, "int4": 0, "float": others + gates}
     assert found["ops"] == binary / 64 + others + gates and round(found["degree"], 2) == float_degree
-    quantised = found["edition"]
-    assert quantised["macs"] == {"binary": binary, "int8": others, "int4": gates, "float": 0}
-    assert quantised["ops"] == binary / 64 + others / 8 + gates / 16 and round(quantised["degree"], 2) == degree
+    quantized = found["edition"]
+    assert quantized["macs"] == {"binary": binary, "int8": others, "int4": gates, "float": 0}
+    assert quantized["ops"] == binary / 64 + others / 8 + gates / 16 and round(quantized["degree"], 2) == degree
     ops, printed = PRINTED[name]
-    assert quantised["printed_gops"] == ops and round(quantised["printed_degree"], 3 if name == "bnext18" else 2) == printed
+    assert quantized["printed_gops"] == ops and round(quantized["printed_degree"], 3 if name == "bnext18" else 2) == printed
     assert found["published"]["ops"] == ops
 
 
@@ -91,7 +93,7 @@ def test_any_widths_classes_and_resolution(run, widths, pixels, classes):
         "binary": expected["binary"], "int4": expected["gates"], "int8": expected["stem"] + expected["classifier"], "float": 0,
     }  # fmt: skip
     assert found["bytes"] == found["bytes_edition"] < 4 * found["parameters"]
-    assert f"{expected['binary']:,}" in error and "quantised edition: OPs" in error
+    assert f"{expected['binary']:,}" in error and "quantized edition: OPs" in error
 
 
 def test_each_layer_is_listed_and_written_as_markdown_and_csv(run, tmp_path):
@@ -137,8 +139,8 @@ def test_parameters_of_a_small_network_are_the_product_of_its_shapes():
 
 
 def test_a_training_checkpoint_weighs_what_the_state_of_training_holds():
-    network, params, batch_stats = state.split(create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0)), training=True)
-    held = state.initial_state(network, params, batch_stats, optimizer.adamw(OptimizerConfig(), network.decay_groups))
+    network, params, batch_stats = split(create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0)), training=True)
+    held = initial_state(network, params, batch_stats, optimizers.adamw(OptimizerConfig(), network.decay_groups))
     floats = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype == jnp.float32)
     integers = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype != jnp.float32)
     found = count.weigh(abstract_model("bnext", 10, widths=(8, 8)))["bytes_checkpoint"]
@@ -193,8 +195,8 @@ def test_a_product_of_two_maps_cannot_be_counted():
         (["--model=bnext_tiny", "--resolution=0"], "--resolution is 0; it must be 1 or more"),
         (["--model=bnext_tiny", "--resolution=33"], "cannot halve"),
         (["--model=bnext_huge", "--gate_bits=4"], "there is no model 'bnext_huge'"),
-        (["--model=bnext18", "--gate_bits=4"], "bnext18 has no quantised edition"),
-        (["--model=bnext_tiny", "--gate_bits=5"], "--gate_bits is '5'"),
+        (["--model=bnext18", "--gate_bits=4"], "bnext18 has no quantized edition"),
+        (["--model=bnext_tiny", "--gate_bits=5"], "--gate_bits is 5"),
         (["--checkpoint=x", "--classes=10"], "--checkpoint or --classes, not both"),
         (["--output=a.txt"], "needs one of the endings .md, .csv"),
         (["--widths=8,8", "--output=/nowhere/a.md"], "/nowhere/a.md cannot be written"),

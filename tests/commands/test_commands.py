@@ -1,6 +1,5 @@
 """The command line: what it refuses, in one sentence and with exit code 2, and each command once as a real process."""
 
-import json
 import os
 import pathlib
 import subprocess
@@ -8,33 +7,20 @@ import sys
 
 import pytest
 
-from bnext_jax.io import load as networks
-
-ROOT = pathlib.Path(__file__).parents[2]
-SMOKE = "--config=configs/digits_student.py:smoke"
-
-
-def refused(outcome, *parts):
-    """The outcome of run() is exit code 2, no result, and a last line on standard error with all parts in it."""
-    code, result, error = outcome
-    assert (code, result) == (2, None)
-    line = error.strip().splitlines()[-1]
-    assert line.startswith("main.py: ") and "Traceback" not in error
-    for words in parts:
-        assert words in line, line
+from bnext_jax.distill import schedule
+from tests.helpers.commands import ROOT, SMOKE, command, refused, result_of
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["a command is missing", "train, evaluate"]),
-        (["fly"], ["unknown command 'fly'"]),
+        (["fly"], ["unknown command 'fly'", "train, evaluate"]),
         (["train"], ["train needs --config, --workdir"]),
         (["train", SMOKE], ["train needs --workdir"]),
-        (["train", SMOKE, "--workdir=x", "--speed=9"], ["speed"]),
+        (["train", SMOKE, "--workdir=x", "--speed=9"], ["train has no flag --speed"]),
         (["train", "--config=configs/nothing.py", "--workdir=x"], ["configs/nothing.py"]),
         (["train", "--config=configs/digits_student.py:tiny", "--workdir=x"], ["unknown form 'tiny'"]),
-        (["train", SMOKE, "--workdir=x", "--config.epoch=3"], ["epoch"]),
+        (["train", SMOKE, "--workdir=x", "--config.epoch=3"], ["there is no field config.epoch; did you mean config.epochs?"]),
         (["train", SMOKE, "--workdir=x", "--config.epochs=many"], ["epochs", "many"]),
         (["train", SMOKE, "--workdir=x", "--config.model.name=resnet"], ["config.model.name is 'resnet'"]),
         (["train", SMOKE, "--workdir=x", "photo.png"], ["takes no file names", "photo.png"]),
@@ -64,7 +50,7 @@ def test_a_picture_needs_an_ending(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (["--config.data.name=imagenet_9000"], ["dataset imagenet_9000 is not in", "main.py prepare"]),
+        (["--config.data.name=imagenet_9000"], ["dataset imagenet_9000 is not in", "bnext prepare"]),
         (["--config.batch_size=65", "--config.batch_norm_group=13", "--config.data.train_split=none"], ["no split 'none'"]),
         (["--config.batch_size=64", "--config.batch_norm_group=48"], ["does not divide into groups"]),
         (["--config.batch_size=5000"], ["batch_size 5000 is larger than the 1437 images"]),
@@ -97,7 +83,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
 
 def test_a_teacher_of_other_classes_is_refused(digits, tmp_path, run, monkeypatch):
     described = {"model": {"name": "bnext18", "num_classes": 2}, "class_names": ["cat", "dog"], "preprocessing": {}}
-    monkeypatch.setattr(networks, "describe", lambda path: described)
+    monkeypatch.setattr(schedule, "load", lambda path: (None, described))
     outcome = run("train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.distill.main=teacher")
     refused(outcome, "the teacher in teacher knows 2 classes, the dataset has 10")
 
@@ -122,18 +108,6 @@ def test_a_folder_of_something_else_is_not_taken_as_work_directory(run, tmp_path
 def test_a_work_directory_that_cannot_be_made_is_told(run, tmp_path, place):
     (tmp_path / "a_file").write_text("")
     refused(run("train", SMOKE, f"--workdir={tmp_path / place}"), "cannot be used")
-
-
-def command(*words):
-    """A real process in the repository's root; TensorBoard off, compiled programs shared."""
-    return subprocess.run([sys.executable, "main.py", *map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-def result_of(done):
-    """The JSON object on the only line of standard output."""
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 1
-    return json.loads(done.stdout)
 
 
 def test_every_command_runs_as_a_process_with_its_result_alone_on_standard_output(digits, tmp_path):

@@ -10,9 +10,9 @@ from PIL import Image
 from bnext_jax.commands.predict import read_photo
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.distill import roster as teachers
+from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from tests.commands.test_commands import command, refused, result_of
+from tests.helpers.commands import command, refused, result_of
 from tests.helpers.torch_tools import drawn, save_training
 
 LITE0 = "--model=tf_efficientnet_lite0"
@@ -81,10 +81,10 @@ def test_what_is_no_photograph_is_told(run, tmp_path):
 
 
 def test_a_package_whose_bytes_changed_is_not_used(run, tmp_path, monkeypatch):
-    package, inside, _ = teachers.PACKAGED["tf_efficientnet_lite0"]
-    monkeypatch.setitem(teachers.PACKAGED, "tf_efficientnet_lite0", (package, inside, "00000000"))
+    package, inside, _ = roster.PACKAGED["tf_efficientnet_lite0"]
+    monkeypatch.setitem(roster.PACKAGED, "tf_efficientnet_lite0", (package, inside, "00000000"))
     refused(run("predict", LITE0, PHOTOS[0]), "has sha256 57934424", f"install {package} again")
-    monkeypatch.setitem(teachers.PACKAGED, "tf_efficientnet_lite0", ("no-such-package", inside, "00000000"))
+    monkeypatch.setitem(roster.PACKAGED, "tf_efficientnet_lite0", ("no-such-package", inside, "00000000"))
     refused(run("predict", LITE0, PHOTOS[0]), "`pip install no-such-package`")
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import pipeline
-from bnext_jax.data import store as sources
+from bnext_jax.data import pipeline, store
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.errors import UserError
 from bnext_jax.train.mesh import make_shardings
@@ -20,12 +19,12 @@ LINE = "resize(16)|pad_crop(2)|flip"
 
 @pytest.fixture(scope="module")
 def train(digits):
-    return sources.open_source(DataConfig(directory=digits), "train")
+    return store.open_source(DataConfig(directory=digits), "train")
 
 
 @pytest.fixture(scope="module")
 def test_split(digits):
-    return sources.open_source(DataConfig(directory=digits), "test")
+    return store.open_source(DataConfig(directory=digits), "test")
 
 
 def batches(source, rows=range(100), seed=3):

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import faults, pipeline
-from bnext_jax.data import store as sources
+from bnext_jax.data import faults, pipeline, store
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.errors import UserError
-from tests.commands.test_commands import refused
-from tests.data.test_prepare import TINY
 from tests.helpers import photographs
+from tests.helpers.commands import refused
 
 LINE = "random_resized_crop(16)|flip"
+TINY = photographs.TINY
 GOOD, BAD = TINY[0], TINY[1][:200]
 
 
@@ -37,7 +36,7 @@ class Records:
 
 
 def source(count, broken=(), split="train"):
-    return sources.Source("birds", split, Records(count, broken), ("a", "b"))
+    return store.Source("birds", split, Records(count, broken), ("a", "b"))
 
 
 def batches(data):
@@ -95,7 +94,7 @@ def birds(monkeypatch):
         def open_source(data, split):
             return source({"train": 128, "test": 24}[split], broken.get(split, ()), split)
 
-        monkeypatch.setattr(sources, "open_source", open_source)
+        monkeypatch.setattr(store, "open_source", open_source)
 
     return install
 
@@ -129,7 +128,7 @@ def test_a_run_stops_past_the_share_and_an_evaluation_gives_no_number_over_fewer
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_told_and_ends_the_stream(digits, workers):
-    data = sources.open_source(DataConfig(directory=digits), "train")
+    data = store.open_source(DataConfig(directory=digits), "train")
     stream = pipeline.iterate(pipeline.TrainBatches(data, "resize(16)", batch_size=8, epochs=500, rows=range(8), seed=0), workers=workers)
     next(stream)
     (child, *_) = [child for child in multiprocessing.active_children() if "grain" in child.name]
@@ -154,8 +153,8 @@ class Deadly(Records):
 
 
 def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path, monkeypatch):
-    opened = {"train": sources.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
-    monkeypatch.setattr(sources, "open_source", lambda data, split: opened[split])
+    opened = {"train": store.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
+    monkeypatch.setattr(store, "open_source", lambda data, split: opened[split])
     monkeypatch.setattr(pipeline.TrainBatches, "image_indices", lambda self, step: (step // 4, [32 * (step % 4) + r for r in range(32)]))
     refused(run(*words(tmp_path, "--config.data.workers=1", "--config.checkpoint.every_steps=1")), "a worker that decodes images died")
     assert {entry.name for entry in (tmp_path / "run/checkpoints").iterdir()} <= {"1", "2"}
@@ -163,5 +162,5 @@ def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path,
 
 def test_photographs_of_one_run_are_kept_encoded_where_they_are_many():
     assert isinstance(source(24).example(0)[0], np.ndarray)  # 24 images of 40x30 fit into memory decoded
-    big = sources.Source("birds", "train", [{"image": photographs.jpegs()[0], "label": 0}] * 1000, ("a",))
+    big = store.Source("birds", "train", [{"image": photographs.jpegs()[0], "label": 0}] * 1000, ("a",))
     assert not isinstance(big.example(0)[0], np.ndarray) and not big.decoded

@@ -14,15 +14,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from bnext_jax.distill import roster as teachers
+from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import load as networks
-from bnext_jax.io.torch import files as torch_files
-from bnext_jax.io.torch import timm_names
-from bnext_jax.models import create_model
-from bnext_jax.nn import network as state
+from bnext_jax.io.load import load
+from bnext_jax.io.torch import torch_files
+from bnext_jax.io.torch.recognise import timm_names
+from bnext_jax.models.table import create_model
+from bnext_jax.nn.network import split
 from bnext_jax.train import run as run_module
-from tests.commands.test_commands import ROOT, SMOKE, refused, result_of
+from bnext_jax.train.init import start_from
+from tests.helpers.commands import ROOT, SMOKE, refused, result_of
 from tests.helpers.torch_tools import WIDTHS, drawn, save_bare, save_training
 
 B0, LITE0 = "efficientnet_b0.ra_in1k", "tf_efficientnet_lite0.in1k"
@@ -47,7 +48,7 @@ def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path,
     plain = save_bare(tmp_path / "plain.pth", drawn())
     known = noted(save_bare(tmp_path / "known.pth", drawn()))
     other = noted(save_bare(tmp_path / "other.pth", drawn(classes=7)))
-    packaged = teachers.packaged("tf_efficientnet_lite0")
+    packaged = roster.packaged("tf_efficientnet_lite0")
     for word, parts in {
         f"{B0}={tmp_path / 'absent.pth'}": ("absent.pth of teacher efficientnet_b0.ra_in1k does not exist", f"--source={B0}"),
         f"{tmp_path / 'absent.pth'}": ("absent.pth does not exist",),
@@ -79,7 +80,7 @@ def fresh(classes, **arguments):
     """(description, params, batch_stats) of a fresh network."""
     arguments = {"widths": WIDTHS, **arguments}
     model = create_model("bnext", classes, rngs=nnx.Rngs(3), **arguments)
-    return {"name": "bnext", "num_classes": classes, "arguments": arguments}, *state.split(model, training=True)[1:]
+    return {"name": "bnext", "num_classes": classes, "arguments": arguments}, *split(model, training=True)[1:]
 
 
 @pytest.mark.parametrize("classes", [10, 7])
@@ -88,10 +89,10 @@ def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_fro
     described, params, batch_stats = fresh(classes)
     if classes != 10:
         with pytest.raises(UserError, match=r"knows 10 classes, the dataset has 7; --config.init_new_head=True starts with a fresh"):
-            networks.start_from(path, described, params, batch_stats)
-    started, statistics = networks.start_from(path, described, params, batch_stats, new_head=True)
+            start_from(path, described, params, batch_stats)
+    started, statistics = start_from(path, described, params, batch_stats, new_head=True)
     assert started.keys() == params.keys() and statistics.keys() == batch_stats.keys()
-    _, trained, trained_statistics = state.split(networks.load(path)[0], training=False)
+    _, trained, trained_statistics = split(load(path)[0], training=False)
     for key in params:
         expected = params if classes != 10 and key.startswith("classifier/") else trained
         np.testing.assert_array_equal(started[key], expected[key], err_msg=key)
@@ -103,7 +104,7 @@ def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_f
     from configs.digits_student import get_config
 
     path = save_bare(tmp_path / "a.pth", drawn())
-    words = "holds a network with widths [8, 8, 16, 16] (config.model: [8, 8, 16, 32])"
+    words = "holds a network with widths (8, 8, 16, 16) (config.model: (8, 8, 16, 32))"
     refused(student(f"--config.init={path}", "--config.model.widths=(8,8,16,32)"), words)
     config = get_config("smoke")
     config.init, config.data.directory = str(path), digits
@@ -115,8 +116,8 @@ def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_othe
     thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # so its stem has stride 2
     for differing in ({"elm_attention": False, "stem_stride": 2}, {}):
         with pytest.raises(UserError, match=r"holds a network with (elm_attention True|stem_stride 2) \(config.model: (False|1)\)"):
-            networks.start_from(thousand, *fresh(10, **differing), new_head=True)
-    params, _ = networks.start_from(thousand, *fresh(10, stem_stride=2), new_head=True)
+            start_from(thousand, *fresh(10, **differing), new_head=True)
+    params, _ = start_from(thousand, *fresh(10, stem_stride=2), new_head=True)
     np.testing.assert_array_equal(params["prelu/slope"], drawn(classes=1000)["prelu.weight"])
 
 
@@ -124,7 +125,7 @@ def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_othe
 def hub(tmp_path):
     """A server with the hub's paths and headers for Lite0's safetensors: (address, the file's path, announcements by path)."""
     served = tmp_path / "served.safetensors"
-    tensors = timm_names(torch_files.read(teachers.packaged("tf_efficientnet_lite0")).tensors)
+    tensors = timm_names(torch_files.read(roster.packaged("tf_efficientnet_lite0")).tensors)
     torch_files.write(served, tensors, epoch=0, temperature=None, described=None)
     announced = {"etag": hashlib.sha256(served.read_bytes()).hexdigest()}
 
@@ -165,7 +166,7 @@ def test_a_teacher_is_fetched_from_the_hub_by_its_tag_with_its_checksum(hub, tmp
     output = tmp_path / "lite0.safetensors"
     assert result_of(fetched(address, LITE0, output))["model"] == "tf_efficientnet_lite0"
     assert output.read_bytes() == served.read_bytes()
-    teachers.check_file(LITE0, output)  # the checksum beside it
+    roster.check_file(LITE0, output)  # the checksum beside it
     announced["etag"] = "0" * 64
     done = fetched(address, LITE0, tmp_path / "again.safetensors")
     assert done.returncode == 2 and f"arrived with sha256 {hashlib.sha256(served.read_bytes()).hexdigest()}" in done.stderr
@@ -176,7 +177,7 @@ def test_a_tag_whose_file_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch
     def fetch(tag, target):
         noted(save_file(drawn(), target) or pathlib.Path(target))
 
-    monkeypatch.setattr(teachers, "fetch", fetch)
+    monkeypatch.setattr(roster, "fetch", fetch)
     words = ["convert", f"--source={B0}", f"--output={tmp_path / 'b0.safetensors'}"]
     refused(run(*words), "b0.safetensors holds bnext (10 classes), not efficientnet_b0")
     refused(run(*words, "--gate_bits=8"), "leave --model and --gate_bits out")
@@ -196,5 +197,5 @@ def test_without_a_network_the_hub_gives_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"could not be fetched from the hub \(no route to host\); give the path of efficientnet_b0_ra-3dd342df.pth"
     ):
-        teachers.fetch(B0, tmp_path / "b0.safetensors")
+        roster.fetch(B0, tmp_path / "b0.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -6,10 +6,11 @@
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 
-from tests.commands.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 EVERYTHING = ("bnext_jax.train.loop", "bnext_jax.commands.evaluate", "tensorflow_datasets", "orbax.checkpoint", "clu.metrics")
 
@@ -48,6 +49,13 @@ class Launcher:
         return self.ask(wait=pid)
 
 
+def free_port():
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
 def fork(words, output, environment, settings, module):
     """The child's process id; the child never returns."""
     pid = os.fork()
@@ -62,14 +70,14 @@ def fork(words, output, environment, settings, module):
 
         import jax
 
-        import main as program
+        from bnext_jax import cli as program
 
         os.environ.update(environment)
         for name, value in settings.items():
             jax.config.update(name, value)
         logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
         logging.getLogger("bnext_jax").setLevel(logging.INFO)
-        code = program.main(["main.py", *words], result) if module == "main" else importlib.import_module(module).main(*words) or 0
+        code = program.main(["bnext", *words], result) if module == "main" else importlib.import_module(module).main(*words) or 0
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
     finally:

@@ -57,7 +57,7 @@ def train(config, steps, evaluates=False):
     for step in range(steps):
         if step % run.steps_per_epoch == 0:
             run.prepare_epoch(step // run.steps_per_epoch)
-        run.state, metrics = run.step(run.state, next(data), run.flag(preemption.GO), run.faculty.variables)
+        run.state, metrics = run.step(run.state, next(data), run.flag(preemption.GO), run.schedule.variables)
     leaves = jax.tree_util.tree_leaves_with_path(run.state)
     return {
         **{jax.tree_util.keystr(path): checkpoint.on_host(leaf) for path, leaf in leaves},

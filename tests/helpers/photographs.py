@@ -38,3 +38,7 @@ def jpegs(width=500, height=375, quality=90):
 def levels(found, expected):
     """Mean absolute difference of two images in grey levels."""
     return float(np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean())
+
+
+# Small JPEGs of all photographs, 40x30 pixels.
+TINY = [encoded(image.resize((40, 30))) for image in images()]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from flax import nnx
 
-from bnext_jax.io.torch import to_state_dict
-from bnext_jax.models import create_model
+from bnext_jax.io.torch.state_dict import to_state_dict
+from bnext_jax.models.table import create_model
 from tests.helpers import golden_files
 
 WIDTHS = (8, 8, 16, 16)  # three blocks: plain, ELM attention and widening, plain

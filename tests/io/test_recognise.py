@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.distill import roster as teachers
+from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch import files as torch_files
-from bnext_jax.io.torch import recognise, timm_names, to_state_dict
-from bnext_jax.models import MODELS, create_model
+from bnext_jax.io.torch import torch_files
+from bnext_jax.io.torch.recognise import recognise, timm_names
+from bnext_jax.io.torch.state_dict import to_state_dict
+from bnext_jax.models.table import MODELS, create_model
 from tests.helpers import golden_files
 
 
@@ -47,7 +48,7 @@ def test_widths_and_depths_of_ones_own_are_told():
 
 
 def test_the_package_of_lite0_has_another_naming_of_the_same_tensors():
-    file = torch_files.read(teachers.packaged("tf_efficientnet_lite0"))
+    file = torch_files.read(roster.packaged("tf_efficientnet_lite0"))
     renamed = timm_names(file.tensors)
     golden, _ = shapes(golden_files.OWN / "teachers/tf_efficientnet_lite0.npz")
     assert "_blocks.15._project_conv.weight" in file.tensors
@@ -74,12 +75,12 @@ def test_what_is_no_network_of_ours_is_told(names, message):
 
 
 def test_the_roster_names_networks_that_exist_and_every_student_has_its_faculty():
-    assert {teacher.model for teacher in teachers.ROSTER.values()} <= MODELS.keys()
-    for tag, teacher in teachers.ROSTER.items():
+    assert {teacher.model for teacher in roster.ROSTER.values()} <= MODELS.keys()
+    for tag, teacher in roster.ROSTER.items():
         assert tag.split(".")[0] == teacher.model
         assert teacher.sha256 == "" or teacher.sha256 in teacher.release  # the release's name carries it
-    assert teachers.FACULTIES["bnext_large"] == (
+    assert roster.PUBLISHED_TEACHERS["bnext_large"] == (
         ("efficientnet_b0.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"),
         "convnext_tiny.fb_in1k",
     )
-    assert all(tag in teachers.ROSTER for assistants, main in teachers.FACULTIES.values() for tag in (*assistants, main))
+    assert all(tag in roster.ROSTER for assistants, main in roster.PUBLISHED_TEACHERS.values() for tag in (*assistants, main))

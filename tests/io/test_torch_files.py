@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch import files as torch_files
+from bnext_jax.io.torch import torch_files
 from tests.helpers.torch_tools import save_bare, save_training
 
 TENSORS = {"fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bn.num_batches_tracked": np.array(1000)}
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # larger files fail like a full disk
     try:
-        with pytest.raises(UserError, match=r"could not be written .* nothing is left of it"):
+        with pytest.raises(UserError, match="cannot be written"):
             torch_files.write(tmp_path / f"a{suffix}", large, epoch=0, temperature=1.0, described={})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -168,5 +168,5 @@ def test_nothing_is_written_over_nor_under_a_name_that_says_nothing(tmp_path):
     assert (tmp_path / "a.pth").read_text() == "mine"
     with pytest.raises(UserError, match="no suffix of a PyTorch file"):
         torch_files.write(tmp_path / "a.npz", TENSORS, epoch=0, temperature=None, described={})
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         torch_files.write(tmp_path / "a.pth" / "b.pth", TENSORS, epoch=0, temperature=None, described={})

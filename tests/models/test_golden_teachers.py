@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.io.torch import from_state_dict
-from bnext_jax.models import abstract_model
+from bnext_jax.io.torch.state_dict import from_state_dict
+from bnext_jax.models.table import abstract_model
 from tests.helpers import golden_files
 
 pytestmark = pytest.mark.golden

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models import abstract_model, create_model
+from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
 
 WIDTHS = (8, 8, 16, 16)  # three blocks: plain, ELM attention and widening, plain

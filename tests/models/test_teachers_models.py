@@ -7,11 +7,11 @@ import pytest
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch import from_state_dict, to_state_dict
 from bnext_jax.io.torch.names import entries
-from bnext_jax.models import abstract_model
+from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from bnext_jax.models.convnext import Block
 from bnext_jax.models.efficientnet import scaled_width
+from bnext_jax.models.table import abstract_model
 
 CLASSES = 10
 NARROW = {
@@ -42,7 +42,7 @@ def _drawn(name, **arguments):
     draw = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(state):
         value = draw.uniform(-0.3, 0.3, variable.shape)
-        if path[-1] in ("gain", "var", "gamma"):
+        if path[-1] in ("scale", "var", "gamma"):
             value = 1 + value
         variable.set_value(jnp.asarray(0 * value if path[-1] == "batches" else value, variable.dtype))
     return nnx.merge(graphdef, state)

@@ -1,4 +1,4 @@
-"""The quantised edition's reference outputs: its layers with gradients, and a whole network."""
+"""The quantized edition's reference outputs: its layers with gradients, and a whole network."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.io.torch import from_state_dict, recognise, to_state_dict
-from bnext_jax.models import abstract_model
+from bnext_jax.io.torch.recognise import recognise
+from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
+from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.layers import Conv, Linear
 from tests.helpers import golden_files
 
@@ -29,7 +30,7 @@ def _layer(name, meta, weight):
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path not in NETWORKS], ids=lambda path: path.stem)
-def test_golden_quantised_layer(path):
+def test_golden_quantized_layer(path):
     arrays, meta = golden_files.read(path)
     layer, kernel_layout, map_layout = _layer(path.stem, meta, arrays["weight"])
     if layer.bias is not None:
@@ -49,7 +50,7 @@ def test_golden_quantised_layer(path):
 
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
-def test_golden_quantised_network_is_recognised_gives_its_logits_and_goes_back(path):
+def test_golden_quantized_network_is_recognised_gives_its_logits_and_goes_back(path):
     arrays, meta = golden_files.read(path)
     tensors = golden_files.weights(arrays, meta)
     name, classes, arguments = recognise(tensors)

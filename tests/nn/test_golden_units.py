@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.io.torch import from_state_dict, to_state_dict
 from bnext_jax.io.torch.names import LAYOUTS, entries
-from bnext_jax.nn import bnext_units as blocks
+from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
+from bnext_jax.nn import bnext_units
 from tests.helpers import golden_files
 
 
@@ -28,15 +28,15 @@ def build(unit, arrays):
     if unit.startswith("block"):
         inputs = conv("Attention.")[0]
         features = 2 * inputs if "widen" in unit else inputs
-        return blocks.BasicBlock(inputs, features, stride, elm_attention=unit.endswith("elm"), info_recoupling=recoupling, rngs=rngs)
+        return bnext_units.BasicBlock(inputs, features, stride, elm_attention=unit.endswith("elm"), info_recoupling=recoupling, rngs=rngs)
     inputs, features = conv()
     if unit.startswith("bnext18_attention"):
-        return blocks.ElmAttention18(inputs, features, stride, rngs=rngs)
+        return bnext_units.ElmAttention18(inputs, features, stride, rngs=rngs)
     if unit.startswith("elm_attention"):
-        return blocks.ElmAttention(inputs, stride, info_recoupling=recoupling, rngs=rngs)
+        return bnext_units.ElmAttention(inputs, stride, info_recoupling=recoupling, rngs=rngs)
     size = 1 if "ffn1x1" in unit else 3
-    below = {"sign_below": blocks.SIGN_BELOW_18} if unit.startswith("bnext18") else {}
-    return blocks.BinaryFeedForward(inputs, size, stride, info_recoupling=recoupling, rngs=rngs, **below)
+    quantizer = {"kernel_quantizer": bnext_units.KERNEL_QUANTIZER_18} if unit.startswith("bnext18") else {}
+    return bnext_units.BinaryFeedForward(inputs, size, stride, info_recoupling=recoupling, rngs=rngs, **quantizer)
 
 
 def close(ours, reference, what):

@@ -38,7 +38,7 @@ def test_running_statistics_take_a_tenth_of_the_mean_over_groups_of_mean_and_unb
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them():
     norm = BatchNorm(3)
-    norm.mean[...], norm.var[...], norm.gain[...] = jnp.array([1.0, 2, 3]), jnp.array([4.0, 1, 9]), jnp.array([2.0, 1, 1])
+    norm.mean[...], norm.var[...], norm.scale[...] = jnp.array([1.0, 2, 3]), jnp.array([4.0, 1, 9]), jnp.array([2.0, 1, 1])
     x = images()
     found = nnx.view(norm, use_running_average=True)(jnp.asarray(x))
     np.testing.assert_allclose(found, (x - [1, 2, 3]) / np.sqrt(np.array([4, 1, 9]) + 1e-5) * [2, 1, 1], atol=1e-5)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnext_jax.nn import epilogue as tail
+from bnext_jax.nn import epilogue
 
 CHANNELS = 5
 
@@ -27,8 +27,8 @@ def drawn(seed=0):
 
 
 def both(attends, c, a, b, slope, factor, offset, r):
-    sums = tail.sums(c, a, b, slope, r if attends else None)
-    return *sums, tail.raised(tail.output(attends, ((c, a, b, slope, factor),), r), offset)
+    sums = epilogue.sums(c, a, b, slope, r if attends else None)
+    return *sums, epilogue.add_offset(epilogue.output(attends, ((c, a, b, slope, factor),), r), offset)
 
 
 @pytest.mark.parametrize("attends", [False, True])
@@ -51,7 +51,7 @@ def test_units_side_by_side_are_each_alone_and_share_the_residual(attends):
     with jax.enable_x64(True):
         *first, _, r = drawn()  # without the offset, which is added elsewhere
         *second, _, _ = drawn(2)
-        found, back = jax.vjp(lambda units, r: tail.output(attends, units, r), (tuple(first), tuple(second)), r)
+        found, back = jax.vjp(lambda units, r: epilogue.output(attends, units, r), (tuple(first), tuple(second)), r)
         zero = jnp.zeros((2, CHANNELS))
         alone = [jax.vjp(lambda *values: written_out(attends, *values)[3], *one, zero, r) for one in (first, second)]
         np.testing.assert_allclose(found, np.concatenate([out for out, _ in alone], axis=-1), rtol=1e-13, atol=1e-13)
@@ -68,7 +68,7 @@ def test_bfloat16_maps_are_summed_in_float32():
     """4096 positions of 1 + 2^-7 each: a sum in bfloat16 would stop at 512, where they are below half a unit in the last place."""
     c = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
     one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-    of_y, of_z, of_squares = tail.sums(c, one, zero, one)
+    of_y, of_z, of_squares = epilogue.sums(c, one, zero, one)
     assert of_y.dtype == jnp.float32
     np.testing.assert_allclose([of_y[0, 0], of_z[0, 0], of_squares[0, 0]], [4128, 4128, 4096 * 1.0078125**2], rtol=1e-6)
-    assert tail.raised(tail.output(False, ((c, one, one, one, one),), c), zero).dtype == jnp.bfloat16
+    assert epilogue.add_offset(epilogue.output(False, ((c, one, one, one, one),), c), zero).dtype == jnp.bfloat16

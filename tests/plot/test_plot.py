@@ -12,10 +12,10 @@ from PIL import Image
 
 from bnext_jax.analysis import count
 from bnext_jax.errors import UserError
-from bnext_jax.models import create_model
-from bnext_jax.nn import network as state
+from bnext_jax.models.table import create_model
+from bnext_jax.nn.network import split
 from bnext_jax.plot import comparison, curves, features
-from tests.commands.test_commands import refused
+from tests.helpers.commands import refused
 from tests.helpers.torch_tools import drawn, save_training
 
 WIDTHS = (8, 8, 16, 16)
@@ -86,8 +86,9 @@ def model():
     """A narrow network with shifts that are not zero."""
     made = create_model("bnext", 10, widths=WIDTHS, rngs=nnx.Rngs(3))
     rng = np.random.default_rng(0)
-    for unit in features.units(made).values():
-        unit.shift[...] = jnp.asarray(rng.normal(0, 0.3, unit.shift.shape), jnp.float32)
+    for block in made.blocks:
+        for unit in (block.unit3x3, *block.units1x1):
+            unit.shift[...] = jnp.asarray(rng.normal(0, 0.3, unit.shift.shape), jnp.float32)
     return made
 
 
@@ -119,9 +120,9 @@ def test_channels_stand_row_by_row_and_are_cut_at_sixty_four():
     [("bnext_tiny", {}, 32), ("bnext18", {}, 32), ("bnext18", {"stem_stride": 1}, 8), ("bnext", {"widths": WIDTHS, "stem_stride": 1}, 2)],
 )
 def test_sides_are_cut_to_a_multiple_of_what_the_network_halves(name, arguments, stride):
-    from bnext_jax.models import abstract_model
+    from bnext_jax.models.table import abstract_model
 
-    assert features.total_stride(abstract_model(name, 1000, **arguments)) == stride
+    assert abstract_model(name, 1000, **arguments).total_stride == stride
 
 
 def test_an_image_is_made_smaller_and_cropped_about_its_centre():
@@ -160,7 +161,7 @@ def test_feature_maps_of_a_file_and_latent_weights_are_drawn_together(run, drawi
 def test_a_network_without_binary_units_has_no_maps(run, tmp_path):
     from bnext_jax.io import checkpoint
 
-    _, params, rest = state.split(create_model("convnext", 10, rngs=nnx.Rngs(0), widths=(8,), depths=(1,), patch=4), training=False)
+    _, params, rest = split(create_model("convnext", 10, rngs=nnx.Rngs(0), widths=(8,), depths=(1,), patch=4), training=False)
     described = {"name": "convnext", "num_classes": 10, "arguments": {"widths": [8], "depths": [1], "patch": 4}}
     metadata = {"model": described, "step": 0, "epoch": 0, "temperature": 1.0, "preprocessing": None, "class_names": [], "config": None}
     checkpoint.save_network(tmp_path / "real", params, rest, metadata)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bnext_jax.plot import page
-from tests.commands.test_commands import SMOKE, refused
+from tests.helpers.commands import SMOKE, refused
 
 
 class Reader(html.parser.HTMLParser):
@@ -37,7 +37,7 @@ class Reader(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
     """The work directory of a student and its teacher, a few steps each."""
-    import main as program
+    from bnext_jax import cli as program
 
     folder = tmp_path_factory.mktemp("runs")
     words = [f"--config.data.directory={digits}", "--config.tensorboard=False", "--config.data.eval_split=test[:120]"]

@@ -10,11 +10,10 @@ import pytest
 from bnext_jax.commands import plan
 from bnext_jax.config import Config, DataConfig, DistillConfig, ModelConfig
 from bnext_jax.errors import UserError
-from bnext_jax.tpu import abstract
-from bnext_jax.tpu import aot as tpu
+from bnext_jax.tpu import abstract, aot
 from bnext_jax.tpu.collectives import each_collective
 from bnext_jax.tpu.traffic import hbm_bytes
-from tests.commands.test_commands import command, refused
+from tests.helpers.commands import command, refused
 
 
 @pytest.fixture(autouse=True)
@@ -79,19 +78,19 @@ def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
 
 def test_lower_bounds_are_the_published_peaks():
     found = {"flops": 197e12, "hbm_bytes": 2 * 819e9}
-    assert tpu.bounds(found, tpu.CHIPS["v5e"]) == {"flops_seconds": 1.0, "bytes_seconds": 2.0, "limit": "memory bandwidth", "seconds": 2.0}
+    assert aot.bounds(found, aot.CHIPS["v5e"]) == {"flops_seconds": 1.0, "bytes_seconds": 2.0, "limit": "memory bandwidth", "seconds": 2.0}
     found = {"flops": 3 * 137.5e12, "hbm_bytes": 614e9}  # two cores of a v4 share its peaks
-    assert tpu.bounds(found, tpu.CHIPS["v4"], 2) == {"flops_seconds": 3.0, "bytes_seconds": 1.0, "limit": "arithmetic", "seconds": 3.0}
+    assert aot.bounds(found, aot.CHIPS["v4"], 2) == {"flops_seconds": 3.0, "bytes_seconds": 1.0, "limit": "arithmetic", "seconds": 3.0}
 
 
 def test_hours_and_rates_follow_from_the_bound(monkeypatch):
     """2,000,000 images of a made-up dataset's epoch in batches of 32, ten milliseconds a step by memory bandwidth."""
     train = {"fits": True, "flops": 1e9, "bytes_accessed": 9e9, "hbm_bytes": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
-    monkeypatch.setattr(tpu, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
+    monkeypatch.setattr(aot, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
     monkeypatch.setattr(plan, "_pipeline_rate", lambda: 500.0)
     known = abstract.Facts(10, 2_000_000, (32, 32, 3), (32, 32, 3))
     config = narrow(distill=DistillConfig())
-    found = plan.verdict(config, tpu.topology("v5e:2x2"), known, plan.QUICK)
+    found = plan.verdict(config, aot.topology("v5e:2x2"), known, plan.QUICK)
     assert math.isclose(found["images_per_second_at_most"], 3200) and math.isclose(found["images_per_second_per_chip_at_most"], 800)
     assert math.isclose(found["hours_per_epoch_at_least"], 62_500 * 0.01 / 3600) and math.isclose(found["hours_at_least"], 2 * 625 / 3600)
     assert (found["host_images_per_second"], found["host_cores"]) == (3200, 7)
@@ -161,9 +160,9 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
 """
     assert hbm_bytes(text, rounds=3) == (3 + 1) * 2 * 4096
     train = {"fits": True, "flops": 1e9, "bytes_accessed": 24e9, "hbm_bytes": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
-    monkeypatch.setattr(tpu, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
+    monkeypatch.setattr(aot, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
     config = narrow(distill=DistillConfig(), batch_norm_group=4, accumulate=2)
-    found = plan.verdict(config, tpu.topology("v5e:2x2"), abstract.Facts(10, 3200, (32, 32, 3), (32, 32, 3)), plan.QUICK)
+    found = plan.verdict(config, aot.topology("v5e:2x2"), abstract.Facts(10, 3200, (32, 32, 3), (32, 32, 3)), plan.QUICK)
     assert math.isclose(found["bounds"]["bytes_seconds"], 0.01) and math.isclose(found["bounds"]["flops_seconds"], 2e9 / 197e12)
     images = found["gigaflops_per_image"], found["megabytes_per_image"], found["hbm_megabytes_per_image"]
     assert images == (1 / 4, 24000 / 4, 8190 / 8)
@@ -188,8 +187,8 @@ def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
         size = 100 * 2**20 * arguments / 8
         return {"fits": True, "peak": size} if size <= 2**30 else {"fits": False}
 
-    where = tpu.Topology("v5e:2x2", dataclasses.replace(tpu.CHIPS["v5e"], hbm=1), (None,) * 4, 4, 1)
-    monkeypatch.setattr(tpu, "compiled", compiled)
+    where = aot.Topology("v5e:2x2", dataclasses.replace(aot.CHIPS["v5e"], hbm=1), (None,) * 4, 4, 1)
+    monkeypatch.setattr(aot, "compiled", compiled)
     monkeypatch.setattr(plan, "prepared", lambda config, *_: abstract.Prepared((None, config.batch_size // 4), None, 1, []))
     found = plan.largest(narrow(), where, None)
     assert (found["images_per_device"], found["batch_size"]) == (80, 320) and found["compilations"] == len(calls) <= 5
@@ -219,14 +218,14 @@ def test_what_cannot_be_planned_is_told(run, more, told):
 
 def test_libtpu_missing_or_of_another_version_is_told_with_the_command(run, monkeypatch):
     words = ["plan", "--config=configs/cifar10_bnext18.py", "--topology=v5e:2x2"]
-    monkeypatch.setattr(tpu.importlib.metadata, "version", lambda name: "0.0.17")
-    refused(run(*words), "libtpu 0.0.17 is installed", f"works with {tpu.wanted_libtpu()}", "pip install -r requirements-plan.txt")
-    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(aot.importlib.metadata, "version", lambda name: "0.0.17")
+    refused(run(*words), "libtpu 0.0.17 is installed", f"works with {aot.wanted_libtpu()}", "pip install -r requirements-plan.txt")
+    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
     refused(run(*words), "libtpu, which is not installed; python -m pip install -r requirements-plan.txt")
 
 
 def test_the_requirements_name_the_libtpu_of_the_pinned_jax():
-    from tests.commands.test_commands import ROOT
+    from tests.helpers.commands import ROOT
 
     lines = (ROOT / "requirements-plan.txt").read_text().splitlines()
-    assert f"libtpu=={tpu.wanted_libtpu()}" in lines
+    assert f"libtpu=={aot.wanted_libtpu()}" in lines

@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
-from bnext_jax.io.torch import from_state_dict, to_state_dict
-from bnext_jax.models import abstract_model
+from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
+from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
-from bnext_jax.nn import network as state
-from bnext_jax.train import mesh, optimizer
-from bnext_jax.train.step import StepSpec, compile_step, make_step
+from bnext_jax.nn.network import fill, split
+from bnext_jax.train import mesh, optimizers
+from bnext_jax.train.step import StepSpec, compile_step, initial_state, make_step
 from tests.helpers import golden_files
 
 
@@ -40,15 +40,15 @@ def test_golden_trajectory(path, monkeypatch):
         model = abstract_model("bnext", classes, widths=tuple(meta["widths"]))
         drawn = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in golden_files.weights(arrays, meta).items()}
         from_state_dict(model, drawn)
-        student, params, stats = state.split(model, training=True)
+        student, params, stats = split(model, training=True)
         roles = ("assistant", "main") if meta["loss"] == "kd" else ()
-        teachers = {role: state.split(FixedLogits((n, classes)), training=False)[0] for role in roles}
-        adamw = optimizer.adamw(OptimizerConfig(), student.decay_groups)
+        teachers = {role: split(FixedLogits((n, classes)), training=False)[0] for role in roles}
+        adamw = optimizers.adamw(OptimizerConfig(), student.decay_groups)
         float64 = jnp.dtype("float64")
         spec = StepSpec(meta["steps_per_epoch"], meta["epochs"], (0, 0, 0), (1, 1, 1), float64, float64,
                         "product_of_means", None, OptimizerConfig(), TemperatureConfig())  # fmt: skip
         shardings = mesh.make_shardings()
-        current = shardings.put_state(state.initial_state(student, params, stats, adamw))
+        current = shardings.put_state(initial_state(student, params, stats, adamw))
         step = compile_step(make_step(student, teachers, adamw, spec, shardings), shardings, current)
         go = shardings.put_flag(0)
         for i in range(steps):
@@ -60,7 +60,7 @@ def test_golden_trajectory(path, monkeypatch):
             np.testing.assert_allclose(metrics["learning_rate"], arrays["lr"][i], rtol=1e-12)
             np.testing.assert_allclose(metrics["temperature"], arrays["temperature"][i], rtol=1e-12)
 
-        trained = state.fill(model, current["params"], current["batch_stats"])
+        trained = fill(model, current["params"], current["batch_stats"])
         ours = to_state_dict(trained)
         for key in (key for key in arrays if key.startswith("final:")):
             name = key.removeprefix("final:")
@@ -68,7 +68,7 @@ def test_golden_trajectory(path, monkeypatch):
             bounds = (0, 1) if name.endswith("scale") else (-1.5, 1.5) if name.endswith("binary_conv.weight") else (-np.inf, np.inf)
             np.testing.assert_allclose(ours[name], np.clip(arrays[key], *bounds), rtol=0, atol=1e-6, err_msg=name)
 
-        evaluation, *_ = state.split(model, training=False)
+        evaluation, *_ = split(model, training=False)
         logits, _ = jax.jit(evaluation)({**current["batch_stats"], **current["params"]}, images[0].transpose(0, 2, 3, 1))
         reference = arrays["final_eval_logits"]
         np.testing.assert_allclose(logits, reference, rtol=0, atol=1e-4 * reference.std())

@@ -10,16 +10,16 @@ import pytest
 from flax import nnx
 
 from bnext_jax.commands.convert import exchange
+from bnext_jax.data.preprocessing import normalise
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
-from bnext_jax.models import create_model
-from bnext_jax.nn import bnext_units as blocks
-from bnext_jax.nn import network as state
+from bnext_jax.models.table import create_model
+from bnext_jax.nn.network import split
+from bnext_jax.nn.quantizers import SteSign
 from bnext_jax.train import mesh
 from bnext_jax.train.run import Run
-from bnext_jax.train.step import normalise
-from tests.data.test_processes import free_port
 from tests.helpers import parallel_process, torch_tools
+from tests.helpers.launcher import free_port
 
 SEED = 0  # with which no value that is binarised in the first step lies within 1e-5 of zero, see below
 SAME = {"sharded": "whole", "accumulated": "whole", "single_sharded": "single"}  # case -> the one that it must equal
@@ -30,7 +30,7 @@ def teacher(tmp_path_factory):
     """The work directory of a convnext with drawn weights."""
     arguments = {"widths": (8,), "depths": (1,), "patch": 4}
     model = create_model("convnext", 10, rngs=nnx.Rngs(1), **arguments)
-    _, params, batch_stats = state.split(model, training=False)
+    _, params, batch_stats = split(model, training=False)
     described = {"model": {"name": "convnext", "num_classes": 10, "arguments": arguments}, "step": 0, "epoch": 0, "temperature": 1.0,
                  "preprocessing": None, "class_names": [], "config": None}  # fmt: skip
     folder = tmp_path_factory.mktemp("teachers") / "teacher"
@@ -66,8 +66,8 @@ def alone(digits, teacher):
 def test_no_value_that_is_binarised_lies_near_a_threshold(digits, teacher, monkeypatch):
     """Otherwise rounding alone could turn a sign, or a gradient's window, in float32."""
     run = Run(parallel_process.settings("single", SEED, digits, teacher), pathlib.Path("unused"))
-    sign, seen = blocks.hard_sign, []
-    monkeypatch.setattr(blocks, "hard_sign", lambda x, shift: seen.append(x + shift) or sign(x, shift))
+    quantize, seen = SteSign.__call__, []
+    monkeypatch.setattr(SteSign, "__call__", lambda self, x, shift: seen.append(x + shift) or quantize(self, x, shift))
 
     @jax.jit
     def margins(variables, images):

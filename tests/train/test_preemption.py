@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from bnext_jax.io import checkpoint
-from bnext_jax.train import watch
-from tests.data.test_processes import free_port
-from tests.train.test_train import saved_state
+from bnext_jax.io.logs import read_metrics
+from tests.helpers.checkpoints import saved_state
+from tests.helpers.launcher import free_port
 
 KILLS = 20
 STEPS = 16  # two epochs of 512 // 64 batches
@@ -96,8 +96,8 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(lau
     assert in_saves >= KILLS // 8
     for run in runs:
         assert_same_state(run, whole)
-        lines = [(line["step"], line["test_top1"]) for line in watch.read_metrics(run)]
-        assert lines == [(line["step"], line["test_top1"]) for line in watch.read_metrics(whole)] and len(lines) == 2
+        lines = [(line["step"], line["test_top1"]) for line in read_metrics(run)]
+        assert lines == [(line["step"], line["test_top1"]) for line in read_metrics(whole)] and len(lines) == 2
 
 
 def unfinished(workdir):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 
 import jax
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import pipeline
-from bnext_jax.data import store as sources
+from bnext_jax.data import pipeline, store
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
+from bnext_jax.io.logs import read_metrics
 from bnext_jax.train import memory, watch
+from tests.helpers.checkpoints import saved_state
 
 STEPS = 44  # two epochs of 1437 // 64 batches
 
@@ -42,21 +42,13 @@ def whole(digits, words, tmp_path_factory):
     """A finished smoke run: (work directory, result)."""
     import io
 
-    import main as program
+    from bnext_jax import cli as program
 
     folder, out = tmp_path_factory.mktemp("runs") / "whole", io.StringIO()
     relative = os.path.relpath(folder)  # as people type it
     arguments = ["main.py", "train", "--config=configs/digits_student.py:smoke", f"--workdir={relative}", *words]
     assert program.main(arguments, out) == 0
     return folder, json.loads(out.getvalue())
-
-
-def saved_state(workdir):
-    """(step, {key: array}) of the newest checkpoint, everything in it."""
-    step = checkpoint.committed_steps(workdir)[-1]
-    tree = checkpoint.ocp.load_checkpointables(pathlib.Path(workdir) / "checkpoints" / str(step))
-    leaves = jax.tree_util.tree_leaves_with_path({name: tree[name] for name in ("network", "training")})
-    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -74,14 +66,14 @@ def test_a_run_stopped_twice_inside_epochs_ends_bit_for_bit_as_the_whole_run(tra
 def test_a_short_run_ends_with_exactly_binary_weights_and_says_so(whole):
     workdir, result = whole
     assert result["binary"] is True and result["temperature"] == 0 and result["examples"] == 360
-    last = watch.read_metrics(workdir)[-1]
+    last = read_metrics(workdir)[-1]
     assert last["binary_share"] == 1 and 0 < last["flip_ratio"] < 1
     model, metadata = checkpoint.load_network(workdir)
     assert float(model.temperature[...]) == metadata["temperature"] == 0
 
 
 def test_each_epoch_is_recorded_with_all_that_is_watched(whole):
-    lines = watch.read_metrics(whole[0])
+    lines = read_metrics(whole[0])
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 22), (2, 44)]
     for key in ("train_loss", "train_top1", "test_top1", "learning_rate", "temperature", "images_per_second", "data_wait_seconds"):
         assert all(key in line for line in lines), key
@@ -117,7 +109,7 @@ def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, 
 def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
     from bnext_jax.commands import evaluate
 
-    other = sources.Source("animals", "test", [], ("cat", "dog"))
+    other = store.Source("animals", "test", [], ("cat", "dog"))
     monkeypatch.setattr(evaluate.sources, "open_source", lambda data, split: other)
     code, _, error = run("evaluate", f"--checkpoint={whole[0]}")
     assert code == 2 and "was trained on 10 classes that are not the 2 of digits" in error
@@ -126,7 +118,7 @@ def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
 def test_norms_layers_and_a_profile_are_recorded_on_request(train, tmp_path):
     words = ["--config.watch_layers=True", "--config.profile_at_step=2", "--config.stop_at_step=8"]
     assert train("smoke", tmp_path / "run", *words)[0] == 0
-    (line,) = watch.read_metrics(tmp_path / "run")
+    (line,) = read_metrics(tmp_path / "run")
     groups = ("latent", "weights", "rest")
     assert np.hypot.reduce([line[f"grad_norm/{group}"] for group in groups]) == pytest.approx(line["grad_norm"], rel=1e-5)
     assert all(0 < line[f"update_norm/{group}"] < line[f"param_norm/{group}"] for group in groups)
@@ -145,7 +137,7 @@ def test_a_student_also_trains_in_bfloat16_with_float32_weights(train, tmp_path,
     assert code == 0 and np.isfinite(result["loss"])
     model, metadata = checkpoint.load_network(tmp_path / "run")
     assert metadata["precision"] == precision and model.classifier.kernel[...].dtype == np.float32
-    assert watch.read_metrics(tmp_path / "run")[-1]["train_top1"] > 15  # chance is 10 %
+    assert read_metrics(tmp_path / "run")[-1]["train_top1"] > 15  # chance is 10 %
 
 
 def test_count_takes_a_work_directory(run, whole):
@@ -165,31 +157,31 @@ def test_a_student_learns_from_two_teachers_and_the_step_compiles_once(train, tm
     code, result, _ = train("smoke", tmp_path / "student", *distilled)
     assert code == 0 and result["binary"] is True
     assert len(compiled) == 1  # and what is compiled ahead never compiles again
-    first, last = watch.read_metrics(tmp_path / "student")
+    first, last = read_metrics(tmp_path / "student")
     # half the weighted entropies of two teachers over ten classes: at most (ln 10) / 2 plus their distance, falling
     assert last["train_loss"] < first["train_loss"] < 2.0
 
 
 def test_the_assistant_changes_at_its_epoch(train, tmp_path, monkeypatch):
-    from bnext_jax.distill import schedule as teachers
+    from bnext_jax.distill import schedule
 
     for role in ("a", "b"):
         assert train("teacher", tmp_path / role, "--config.stop_at_step=1", f"--config.seed={ord(role)}")[0] == 0
     appointed, held = [], []
-    appoint = teachers.Faculty.appoint
+    update = schedule.TeacherSchedule.update
 
-    def noted(self, paths):
-        appointed.append(paths)
-        changed = appoint(self, paths)
+    def noted(self, epoch):
+        changed = update(self, epoch)
+        appointed.append(self._roles)
         held.extend((role, array) for role, arrays in self.variables.items() for array in arrays.values())
         return changed
 
-    monkeypatch.setattr(teachers.Faculty, "appoint", noted)
+    monkeypatch.setattr(schedule.TeacherSchedule, "update", noted)
     distilled = [f"--config.distill.main={tmp_path / 'a'}", f"--config.distill.assistants=('{tmp_path / 'b'}','{tmp_path / 'a'}')"]
     assert train("smoke", tmp_path / "student", *distilled)[0] == 0
     assert appointed == [{"main": str(tmp_path / "a"), "assistant": str(tmp_path / "b")}, {"main": str(tmp_path / "a")}]
     assert {role for role, array in held if array.is_deleted()} == {"assistant"}  # whose memory is free again
-    first, second = watch.read_metrics(tmp_path / "student")
+    first, second = read_metrics(tmp_path / "student")
     assert {"train_top1/main", "train_top1/assistant"} <= first.keys() and "train_top1/assistant" not in second
 
 
@@ -212,7 +204,7 @@ def test_a_nan_stops_the_run_names_the_step_and_its_images_and_keeps_the_last_go
     assert "not finite at step 13" in error.strip().splitlines()[-1] and "not_finite.json" in error.strip().splitlines()[-1]
     assert checkpoint.committed_steps(tmp_path / "run")[-1] == 13  # thirteen steps done, 0 to 12; the save of the next waited
     noted = json.loads((tmp_path / "run/not_finite.json").read_text())
-    source = sources.open_source(DataConfig(directory=digits), "train")
+    source = store.open_source(DataConfig(directory=digits), "train")
     batches = pipeline.TrainBatches(source, "resize(16)", batch_size=64, epochs=2, rows=range(64), seed=0)
     assert (noted["step"], noted["epoch"], noted["images"]) == (13, 0, batches.image_indices(13)[1])
     monkeypatch.undo()

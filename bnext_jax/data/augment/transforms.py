@@ -2,12 +2,12 @@
 
 random_resized_crop(s)  a rectangle of 8 to 100 % of the area and a ratio of 3/4 to 4/3, resized to s x s: bicubic, antialiased
 flip                    mirrored left to right with probability 1/2
-randaugment(text)       timm's policies, see data.randaugment
+randaugment(text)       timm's policies, see data.augment.randaugment
 resize(s)               Pillow's bicubic with antialiasing, shorter side to s, longer side int(s * long / short)
 center_crop(s)          s x s, offset = round half to even of (size - s)/2
 pad_crop(p)             zero-pad p pixels on all sides, then a random crop of the original size
 
-An image comes as uint8 [H,W,3] or as data.photo.Photo. Chance is a random.Random of its own for each image, of which only
+An image comes as uint8 [H,W,3] or as data.decode.photo.Photo. Chance is a random.Random of its own for each image, of which only
 random() is used: its numbers are the same in every version of Python.
 """
 
@@ -137,7 +137,7 @@ def flip(image, rng):
 
 
 def randaugment(image, rng, policy):
-    """An image -> uint8 of the same size; policy: data.randaugment.RandAugment."""
+    """An image -> uint8 of the same size; policy: data.augment.randaugment.RandAugment."""
     return policy(np.ascontiguousarray(_pixels(image)), rng)
 
 

@@ -1,6 +1,6 @@
 """Encoded photographs, decoded as late and as little as possible.
 
-Whole JPEGs go through libjpeg-turbo (simplejpeg), which gives Pillow's pixels to the last bit, crops for training through data.jpeg,
+Whole JPEGs go through libjpeg-turbo (simplejpeg), which gives Pillow's pixels to the last bit, crops for training through data.decode.jpeg,
 which decodes little more than them; everything that neither can do (CMYK, PNG under a JPEG's name, damaged files that may still be
 readable) goes through Pillow, whose verdict is final.
 """
@@ -14,6 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from bnext_jax.data.decode import jpeg
+from bnext_jax.errors import one_line
 
 WORK_BYTES = 2**30  # what decoding one image may take; more is refused before it is tried
 SHARP = 1.5  # a scaled decode keeps this many times the pixels that are wanted: within one level of the full one (tests/data/test_photo.py)
@@ -95,7 +96,7 @@ class Photo:
         except UnidentifiedImageError as error:
             raise Undecodable("its bytes are no image that is known") from error
         except Exception as error:  # damaged files of many formats: OSError, SyntaxError, ValueError, struct.error, ...
-            raise Undecodable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+            raise Undecodable(one_line(error, 200)) from error
 
     def _limit(self, needed):
         if needed > WORK_BYTES:

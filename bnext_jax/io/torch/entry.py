@@ -16,7 +16,7 @@ class Entry:
 
 def norm(prefix, layer):
     """The five entries of a BatchNorm."""
-    yield Entry(f"{prefix}.weight", layer.gain, "same")
+    yield Entry(f"{prefix}.weight", layer.scale, "same")
     yield Entry(f"{prefix}.bias", layer.bias, "same")
     yield Entry(f"{prefix}.running_mean", layer.mean, "same")
     yield Entry(f"{prefix}.running_var", layer.var, "same")

@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from bnext_jax import models
 from bnext_jax.errors import UserError
 from bnext_jax.io.torch import teacher_names
 from bnext_jax.io.torch.entry import Entry, affine, norm
-from bnext_jax.nn import bnext_units as blocks
-from bnext_jax.nn import layers
+from bnext_jax.models.bnext import BNext
+from bnext_jax.models.bnext18 import BNext18
+from bnext_jax.models.convnext import ConvNeXt
+from bnext_jax.models.efficientnet import EfficientNet
+from bnext_jax.nn import bnext_units, layers
 
 # layout -> (ours to PyTorch, PyTorch to ours), on numpy arrays
 LAYOUTS = {
@@ -53,7 +55,7 @@ def _bnext(prefix, model, _):
     yield from norm("feature.0.bn1", model.stem.norm)
     yield Entry("feature.0.prelu.weight", model.stem.prelu.slope, "same")
     for i, block in enumerate(model.blocks, start=1):
-        yield from _block(f"feature.{i}.", block, model.temperature, model.elm_attention)
+        yield from _block(f"feature.{i}.", block, model.temperature, model.config.elm_attention)
     yield Entry("prelu.weight", model.prelu.slope, "same")
     yield from affine("fc", model.classifier, "linear")
 
@@ -70,14 +72,14 @@ def _bnext18(prefix, model, _):
 
 
 RULES = {
-    models.BNext: _bnext,
-    models.BNext18: _bnext18,
-    models.EfficientNet: teacher_names.efficientnet,
-    models.ConvNeXt: teacher_names.convnext,
-    blocks.BasicBlock: _block,
-    blocks.BinaryFeedForward: _unit,
-    blocks.ElmAttention: _unit,
-    blocks.ElmAttention18: _unit,
+    BNext: _bnext,
+    BNext18: _bnext18,
+    EfficientNet: teacher_names.efficientnet,
+    ConvNeXt: teacher_names.convnext,
+    bnext_units.BasicBlock: _block,
+    bnext_units.BinaryFeedForward: _unit,
+    bnext_units.ElmAttention: _unit,
+    bnext_units.ElmAttention18: _unit,
 }
 
 

@@ -3,13 +3,13 @@
 import re
 
 from bnext_jax.errors import UserError
-from bnext_jax.models import MODELS
-from bnext_jax.models.bnext import default_stride
+from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
 from bnext_jax.models.convnext import PATCH, SIZES
 from bnext_jax.models.efficientnet import SCALES, STAGES
+from bnext_jax.models.table import MODELS
 
-# Of the quantised edition. A file does not say whether its gates have 4 or 8 bits; the published sizes are those of 4.
+# Of the quantized edition. A file does not say whether its gates have 4 or 8 bits; the published sizes are those of 4.
 BITS, GATE_BITS = 8, 4
 # efficientnet_lite_pytorch's name of a block's part -> timm's, in a block without and with an expansion
 SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -71,8 +71,8 @@ def _bnext(tensors):
         arguments["elm_attention"] = False
     if not any(name.endswith(".scale") for name in tensors if name.startswith("feature.")):
         arguments["info_recoupling"] = False
-    quantised = {"stem_bits": "feature.0.conv1.", "classifier_bits": "fc.", "gate_bits": "feature.1."}
-    for argument, prefix in quantised.items():
+    quantized = {"stem_bits": "feature.0.conv1.", "classifier_bits": "fc.", "gate_bits": "feature.1."}
+    for argument, prefix in quantized.items():
         if any(name.startswith(prefix) and name.endswith("clip_val") for name in tensors):
             arguments[argument] = GATE_BITS if argument == "gate_bits" else BITS
     return "bnext", _classes(tensors, "fc"), arguments
@@ -111,7 +111,7 @@ FAMILIES = {
     "conv_stem.": _efficientnet,
     "stages.": _convnext,
 }
-NAMED = {**SIZES, **{name: fixed for name, (_, fixed) in MODELS.items() if name.startswith("bnext_")}}
+NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
 
 
 def recognise(tensors):

@@ -31,7 +31,7 @@ def efficientnet(prefix, model, _):
 
 
 def _layer_norm(prefix, layer):
-    yield Entry(f"{prefix}.weight", layer.gain, "same")
+    yield Entry(f"{prefix}.weight", layer.scale, "same")
     yield Entry(f"{prefix}.bias", layer.bias, "same")
 
 

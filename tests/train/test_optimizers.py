@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
-from bnext_jax.train import optimizer
+from bnext_jax.train import optimizers, schedules
 
 
 @pytest.mark.parametrize("epochs", [128, 512])
@@ -16,13 +16,13 @@ def test_the_learning_rate_warms_up_for_five_epochs_and_follows_an_unfinished_co
     with jax.enable_x64(True):
         for e in range(epochs):
             expected = 1e-5 + e * (1e-3 - 1e-5) / 5 if e < 5 else 1e-7 + 0.5 * (1e-3 - 1e-7) * (1 + math.cos(math.pi * (e - 5) / epochs))
-            assert float(optimizer.learning_rate(OptimizerConfig(), epochs, e)) == pytest.approx(expected, rel=1e-12)
+            assert float(schedules.learning_rate(OptimizerConfig(), epochs, e)) == pytest.approx(expected, rel=1e-12)
     if epochs == 512:
         assert expected == pytest.approx(4.4e-7, rel=0.02)  # SPEC section 7: not finished at the last epoch
 
 
 def test_the_temperature_falls_by_a_tenth_each_epoch_and_signs_are_exact_from_153_on():
-    values = [float(optimizer.temperature(TemperatureConfig(), 512, e)) for e in range(155)]
+    values = [float(schedules.temperature(TemperatureConfig(), 512, e)) for e in range(155)]
     np.testing.assert_allclose(values, [0.9**e for e in range(155)], rtol=1e-5)
     assert next(e for e, t in enumerate(values) if t < 1e-7) == 153
     assert next(e for e, t in enumerate(values) if t < 1e-5) == 110  # BNext-18
@@ -32,7 +32,7 @@ def test_the_temperature_falls_by_a_tenth_each_epoch_and_signs_are_exact_from_15
 def test_a_short_run_has_exact_signs_from_the_chosen_share_on(share, epochs):
     config = TemperatureConfig(exact_from=share)
     for e in range(epochs):
-        value = float(optimizer.temperature(config, epochs, e))
+        value = float(schedules.temperature(config, epochs, e))
         if e >= share * epochs:
             assert value == 0
         else:
@@ -61,7 +61,7 @@ def test_adamw_is_the_recipes_with_two_decay_groups_and_pytorchs_clip():
 
     with jax.enable_x64(True):
         current = {k: jnp.asarray(p) for k, p in params.items()}
-        adamw = optimizer.adamw(config, {"kernel": "weights", "bias": "rest"})
+        adamw = optimizers.adamw(config, {"kernel": "weights", "bias": "rest"})
         state = adamw.init(current)
         for g in grads:
             direction, state = adamw.update({k: jnp.asarray(x) for k, x in g.items()}, state, current)
@@ -72,5 +72,5 @@ def test_adamw_is_the_recipes_with_two_decay_groups_and_pytorchs_clip():
 
 def test_a_small_gradient_is_not_scaled_up():
     grads = {"a": jnp.array([3.0, 4.0])}
-    clipped, _ = optimizer.clip_by_global_norm(50.0).update(grads, ())
+    clipped, _ = optimizers.clip_by_global_norm(50.0).update(grads, ())
     np.testing.assert_array_equal(clipped["a"], [3, 4])

@@ -4,21 +4,20 @@
 optimiser's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import pickle
 import re
 
 import numpy as np
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, one_line
+from bnext_jax.host.process import needs
+from bnext_jax.io.files import written_whole
 
 PICKLED, SAFE = "PyTorch", "safetensors"
 SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".safetensors": SAFE}
-NEEDED = "install it with `pip install -r requirements-convert.txt`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +107,9 @@ def _read_safe(path):
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
-            tensors = {name: _wide(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {name: _at_least_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
     except Exception as error:  # a damaged file surfaces as many kinds
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); it is damaged or truncated") from error
+        raise UserError(f"{path} cannot be read ({one_line(error, 200)}); it is damaged or truncated") from error
     return _file(path, tensors, notes, TEMPERATURE[SAFE])
 
 
@@ -140,7 +139,7 @@ def _description(text):
     return described if (type(name), type(classes), type(arguments)) == (str, int, dict) else None
 
 
-def _wide(array):
+def _at_least_float32(array):
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
@@ -170,31 +169,26 @@ def _read_pickled(path):
     try:
         arrays = {name: _array(value) for name, value in tensors.items()}
     except (TypeError, RuntimeError) as error:
-        raise UserError(f"{path} has tensors without plain values ({_first_line(error)}); save it with dense tensors") from error
+        raise UserError(f"{path} has tensors without plain values ({one_line(error, 200)}); save it with dense tensors") from error
     return _file(path, arrays, {} if nested is None else content, TEMPERATURE[PICKLED])
 
 
 def _told(error):
     """What the unpickler says was wrong, behind PyTorch's advice on trusting files."""
-    return _first_line(str(error).rpartition("WeightsUnpickler error:")[2] or error)
+    return one_line(str(error).rpartition("WeightsUnpickler error:")[2] or error, 200)
 
 
 def _torch(path):
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path} needs PyTorch; {NEEDED}, or use a .safetensors file") from error
+        raise UserError(f"{path} {needs('torch')}; or use a .safetensors file") from error
     return torch
 
 
 def _array(tensor):
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
-
-
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def write(path, tensors, *, epoch, temperature, described):
@@ -216,8 +210,7 @@ def write(path, tensors, *, epoch, temperature, described):
     notes = {"epoch": int(epoch), DESCRIBED: json.dumps(described)}
     if temperature is not None:
         notes[TEMPERATURE[target]] = float(temperature)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_whole(path, "file") as partial:  # PyTorch and safetensors tell a full disk in errors of their own
         if target == SAFE:
             from safetensors.numpy import save_file
 
@@ -226,10 +219,3 @@ def write(path, tensors, *, epoch, temperature, described):
             torch = _torch(path)
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
             torch.save({"state_dict": state, **notes} if path.name.endswith(".pth.tar") else state, partial)
-        os.replace(partial, path)
-    except UserError:
-        raise
-    except Exception as error:  # PyTorch and safetensors tell a full disk in errors of their own
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path} could not be written ({_first_line(error)}); nothing is left of it") from error

@@ -1,14 +1,14 @@
-"""The quantised edition of a trained network: as it is, trained further, priced. Its arithmetic: test_golden_quantized."""
+"""The quantized edition of a trained network: as it is, trained further, priced. Its arithmetic: test_golden_quantized."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnext_jax.io import load as networks
-from bnext_jax.io.torch import files as torch_files
-from bnext_jax.nn import network as state
+from bnext_jax.io.load import load
+from bnext_jax.io.torch import torch_files
 from bnext_jax.nn.kbit import Quantizer
-from tests.commands.test_commands import SMOKE, refused
+from bnext_jax.nn.network import split
+from tests.helpers.commands import SMOKE, refused
 from tests.helpers.torch_tools import WIDTHS, drawn, save_training
 
 BITS = {"gate_bits": 4, "stem_bits": 8, "classifier_bits": 8}
@@ -33,10 +33,10 @@ def evaluate(run, digits):
 
 
 def test_a_float_network_is_converted_with_every_tensor_as_it_was_and_the_published_clip_limits(run, trained, evaluate, tmp_path):
-    quantised, file = tmp_path / "quantised", tmp_path / "quantised.safetensors"
-    code, result, _ = run("convert", f"--source={trained}", f"--output={quantised}", "--gate_bits=4")
+    quantized, file = tmp_path / "quantized", tmp_path / "quantized.safetensors"
+    code, result, _ = run("convert", f"--source={trained}", f"--output={quantized}", "--gate_bits=4")
     assert code == 0 and result["arguments"] == {"widths": list(WIDTHS), **BITS}
-    assert run("convert", f"--source={quantised}", f"--output={file}")[0] == 0
+    assert run("convert", f"--source={quantized}", f"--output={file}")[0] == 0
     found, before = torch_files.read(file).tensors, drawn()
     added = found.keys() - before.keys()
     assert all(np.array_equal(found[name], value) for name, value in before.items())
@@ -47,11 +47,11 @@ def test_a_float_network_is_converted_with_every_tensor_as_it_was_and_the_publis
         np.testing.assert_array_equal(np.asarray(found[name]).reshape(-1), np.array([-25, 25] if name.startswith("fc.") else [-1000, 1000]))
 
     directly = evaluate(trained, "--gate_bits=4")
-    assert evaluate(quantised) == evaluate(quantised, "--gate_bits=4") == evaluate(file) == directly
+    assert evaluate(quantized) == evaluate(quantized, "--gate_bits=4") == evaluate(file) == directly
     plain = evaluate(trained)
     assert directly["arguments"] == {"widths": list(WIDTHS), **BITS} and plain["arguments"] == {"widths": list(WIDTHS)}
     assert 1e-6 < abs(directly["loss"] - plain["loss"]) < 0.1 * plain["loss"]
-    refused(run("evaluate", f"--checkpoint={quantised}", SMOKE, "--gate_bits=8"), "bnext has gate_bits 4 already; leave --gate_bits out")
+    refused(run("evaluate", f"--checkpoint={quantized}", SMOKE, "--gate_bits=8"), "bnext has gate_bits 4 already; leave --gate_bits out")
 
 
 def test_a_channel_of_zeros_stays_one():
@@ -60,14 +60,14 @@ def test_a_channel_of_zeros_stays_one():
     assert np.isfinite(found).all() and not found[:, 1].any() and found[:, 0].any()
 
 
-def test_the_price_of_a_trained_network_s_quantised_edition(run, trained):
-    plain, quantised = (run("count", f"--checkpoint={trained}", "--resolution=16", *more)[1]["bnext"] for more in ((), ("--gate_bits=4",)))
-    assert plain["edition"] == quantised["edition"] and quantised["macs"] == plain["edition"]["macs"]
+def test_the_price_of_a_trained_network_s_quantized_edition(run, trained):
+    plain, quantized = (run("count", f"--checkpoint={trained}", "--resolution=16", *more)[1]["bnext"] for more in ((), ("--gate_bits=4",)))
+    assert plain["edition"] == quantized["edition"] and quantized["macs"] == plain["edition"]["macs"]
     stem, classifier, gates = 27 * 8, 16 * 10, 5 * 2 * 8 * 1 + 2 * 2 * 16 * 2  # five gates of 8 channels, two of 16
-    assert plain["bytes"] - quantised["bytes"] == 3 * (stem + classifier) + (4 - 0.5) * gates
+    assert plain["bytes"] - quantized["bytes"] == 3 * (stem + classifier) + (4 - 0.5) * gates
 
 
-def test_a_float_network_is_trained_further_with_quantised_layers(run, trained, digits, tmp_path):
+def test_a_float_network_is_trained_further_with_quantized_layers(run, trained, digits, tmp_path):
     more = [f"--config.model.{name}={bits}" for name, bits in BITS.items()]
     code, _, error = run(
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", f"--config.init={trained}",
@@ -75,10 +75,10 @@ def test_a_float_network_is_trained_further_with_quantised_layers(run, trained, 
         "--config.optimizer.decay_rest=0", "--config.optimizer.decay_weights=0", *more,
     )  # fmt: skip
     assert code == 0, error
-    model, metadata = networks.load(tmp_path / "run")
+    model, metadata = load(tmp_path / "run")
     assert metadata["model"]["arguments"] == {"widths": list(WIDTHS), **BITS}
-    _, params, rest = state.split(model, training=False)
-    _, before, _ = state.split(networks.load(trained, gate_bits=4)[0], training=False)
+    _, params, rest = split(model, training=False)
+    _, before, _ = split(load(trained, gate_bits=4)[0], training=False)
     for layer in ("stem/conv", "classifier", "blocks/1/unit3x3/gate/reduce", "blocks/1/unit3x3/gate/expand"):  # the gradient goes through
         moved = np.abs(np.asarray(params[f"{layer}/kernel"]) - np.asarray(before[f"{layer}/kernel"]))
         assert 0 < moved.max() < 0.01, layer

@@ -1,0 +1,62 @@
+"""The tables of what `count` finds: a column a network, or a row a layer."""
+
+from bnext_jax.analysis import macs
+
+MEBI = 2**20
+
+
+def layer_rows(found):
+    """The table of the layers of count's result; every number in full."""
+    rows = [["layer", "weights", "kernel", "output", "MACs", "OPs", "bytes"]]
+    for name, values in found.items():
+        for layer in values["layers"]:
+            shapes = ["x".join(map(str, layer[key])) for key in ("kernel", "output")]
+            numbers = [f"{layer['macs']}", f"{layer['ops']:.12g}", f"{layer['bytes']}"]
+            rows.append([f"{name}/{layer['name']}", layer["kind"], *shapes, *numbers])
+        others = values["bytes"] - sum(layer["bytes"] for layer in values["layers"])
+        rows.append([f"{name}: norms, activations, biases", macs.FLOAT, "", "", "", "", f"{others}"])
+    return rows
+
+
+TITLES = {macs.BINARY: "binary MACs", "int8": "8-bit MACs", "int4": "4-bit MACs", macs.FLOAT: "float MACs"}
+
+
+def _ask(values, key, part=None):
+    """values[part][key] or values[key], None where there is none."""
+    return (values if part is None else values.get(part, {})).get(key)
+
+
+def summary_rows(found):
+    """The table of count's result: a column a network, the published figures below what they are compared with."""
+
+    def row(title, key, shown, part=None, unit=1):
+        values = [_ask(one, key, part) for one in found.values()]
+        return [title, *("-" if value is None else format(value if unit == 1 else value / unit, shown) for value in values)]
+
+    def published(key):
+        return row("    published", key, "", "published")
+
+    pixels = [" x ".join(map(str, one["pixels"])) for one in found.values()]
+    kinds = [kind for kind in TITLES if any(one["macs"][kind] for one in found.values())]
+    rows = [
+        ["", *found],
+        ["pixels", *pixels],
+        *([TITLES[kind], *(f"{one['macs'][kind]:,}" for one in found.values())] for kind in kinds),
+        row("OPs, G", "ops", ".5g", unit=1e9),
+        row("degree of binarisation, %", "degree", ".2f"),
+        row("parameters", "parameters", ","),
+        row("binary weights", "binary_weights", ","),
+        row("packed, MiB", "bytes", ".3f", unit=MEBI),
+        published("mebibytes"),
+        row("in float32, MiB", "bytes_float32", ".1f", unit=MEBI),
+        row("training checkpoint, MiB", "bytes_checkpoint", ".1f", unit=MEBI),
+        row("quantized edition: OPs, G", "ops", ".5g", "edition", 1e9),
+        row("    rounded as published", "printed_gops", ".3f", "edition"),
+        published("ops"),
+        row("quantized edition: degree, %", "degree", ".2f", "edition"),
+        row("    rounded as published", "printed_degree", ".3f", "edition"),
+        published("degree"),
+        row("quantized edition: packed, MiB", "bytes_edition", ".3f", unit=MEBI),
+        published("quantized"),
+    ]
+    return [line for line in rows if set(line[1:]) != {"-"}]

@@ -1,0 +1,66 @@
+"""A network to a file: a work directory of ours, or a PyTorch file."""
+
+import dataclasses
+import pathlib
+
+from bnext_jax.data import preprocessing
+from bnext_jax.errors import UserError
+from bnext_jax.io.checkpoint import save_network
+from bnext_jax.io.torch import torch_files
+from bnext_jax.io.torch.state_dict import to_state_dict
+from bnext_jax.models.table import MODELS, model_config
+from bnext_jax.nn.network import split
+
+
+def described(model):
+    """{"name", "num_classes", "arguments"} for create_model of a network of the table. Raises UserError for any other network."""
+    names = {name: entry for name, entry in MODELS.items() if entry.network is type(model)}
+    if not names:
+        raise UserError(
+            f"{type(model).__name__} is no network of bnext_jax.MODELS, so no command could read it; save its nnx.State with Orbax"
+        )
+    classes, fields = model.classifier.kernel.shape[-1], dataclasses.fields(model.config)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    for name, entry in names.items():
+        if needed <= entry.arguments.keys() and model_config(name, classes) == model.config:
+            return {"name": name, "num_classes": classes, "arguments": {}}
+    family = next(name for name, entry in names.items() if not entry.arguments)
+    arguments = {field.name: getattr(model.config, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields}
+    return {"name": family, "num_classes": classes, "arguments": {k: v for k, v in arguments.items() if v != defaults[k]}}
+
+
+def save(path, model, metadata=None):
+    """Writes a network whole, or nothing.
+
+    Args:
+      path: must not exist. A suffix of a PyTorch file (.pth.tar, .pth, .safetensors) makes one, any other path a work directory.
+      model: from create_model or load.
+      metadata: as load gives it; None = what the model itself tells.
+    Raises:
+      UserError: the path exists or cannot be written, or the network is not one of the table.
+    """
+    if pathlib.Path(path).exists():
+        raise UserError(f"{path} exists; remove it or name another file")
+    own = getattr(model, "temperature", None)
+    metadata = metadata or _metadata(model, own)
+    if torch_files.kind(path):
+        temperature = None if own is None else metadata["temperature"]
+        torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"])
+    else:
+        _, params, batch_stats = split(model, training=False)
+        save_network(path, params, batch_stats, metadata)
+
+
+def _metadata(model, temperature):
+    told = described(model)
+    return {
+        "model": told,
+        "step": 0,
+        "epoch": 0,
+        "temperature": 1.0 if temperature is None else float(temperature[...]),
+        "preprocessing": preprocessing.published(told["name"], told["num_classes"]),
+        "class_names": [],
+        "precision": "float32",
+        "config": None,
+    }

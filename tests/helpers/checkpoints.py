@@ -1,0 +1,16 @@
+"""Checkpoints as arrays."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from bnext_jax.io import checkpoint
+
+
+def saved_state(workdir):
+    """(step, {key: array}) of the newest checkpoint, everything in it."""
+    step = checkpoint.committed_steps(workdir)[-1]
+    tree = checkpoint.ocp.load_checkpointables(pathlib.Path(workdir) / "checkpoints" / str(step))
+    leaves = jax.tree_util.tree_leaves_with_path({name: tree[name] for name in ("network", "training")})
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
