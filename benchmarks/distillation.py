@@ -24,7 +24,7 @@ TEACHERS = ("efficientnet_b0", "efficientnet_b2")
 
 def measure(shardings, teachers, dtype):
     """{"step_seconds", "gflops_per_image"} of a step with these teachers."""
-    step, arguments, _ = steps.prepared(shardings, "bnext_tiny", BATCH, PIXELS, teachers=teachers, teacher_dtype=dtype)
+    step, arguments, _ = steps.built(shardings, "bnext_tiny", BATCH, PIXELS, teachers=teachers, teacher_dtype=dtype)
     compiled = step.lower(*arguments).compile()
     stepping = steps.Stepping(compiled, arguments)
     stepping()

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import record
-from bnext_jax.data import pipeline, store
+from bnext_jax.data import pipeline, splits
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.decode.photo import Photo
 from tests.helpers.photographs import jpegs
@@ -180,7 +180,7 @@ class Records:
 
 def with_workers(quality, cores):
     """Images a second a core of whole batches from Grain's workers, one a core, {contender: rate}."""
-    source, rates = store.Source("photographs", "train", Records(quality), ("all",)), {}
+    source, rates = splits.Source("photographs", "train", Records(quality), ("all",)), {}
     for name, kind in (("ours", Transform), ("pillow", PillowTransform)):
         batches = pipeline.TrainBatches(source, RECIPES[True], batch_size=BATCH, epochs=1, rows=range(BATCH), seed=0)
         batches.transform = kind(RECIPES[True])

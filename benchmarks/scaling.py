@@ -30,7 +30,7 @@ def one(devices, layout):
     jax.config.update("jax_num_cpu_devices", devices)
     group, text = LAYOUTS[layout]
     shardings = mesh.make_shardings(text)
-    step, arguments, _ = steps.prepared(shardings, "bnext_tiny", SHARE * devices, PIXELS, group=group)
+    step, arguments, _ = steps.built(shardings, "bnext_tiny", SHARE * devices, PIXELS, group=group)
     compiled = step.lower(*arguments).compile()
     stepping = steps.Stepping(compiled, arguments)
     jax.block_until_ready(stepping())

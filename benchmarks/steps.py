@@ -16,7 +16,7 @@ from bnext_jax.train.step import StepSpec, compile_step, initial_state, make_ste
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def prepared(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dtype="float32", classes=1000, **arguments):
+def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dtype="float32", classes=1000, **arguments):
     """(jitted step, [state, batch, flag, teachers] on the devices, model): float32, random images.
 
     Args:
@@ -44,7 +44,7 @@ def prepared(shardings, name, batch, pixels, *, group=None, teachers=(), teacher
 
 
 class Stepping:
-    """Calls a compiled step again and again; the state is its own. compiled, arguments: see prepared."""
+    """Calls a compiled step again and again; the state is its own. compiled, arguments: see built."""
 
     def __init__(self, compiled, arguments):
         self._compiled, (self.state, *self._rest) = compiled, arguments

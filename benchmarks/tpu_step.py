@@ -61,7 +61,7 @@ def network(size, form, effort, share=SHARE):
     config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config(teaching).check()
     where = aot.topology(TOPOLOGY)
     config = with_share(dataclasses.replace(config, precision=precision, eval_batch_size=share * len(where.devices)), where, share)
-    made = abstract.prepared(config, where, abstract.facts(config.data))
+    made = abstract.abstract_programs(config, where, abstract.facts(config.data))
     found = aot.compiled(f"BNext {size}, {form}, effort {effort:g}", *made.train, where, effort, made.parameters)
     if not found["fits"]:
         return {"fits": False, "told": found["told"], "compile_seconds": found["compile_seconds"]}

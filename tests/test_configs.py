@@ -2,14 +2,17 @@
 
 import functools
 import importlib
+import random
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 from bnext_jax import cli as program
 from bnext_jax.analysis import count
 from bnext_jax.config import to_json
+from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.models.table import abstract_model
 
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
@@ -65,12 +68,20 @@ def parameters(name):
     return count.weigh(abstract_model(name))["parameters"]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_the_smoke_form_trains_from_the_command_line(run, digits, tmp_path, file):
-    words = [f"--config=configs/{file}.py:smoke", f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}"]
+def test_a_smoke_form_trains_from_the_command_line(run, digits, tmp_path):
+    """One of them: test_smoke_forms_differ_in_their_transforms_alone says that all compile this program."""
+    words = ["--config=configs/imagenet_bnext_tiny.py:smoke", f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}"]
     code, result, error = run("train", *words)
     assert code == 0, error
     assert (result["steps"], result["examples"]) == (2 * 256 // 64, 120)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_smoke_form_s_transforms_give_images_of_one_size(file):
+    config = module(file).get_config("smoke").check()
+    scan = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    for line in (config.data.train_transform, config.data.eval_transform):
+        assert Transform(line)(scan, random.Random(0)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -124,7 +135,7 @@ def test_an_unknown_form_is_refused_with_the_file_and_its_forms(file):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_docstring_has_the_figure_and_commands_that_the_command_line_understands(file):
+def test_the_docstring_has_the_figure_and_commands_that_can_be_typed(file):
     text = module(file).__doc__
     _, _, _, _, assistants, main, figure = FILES[file]
     forms, dataset, *_ = recipe(file)

@@ -1,45 +1,107 @@
-"""Imports go one way: each part may use only what stands above it in this list."""
+"""Imports go one way: a module may use only modules that stand above it in this list."""
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import bnext_jax
 
-ORDER = [
-    "errors", "files", "tables", "process", "cluster", "lowering", "convolution", "quantize", "layers", "binary", "tail",
-    "depthwise", "blocks", "models", "convert", "teachers", "config", "distill", "progress", "data", "collectives", "traffic",
-    "train", "evaluate", "predict", "macs", "count", "exchange", "tpu", "abstract", "plan", "plot", "quickstart",
-]  # fmt: skip
+LINES = """
+errors host.process host.progress io.files io.logs io.digest analysis.tables
+nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.network
+models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
+distill.losses distill.roster
+data.preprocessing data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.photo
+data.augment.operations data.augment.randaugment data.augment.transforms
+data.datasets.imagenet data.datasets.digits data.datasets.folders
+data.store data.prepare data.splits data.faults data.pipeline
+io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.torch_files
+io.checkpoint io.load io.save distill.schedule recipes
+analysis.macs analysis.count analysis.count_rows
+tpu.collectives tpu.traffic
+train.cluster train.mesh train.preemption train.optimizers train.schedules train.memory train.watch train.workdir train.checkpoints
+train.step train.evaluator train.programs train.init train.run train.loop
+tpu.abstract tpu.aot
+plot.figures plot.page plot.curves plot.comparison plot.augmentation
+commands.predict plot.features commands.evaluate plot.report
+commands.convert commands.count commands.plan commands.plot commands.quickstart
+commands.table commands.help_texts cli __main__
+"""
+ORDER = LINES.split()
 ROOT = pathlib.Path(bnext_jax.__file__).parent
+# rooms that must work without those of training
+WITHOUT_TRAIN = ("nn", "models", "data", "io", "analysis", "distill", "host", "config", "errors", "recipes")
 
 
-def part(dotted):
-    """The part of bnext_jax that a dotted name lies in, or None."""
-    words = dotted.split(".")
-    return words[1] if words[0] == "bnext_jax" and len(words) > 1 else None
+def name_of(path):
+    """The dotted name of a module's file below bnext_jax; of a package that of its folder, "" = bnext_jax itself."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
 
 
 def imported(path):
-    """Parts of bnext_jax that a file imports, also inside its functions."""
+    """Modules of bnext_jax that a file imports, also inside its functions."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from filter(None, (part(alias.name) for alias in node.names))
+            dotted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from filter(None, (part(f"{node.module}.{alias.name}") for alias in node.names))
-
-
-def test_every_part_imports_only_parts_that_stand_before_it():
-    wrong = []
-    for path in sorted(ROOT.rglob("*.py")):
-        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if own == "__init__":
+            dotted = [name for alias in node.names for name in (f"{node.module}.{alias.name}", node.module)]
+        else:
             continue
-        assert own in ORDER, f"{own} has no place in the order"
-        wrong += [f"{path.name} imports {other}" for other in imported(path) if ORDER.index(other) > ORDER.index(own)]
+        found |= {name.removeprefix("bnext_jax.") for name in dotted if name.startswith("bnext_jax.")} & MODULES.keys()
+    return found
+
+
+def test_every_module_imports_only_modules_that_stand_before_it():
+    assert not (set(ORDER) - MODULES.keys()) and len(set(ORDER)) == len(ORDER)
+    wrong = []
+    for name, path in MODULES.items():
+        if path.name == "__init__.py":
+            assert not imported(path), f"{name} is a room: its __init__ imports nothing"
+            continue
+        assert name in ORDER, f"{name} has no place in the order"
+        rooms = {other for other in imported(path) if MODULES[other].name == "__init__.py"}
+        wrong += [f"{name} imports {other}" for other in imported(path) - rooms if ORDER.index(other) >= ORDER.index(name)]
     assert not wrong
+
+
+def test_networks_files_and_counting_need_nothing_of_training():
+    needing = [
+        name for name, path in MODULES.items() if name.split(".")[0] in WITHOUT_TRAIN for other in imported(path) if "train." in other
+    ]
+    assert not needing
+    for name in ("commands.predict", "commands.convert", "commands.count"):
+        assert not [other for other in imported(MODULES[name]) if other.startswith("train")]
 
 
 def test_no_file_is_longer_than_three_hundred_lines():
     files = [p for folder in ("bnext_jax", "configs", "tests", "benchmarks") for p in (ROOT.parent / folder).rglob("*.py")]
     assert len(files) > 40
     assert not {str(p): n for p in files if (n := len(p.read_text().splitlines())) > 300}
+
+
+def test_no_test_module_imports_another():
+    for path in (ROOT.parent / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith("tests.") and ".test_" in name], path
+
+
+def test_a_test_s_name_is_shorter_than_eighty_characters():
+    for path in (ROOT.parent / "tests").rglob("test_*.py"):
+        names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        assert not [name for name in names if len(name) >= 80], path
+
+
+def test_the_public_surface_has_what_it_names_and_imports_no_tensorflow():
+    code = "import bnext_jax as b, sys; [getattr(b, name) for name in b.__all__ if name not in ('train', 'evaluate')]"
+    code += "; print(*sorted({'tensorflow', 'torch', 'matplotlib', 'clu', 'grain'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    light = "import bnext_jax, sys; print('jax' in sys.modules, bnext_jax.__version__)"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert done.stdout.split() == ["False", bnext_jax.__version__]

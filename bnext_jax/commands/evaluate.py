@@ -3,7 +3,7 @@
 import jax
 
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import pipeline, preprocessing, store
+from bnext_jax.data import pipeline, preprocessing, splits, store
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import revision
 from bnext_jax.io.digest import comparable
@@ -44,7 +44,7 @@ def evaluate_network(model, metadata, name, config=None, predictions=None):
     if config is None and metadata["config"] is None:
         raise UserError(f"{name} does not say on which dataset; add --config=configs/NAME.py")
     config = config or from_json(metadata["config"]).check()
-    source = cluster.agree(lambda: store.open_source(config.data, config.data.eval_split))
+    source = cluster.agree(lambda: splits.open_source(config.data, config.data.eval_split))
     described = metadata["model"]
     if not fits_classes(metadata, source.class_names):
         raise UserError(

@@ -6,7 +6,7 @@ import sys
 
 from bnext_jax.analysis import tables
 from bnext_jax.tpu import aot
-from bnext_jax.tpu.abstract import facts, prepared
+from bnext_jax.tpu.abstract import abstract_programs, facts
 from bnext_jax.train import memory
 
 DOES_NOT_FIT = 3  # exit code
@@ -17,7 +17,7 @@ CORE_RATE = 537.0
 
 def verdict(config, where, known, effort):
     """What plan says of one config on one Topology, see plan. known: Facts. effort: see aot.compiled."""
-    made = prepared(config, where, known)
+    made = abstract_programs(config, where, known)
     train = aot.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
     evaluation = aot.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
     found = {"chips": where.chips, "hosts": where.hosts, "peaks": dataclasses.asdict(where.chip),
@@ -65,7 +65,7 @@ def largest(config, where, known):
     def peak(share):
         """Bytes, or None where it does not fit."""
         if share not in tried:
-            made = prepared(with_share(config, where, share), where, known)
+            made = abstract_programs(with_share(config, where, share), where, known)
             found = aot.compiled(f"{where.name}: {share} images a device", *made.train, where, QUICK, made.parameters)
             tried[share] = found.get("peak")
         return tried[share]
@@ -96,7 +96,7 @@ def levers(config, where, known):
         candidates.append((f"--config.mesh=shard={len(where.devices)}", {"mesh": f"shard={len(where.devices)}"}))
     for told, changes in candidates:
         changed = dataclasses.replace(config, **changes).check()
-        made = prepared(changed, where, known)
+        made = abstract_programs(changed, where, known)
         one = aot.compiled(f"{where.name}: {told}", *made.train, where, QUICK, made.parameters, changed.accumulate)
         found.append({"lever": told, "fits": one["fits"], "peak": one.get("peak")})
         if one["fits"]:

@@ -18,7 +18,7 @@ class Faults:
     """Names the images of training batches that others took the place of, and ends a run that has too many.
 
     Args:
-      source: data.store.Source. allowed: share of an epoch's images that may be replaced. images: of an epoch, in all processes.
+      source: data.splits.Source. allowed: share of an epoch's images that may be replaced. images: of an epoch, in all processes.
     """
 
     def __init__(self, source, allowed, images):

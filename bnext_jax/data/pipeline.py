@@ -50,7 +50,7 @@ class TrainBatches:
     """Random access to this process's rows of each step: element s is {"image": uint8 [R,H,W,3], "label": int32 [R], "undecodable"}.
 
     Args:
-      source: data.store.Source. transform: one line of data.augment.transforms. batch_size: global. epochs: length of the run.
+      source: data.splits.Source. transform: one line of data.augment.transforms. batch_size: global. epochs: length of the run.
       rows: this process's rows of each global batch. seed: of order and augmentation.
     Raises:
       UserError: an unknown transform, a batch larger than the split.

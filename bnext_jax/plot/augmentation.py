@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bnext_jax.data import store
+from bnext_jax.data import splits
 from bnext_jax.data.augment.transforms import Transform, randaugment
 from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import Photo, Undecodable
@@ -26,7 +26,7 @@ def augmentation(config, output=None):
       UserError: no dataset, no image that can be decoded, or the picture cannot be written.
     """
     path = picture_path(output or "augmentation.png")
-    source = store.open_source(config.data, config.data.train_split)
+    source = splits.open_source(config.data, config.data.train_split)
     train, evaluation = Transform(config.data.train_transform), Transform(config.data.eval_transform)
     rows = []
     for index in np.random.default_rng(config.seed).permutation(len(source)):

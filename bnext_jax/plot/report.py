@@ -14,7 +14,7 @@ from bnext_jax.analysis.count_rows import summary_rows
 from bnext_jax.commands.evaluate import evaluate, evaluate_network
 from bnext_jax.commands.predict import open_photo
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import store
+from bnext_jax.data import splits
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import Photo
@@ -54,7 +54,7 @@ def report(workdir, words=(), output=None):
     lines = read_logs(workdir)
     model, metadata = load(workdir)
     config = from_json(metadata["config"]).check()
-    source = store.open_source(config.data, config.data.eval_split)
+    source = splits.open_source(config.data, config.data.eval_split)
     shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words else None
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", workdir, len(source))

@@ -8,7 +8,7 @@ import random
 import jax
 import numpy as np
 
-from bnext_jax.data import store
+from bnext_jax.data import splits, store
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.distill import roster, schedule
 from bnext_jax.errors import UserError
@@ -43,18 +43,18 @@ def facts(data):
     Raises UserError where it is neither, or names a part of a split of one that is not prepared.
     """
     if store.prepared_folder(data) is not None:
-        train = store.open_source(data, data.train_split)
+        train = splits.open_source(data, data.train_split)
         classes, images, example = len(train.class_names), len(train), train.example(0)[0]
     elif data.name not in KNOWN:
         raise UserError(f"dataset {data.name} is not prepared, so plan knows neither its classes nor its images; run `prepare`, or name one"
                         f" of: {', '.join(KNOWN)}")  # fmt: skip
     else:
-        classes, splits, size = KNOWN[data.name]
-        if data.train_split not in splits:
+        classes, sizes, size = KNOWN[data.name]
+        if data.train_split not in sizes:
             raise UserError(
-                f"config.data.train_split {data.train_split!r} of {data.name}, which is not prepared; plan knows {', '.join(splits)}"
+                f"config.data.train_split {data.train_split!r} of {data.name}, which is not prepared; plan knows {', '.join(sizes)}"
             )
-        images, example = splits[data.train_split], np.zeros((*size, 3), np.uint8)
+        images, example = sizes[data.train_split], np.zeros((*size, 3), np.uint8)
     shapes = [Transform(line)(example, random.Random(0)).shape for line in (data.train_transform, data.eval_transform)]
     return Facts(classes, images, *shapes)
 
@@ -93,7 +93,7 @@ def _teachers(config, classes):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class AbstractPrograms:
     """The programs of a config on a topology, with their abstract arguments: (jitted, arguments) each.
 
     parameters: of the student, their number. teachers: names of their networks.
@@ -105,8 +105,8 @@ class Prepared:
     teachers: list
 
 
-def prepared(config, where, known):
-    """The Prepared programs: what `train` compiles, from shapes alone.
+def abstract_programs(config, where, known):
+    """The AbstractPrograms: what `train` compiles, from shapes alone.
 
     Args:
       config: a checked Config. where: aot.Topology. known: Facts.
@@ -140,7 +140,7 @@ def prepared(config, where, known):
     types = {"image": np.uint8, "label": np.int32, "mask": np.bool_}
     seen = rows({name: jax.ShapeDtypeStruct((config.eval_batch_size, *shape), types[name]) for name, shape in seen.items()})
     placed = lies(current, shardings.of_state(current))
-    return Prepared(
+    return AbstractPrograms(
         (programs.train_step(taught, placed), (placed, batch, flag, whole(variables))),
         (programs.eval_step, (whole({**params, **batch_stats}), seen, flag)),
         sum(math.prod(leaf.shape) for leaf in params.values()),

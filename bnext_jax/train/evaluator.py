@@ -50,7 +50,7 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
     """Top-1, top-5 (percent), loss (nats) and the number of images of a whole split, over all devices of all processes.
 
     Args:
-      eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.store.Source.
+      eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.splits.Source.
       shardings: train.mesh.Shardings. data: DataConfig. batch_size: global.
       stop: train.preemption.Preemption that interrupts the evaluation. predictions: a Predictions, which is given every image's.
     Raises:
@@ -115,7 +115,7 @@ class Predictions:
     Columns: index in the split, file (where the dataset knows it), label, prediction (classes' names), probability of the prediction
     (softmax), top5 (names of the likeliest classes, joined by ";").
 
-    source: data.store.Source.
+    source: data.splits.Source.
     batch_size: global, of the evaluation.
     """
 

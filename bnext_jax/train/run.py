@@ -8,7 +8,7 @@ from clu import parameter_overview
 from flax import nnx
 
 from bnext_jax.config import flat_json, to_json
-from bnext_jax.data import faults, pipeline, store
+from bnext_jax.data import faults, pipeline, splits, store
 from bnext_jax.distill.schedule import TeacherSchedule
 from bnext_jax.host.process import revision
 from bnext_jax.io.digest import comparable
@@ -44,8 +44,8 @@ class Run:
         self.flag = preemption.Flags(self.shardings)
         # data
         data = config.data
-        self.train_source = store.open_source(data, data.train_split)
-        self.eval_source = store.open_source(data, data.eval_split)
+        self.train_source = splits.open_source(data, data.train_split)
+        self.eval_source = splits.open_source(data, data.eval_split)
         self.batches = pipeline.TrainBatches(
             self.train_source, data.train_transform, batch_size=config.batch_size, epochs=config.epochs,
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,

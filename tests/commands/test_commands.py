@@ -122,7 +122,7 @@ def test_every_command_runs_as_a_process_with_its_result_alone_on_standard_outpu
     assert pathlib.Path(result_of(command("plot", "curves", f"--workdir={tmp_path / 'run'}"))["picture"]).exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_whole_is_told_and_leaves_nothing_to_mistake(digits, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(digits, tmp_path):
     words = [
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=False", f"--config.data.directory={digits}",
     ]  # fmt: skip

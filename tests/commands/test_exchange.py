@@ -184,5 +184,9 @@ def test_convert_runs_as_a_process_and_on_a_full_disk_leaves_nothing(half_traine
 def test_without_pytorch_a_pth_says_what_to_install_and_safetensors_needs_none(run, half_trained, monkeypatch, tmp_path):
     run("convert", f"--source={half_trained}", f"--output={tmp_path / 'a.safetensors'}")
     monkeypatch.setitem(sys.modules, "torch", None)
-    refused(run("convert", f"--source={half_trained}", f"--output={tmp_path / 'b'}"), "needs torch, which is not installed; `pip install torch`", "or use a .safetensors file")
+    refused(
+        run("convert", f"--source={half_trained}", f"--output={tmp_path / 'b'}"),
+        "needs torch, which is not installed; `pip install torch`",
+        "or use a .safetensors file",
+    )
     assert run("convert", f"--source={tmp_path / 'a.safetensors'}", f"--output={tmp_path / 'c'}")[0] == 0

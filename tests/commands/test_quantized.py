@@ -32,7 +32,7 @@ def evaluate(run, digits):
     return call
 
 
-def test_a_float_network_is_converted_with_every_tensor_as_it_was_and_the_published_clip_limits(run, trained, evaluate, tmp_path):
+def test_a_float_network_is_converted_with_its_tensors_and_the_clip_limits(run, trained, evaluate, tmp_path):
     quantized, file = tmp_path / "quantized", tmp_path / "quantized.safetensors"
     code, result, _ = run("convert", f"--source={trained}", f"--output={quantized}", "--gate_bits=4")
     assert code == 0 and result["arguments"] == {"widths": list(WIDTHS), **BITS}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import pipeline, store
+from bnext_jax.data import pipeline, splits
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.errors import UserError
 from bnext_jax.train.mesh import make_shardings
@@ -19,12 +19,12 @@ LINE = "resize(16)|pad_crop(2)|flip"
 
 @pytest.fixture(scope="module")
 def train(digits):
-    return store.open_source(DataConfig(directory=digits), "train")
+    return splits.open_source(DataConfig(directory=digits), "train")
 
 
 @pytest.fixture(scope="module")
 def test_split(digits):
-    return store.open_source(DataConfig(directory=digits), "test")
+    return splits.open_source(DataConfig(directory=digits), "test")
 
 
 def batches(source, rows=range(100), seed=3):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import faults, pipeline, store
+from bnext_jax.data import faults, pipeline, splits
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.errors import UserError
 from tests.helpers import photographs
@@ -36,7 +36,7 @@ class Records:
 
 
 def source(count, broken=(), split="train"):
-    return store.Source("birds", split, Records(count, broken), ("a", "b"))
+    return splits.Source("birds", split, Records(count, broken), ("a", "b"))
 
 
 def batches(data):
@@ -57,7 +57,7 @@ def test_an_undecodable_image_is_replaced_by_the_next_one_that_can_be_decoded():
     assert sorted(i for batch in found for i in batch["undecodable"] if i >= 0) == [3, 4]
 
 
-def test_the_last_image_of_a_dataset_is_replaced_by_the_first_and_a_dataset_of_nothing_stops():
+def test_the_last_image_is_replaced_by_the_first_and_a_dataset_of_nothing_stops():
     image, label, index = batches(source(9, broken=(8,))).example(8, 0)
     assert image.shape == (16, 16, 3) and (label, index) == (0, 8)
     told = r"100 images in a row of birds, from photo_\d+.JPEG \(image \d+ of train: .*prepare the dataset again"
@@ -65,7 +65,7 @@ def test_the_last_image_of_a_dataset_is_replaced_by_the_first_and_a_dataset_of_n
         batches(source(120, broken=range(120)))[0]
 
 
-def test_replaced_images_are_named_once_counted_and_end_the_run_past_the_allowed_share(caplog):
+def test_replaced_images_are_named_once_and_end_the_run_past_the_allowed_share(caplog):
     watch = faults.Faults(source(100, broken=(7, 9, 11)), allowed=0.02, images=100)
     with caplog.at_level(logging.WARNING):
         watch.look(np.array([-1, 7, -1]))
@@ -94,7 +94,7 @@ def birds(monkeypatch):
         def open_source(data, split):
             return source({"train": 128, "test": 24}[split], broken.get(split, ()), split)
 
-        monkeypatch.setattr(store, "open_source", open_source)
+        monkeypatch.setattr(splits, "open_source", open_source)
 
     return install
 
@@ -114,7 +114,7 @@ def test_a_run_goes_on_without_a_broken_image_and_records_how_many_it_replaced(r
     assert caplog.text.count("photo_5.JPEG (image 5 of train: ") == 1
 
 
-def test_a_run_stops_past_the_share_and_an_evaluation_gives_no_number_over_fewer_images(run, birds, tmp_path):
+def test_a_run_stops_past_the_share_and_no_evaluation_is_over_fewer_images(run, birds, tmp_path):
     birds(train=(5, 6))
     refused(
         run(*words(tmp_path, "--config.data.undecodable_share=0.01")), "2 of the 128 images of an epoch cannot be decoded", "photo_6.JPEG"
@@ -128,7 +128,7 @@ def test_a_run_stops_past_the_share_and_an_evaluation_gives_no_number_over_fewer
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_dies_is_told_and_ends_the_stream(digits, workers):
-    data = store.open_source(DataConfig(directory=digits), "train")
+    data = splits.open_source(DataConfig(directory=digits), "train")
     stream = pipeline.iterate(pipeline.TrainBatches(data, "resize(16)", batch_size=8, epochs=500, rows=range(8), seed=0), workers=workers)
     next(stream)
     (child, *_) = [child for child in multiprocessing.active_children() if "grain" in child.name]
@@ -153,8 +153,8 @@ class Deadly(Records):
 
 
 def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path, monkeypatch):
-    opened = {"train": store.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
-    monkeypatch.setattr(store, "open_source", lambda data, split: opened[split])
+    opened = {"train": splits.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
+    monkeypatch.setattr(splits, "open_source", lambda data, split: opened[split])
     monkeypatch.setattr(pipeline.TrainBatches, "image_indices", lambda self, step: (step // 4, [32 * (step % 4) + r for r in range(32)]))
     refused(run(*words(tmp_path, "--config.data.workers=1", "--config.checkpoint.every_steps=1")), "a worker that decodes images died")
     assert {entry.name for entry in (tmp_path / "run/checkpoints").iterdir()} <= {"1", "2"}
@@ -162,5 +162,5 @@ def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path,
 
 def test_photographs_of_one_run_are_kept_encoded_where_they_are_many():
     assert isinstance(source(24).example(0)[0], np.ndarray)  # 24 images of 40x30 fit into memory decoded
-    big = store.Source("birds", "train", [{"image": photographs.jpegs()[0], "label": 0}] * 1000, ("a",))
+    big = splits.Source("birds", "train", [{"image": photographs.jpegs()[0], "label": 0}] * 1000, ("a",))
     assert not isinstance(big.example(0)[0], np.ndarray) and not big.decoded

@@ -100,7 +100,7 @@ def test_what_is_no_plain_jpeg_is_left_to_others(kind):
     assert jpeg.layout(OTHERS[kind](photographs.images(161, 123)[0])) is None
 
 
-def test_data_that_end_before_the_rectangle_does_are_refused_and_those_behind_it_do_not_matter():
+def test_data_that_end_before_the_rectangle_are_refused_those_behind_it_are_not():
     data = photographs.jpegs()[0]
     layout, cut = jpeg.layout(data), data[: len(data) // 2]
     np.testing.assert_array_equal(jpeg.region(cut, layout, 0, 0, 60, 500), jpeg.region(data, layout, 0, 0, 60, 500))

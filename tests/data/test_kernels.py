@@ -31,7 +31,7 @@ def test_shrinking_is_antialiased_and_a_fine_checkerboard_becomes_grey():
     assert np.abs(found.astype(int) - 127.5).max() < 1
 
 
-def test_a_region_of_the_same_size_comes_back_as_it_is_and_one_pixel_fills_everything():
+def test_a_region_of_the_same_size_comes_back_and_one_pixel_fills_everything():
     image = noise(9, 12)
     np.testing.assert_array_equal(kernels.resample(image, 2.0, 3.0, 5.0, 7.0, 5, 7), image[2:7, 3:10])
     assert (kernels.resample(image[:1, :1].copy(), 0.0, 0.0, 1.0, 1.0, 8, 8) == image[0, 0]).all()

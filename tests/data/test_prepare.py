@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from bnext_jax.config import DataConfig
 from bnext_jax.data import prepare as module
-from bnext_jax.data import store
+from bnext_jax.data import splits, store
 from bnext_jax.data.decode.photo import Photo
 from bnext_jax.data.prepare import prepare
 from bnext_jax.errors import UserError
@@ -53,7 +53,7 @@ def test_class_folders_become_a_dataset_with_the_files_own_bytes_and_sorted_clas
     assert (result["splits"], result["classes"]) == ({"train": 12, "validation": 6}, 3)
     data = DataConfig(name="birds", directory=str(tmp_path / "data"))
     for split, folder, count in (("train", "train", 12), ("validation", "val", 6)):
-        source = store.open_source(data, split)
+        source = splits.open_source(data, split)
         assert len(source) == count and source.class_names == ("n01", "n02", "n10")
         found = {}
         for record in (source.records[i] for i in range(count)):
@@ -88,7 +88,7 @@ def test_a_dataset_that_lost_bytes_does_not_open(run, folders, tmp_path):
     (shard,) = pathlib.Path(result["directory"]).glob("*train.array_record*")
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"has \d+ bytes, prepared.json beside it says \d+; remove .* and run `prepare` again"):
-        store.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
+        splits.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
 
 
 def test_what_a_killed_preparation_left_does_not_open_and_is_removed_by_the_next(run, tmp_path):
@@ -102,7 +102,7 @@ def test_what_a_killed_preparation_left_does_not_open_and_is_removed_by_the_next
     process.communicate()
     assert process.returncode == -signal.SIGKILL and list(home.glob("incomplete.*")) and not (home / "1.0.0").exists()
     with pytest.raises(UserError, match="dataset birds is not in"):
-        store.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
+        splits.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
     code, result, _ = run(*words(tmp_path, f"--source={folders}"))
     assert code == 0 and result["splits"] == {"train": 12_000, "validation": 3} and not list(home.glob("incomplete.*"))
 
@@ -176,7 +176,7 @@ def test_imagenets_tar_files_become_the_dataset_that_the_config_names(run, tars,
     code, result, error = run(*imagenet(tmp_path, tars))
     assert code == 0, error
     assert (result["splits"], result["classes"]) == ({"train": 3, "validation": 2}, 1000)
-    source = store.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "train")
+    source = splits.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "train")
     labels = {source.records[i]["file_name"].decode(): source.records[i]["label"] for i in range(3)}
     assert (
         source.class_names[labels["n01739381_1309.JPEG"]] == "n01739381"
@@ -187,7 +187,7 @@ def test_imagenets_tar_files_become_the_dataset_that_the_config_names(run, tars,
     assert photographs.levels(dog, photographs.images()[1].resize((40, 30))) < 12  # the PNG, made a JPEG
     face = Photo(source.records[names.index("n01739381_1309.JPEG")]["image"]).pixels()
     assert face.shape == (30, 40, 3)
-    validation = store.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "validation")
+    validation = splits.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "validation")
     assert validation.class_names[validation.records[0]["label"]].startswith("n")
 
 
@@ -214,7 +214,7 @@ def test_a_bucket_that_does_not_answer_is_told_in_time(monkeypatch):
     monkeypatch.setattr(store, "REACHABLE_SECONDS", 0.2)
     began = time.monotonic()
     with pytest.raises(UserError, match=r"gs://nobody/data cannot be reached \(no answer within 0.2 s\); check its name"):
-        store.open_source(DataConfig(name="imagenet2012", directory="gs://nobody/data"), "train")
+        splits.open_source(DataConfig(name="imagenet2012", directory="gs://nobody/data"), "train")
     assert time.monotonic() - began < 10 and store.REACHABLE_SECONDS < 30
 
 
@@ -223,7 +223,7 @@ def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_
     (info,) = (tmp_path / "data").rglob("dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"digits was prepared in .* in another format than array_record; name another config"):
-        store.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
+        splits.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
 
 
 class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has a cifar10 of its own
@@ -250,19 +250,19 @@ class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # T
 def test_a_dataset_of_tfds_is_opened_by_its_name(tmp_path):
     data = DataConfig(name="cifar10", directory=str(tmp_path))
     with pytest.raises(UserError, match=r"dataset cifar10 is not in .*main\.py prepare"):
-        store.open_source(data, "train")
+        splits.open_source(data, "train")
     FakeCifar10(data_dir=str(tmp_path), file_format=store.FILE_FORMAT).download_and_prepare()
-    source = store.open_source(data, "train")
+    source = splits.open_source(data, "train")
     assert len(source) == 6 and len(source.class_names) == 10
     image, label = source.example(3)
     assert image.shape == (32, 32, 3) and (image == label).all()
     with pytest.raises(UserError, match=r"no split 'dev'; it has .*test"):
-        store.open_source(data, "dev")
+        splits.open_source(data, "dev")
 
 
 def test_an_unknown_dataset_is_refused(tmp_path):
     data = DataConfig(name="imagenet_9000", directory=str(tmp_path))
     with pytest.raises(UserError, match=r"dataset imagenet_9000 is not in .*main\.py prepare"):
-        store.open_source(data, "train")
+        splits.open_source(data, "train")
     with pytest.raises(UserError, match=r"'imagenet_9000' is no dataset that TFDS knows .*--source=DIR"):
         prepare(data)

@@ -152,7 +152,7 @@ def test_policies_with_other_operations_are_refused(text):
         RandAugment(text)
 
 
-def test_the_number_of_operations_can_be_chosen_and_draws_follow_from_the_generator_alone():
+def test_the_number_of_operations_can_be_chosen_and_draws_follow_the_generator():
     assert max(len(image) for image in draws(500, "rand-m5-n4-inc1")) == 4
     assert draws(50) == draws(50) != draws(50, seed=6)
     image = IMAGES[0]

@@ -29,7 +29,7 @@ def test_golden_evaluation_transform():
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (240, 301), (100, 90), (1200, 900), (3000, 100)])
-def test_evaluation_sees_pillows_pixels_and_of_very_oblong_images_only_computes_the_middle(size):
+def test_evaluation_sees_pillows_pixels_and_only_the_middle_of_oblong_images(size):
     for data in photographs.jpegs(*size)[:3]:
         image = Photo(data)
         whole = Image.fromarray(image.pixels())

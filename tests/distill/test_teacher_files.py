@@ -84,7 +84,7 @@ def fresh(classes, **arguments):
 
 
 @pytest.mark.parametrize("classes", [10, 7])
-def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_from_fresh_ones(tmp_path, classes):
+def test_fine_tuning_starts_from_a_files_weights_but_for_another_classifier(tmp_path, classes):
     path = save_bare(tmp_path / "a.pth", drawn())
     described, params, batch_stats = fresh(classes)
     if classes != 10:
@@ -100,7 +100,7 @@ def test_fine_tuning_starts_from_a_files_weights_and_only_another_classifier_fro
         np.testing.assert_array_equal(statistics[key], trained_statistics[key])
 
 
-def test_fine_tuning_from_another_network_is_refused_and_a_run_begins_with_the_files_weights(student, digits, tmp_path):
+def test_fine_tuning_from_another_network_is_refused_and_else_has_its_weights(student, digits, tmp_path):
     from configs.digits_student import get_config
 
     path = save_bare(tmp_path / "a.pth", drawn())

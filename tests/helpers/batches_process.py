@@ -19,16 +19,16 @@ def main(process, count, port, workers, datasets, output):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=process)
     from bnext_jax.config import DataConfig
-    from bnext_jax.data import pipeline, store
+    from bnext_jax.data import pipeline, splits
     from bnext_jax.train.mesh import make_shardings
 
     shardings = make_shardings()
     assert jax.device_count() == DEVICES
     rows = shardings.local_rows(BATCH)
     data = DataConfig(directory=datasets)
-    train = pipeline.TrainBatches(store.open_source(data, "train"), LINE, batch_size=BATCH, epochs=3, rows=rows, seed=7)
+    train = pipeline.TrainBatches(splits.open_source(data, "train"), LINE, batch_size=BATCH, epochs=3, rows=rows, seed=7)
     read = list(pipeline.iterate(train, start_step=STEPS[0], stop_step=STEPS[1], workers=workers))
-    evaluation = pipeline.EvalBatches(store.open_source(data, "test"), "resize(24)", batch_size=BATCH, rows=rows)
+    evaluation = pipeline.EvalBatches(splits.open_source(data, "test"), "resize(24)", batch_size=BATCH, rows=rows)
     counted = jax.jit(lambda mask: mask.sum(), out_shardings=shardings.replicated)
     parts = list(pipeline.iterate(evaluation, workers=workers))
     total = sum(int(counted(shardings.put_batch({"mask": part["mask"]})["mask"])) for part in parts)

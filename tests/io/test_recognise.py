@@ -55,7 +55,7 @@ def test_the_package_of_lite0_has_another_naming_of_the_same_tensors():
     assert {name: array.shape for name, array in renamed.items()} == {name: array.shape for name, array in golden.items()}
 
 
-def test_blocks_that_lite0_does_not_have_keep_their_names_and_are_so_told_as_unknown():
+def test_blocks_that_lite0_does_not_have_keep_their_names():
     strange = ["_blocks.16._bn0.weight", "_blocks.x._bn0.weight", "_blocks.3", "_blocks"]
     names = list(timm_names(dict.fromkeys(["_conv_stem.weight", "_blocks.0._bn1.bias", *strange])))
     assert names == ["conv_stem.weight", "blocks.0.0.bn1.bias", *strange]

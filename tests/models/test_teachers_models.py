@@ -112,7 +112,7 @@ def test_every_parameter_has_a_gradient_that_is_not_zero_in_training_mode(traine
     assert [path for path, grad in grads.items() if not np.abs(grad).max() > 0] == []
 
 
-def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_and_nowhere_in_a_convnext(trained):
+def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_alone(trained):
     name, _, _, statistics = trained
     counts = [int(value) for path, value in statistics.items() if path[-1] == "batches"]
     assert counts == [1] * {"efficientnet": 7, "convnext": 0}[name]
@@ -146,7 +146,7 @@ def test_scaled_width_is_a_multiple_of_eight_and_at_least_nine_tenths(width, fac
     assert scaled_width(width, factor) == expected
 
 
-def test_a_fresh_convnext_block_starts_with_its_layer_scale_and_a_kernel_within_its_bound():
+def test_a_fresh_convnext_block_starts_with_its_layer_scale_and_bounded_kernel():
     block = Block(8, 0.5, rngs=nnx.Rngs(0))
     assert set(block.gamma[...].tolist()) == {0.5}
     assert 0.9 / 7 < np.abs(block.depthwise.kernel[...]).max() <= 1 / 7

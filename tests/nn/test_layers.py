@@ -26,7 +26,7 @@ def test_each_group_of_examples_is_normalised_by_its_own_statistics(group):
     np.testing.assert_allclose(found, ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), atol=2e-5)
 
 
-def test_running_statistics_take_a_tenth_of_the_mean_over_groups_of_mean_and_unbiased_variance():
+def test_running_statistics_take_a_tenth_of_the_mean_over_groups():
     x, norm = images(), BatchNorm(3)
     view = in_training(norm, 2)
     view(jnp.asarray(x))

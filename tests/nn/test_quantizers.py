@@ -27,7 +27,7 @@ def test_the_signs_gradient_passes_up_to_and_including_one_and_a_half():
     np.testing.assert_array_equal(pullback(cotangent)[0], expected)
 
 
-def test_a_shift_of_each_channel_moves_the_sign_and_its_window_and_gathers_its_gradient():
+def test_a_shift_of_each_channel_moves_the_sign_and_gathers_its_gradient():
     x = jnp.asarray([[[[-0.5, 1.2]], [[-2.0, 0.1]]]])  # one image of two positions
     shift, cotangent = jnp.asarray([1.0, -0.2]), jnp.asarray([[[[3.0, 5.0]], [[7.0, 11.0]]]])
     found, pullback = jax.vjp(SIGN, x, shift)

@@ -168,7 +168,7 @@ def test_a_network_without_binary_units_has_no_maps(run, tmp_path):
     refused(run("plot", "features", f"--checkpoint={tmp_path / 'real'}", "a.png"), "convnext, which has no binary convolutions")
 
 
-def test_the_comparison_has_a_source_for_each_method_and_the_published_figures_of_ours():
+def test_the_comparison_has_a_source_for_each_method_and_our_published_figures():
     rows = {row["method"]: row for row in comparison.read_published()}
     with comparison.PUBLISHED.open() as file:
         assert all(row["source"] and row["top1"] for row in csv.DictReader(file))

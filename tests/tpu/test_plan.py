@@ -48,7 +48,7 @@ def small_teacher(monkeypatch):
 
 # groups of batch norm lie on one chip, so that gradients alone are reduced: in one piece for each type that they are computed in
 @pytest.mark.parametrize(("topology", "precision", "pieces"), [("v5e:2x2", "auto", 2), ("v6e:2x2", "float32", 1)])
-def test_a_distillation_step_compiles_with_one_all_reduce_for_all_gradients_of_a_type(topology, precision, pieces, small_teacher):
+def test_a_distillation_step_has_one_all_reduce_for_all_gradients_of_a_type(topology, precision, pieces, small_teacher):
     config = narrow(precision=precision)
     found = plan.plan(config, [topology], quick=True)
     verdict = found["topologies"][topology]
@@ -189,7 +189,9 @@ def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
 
     where = aot.Topology("v5e:2x2", dataclasses.replace(aot.CHIPS["v5e"], hbm=1), (None,) * 4, 4, 1)
     monkeypatch.setattr(aot, "compiled", compiled)
-    monkeypatch.setattr(plan, "prepared", lambda config, *_: abstract.Prepared((None, config.batch_size // 4), None, 1, []))
+    monkeypatch.setattr(
+        plan, "abstract_programs", lambda config, *_: abstract.AbstractPrograms((None, config.batch_size // 4), None, 1, [])
+    )
     found = plan.largest(narrow(), where, None)
     assert (found["images_per_device"], found["batch_size"]) == (80, 320) and found["compilations"] == len(calls) <= 5
 

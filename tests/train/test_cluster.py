@@ -63,7 +63,7 @@ def failing():
     raise UserError("a worker died")
 
 
-def test_failing_data_end_a_run_alone_at_once_and_one_of_several_processes_goes_on_with_blanks_until_all_know(monkeypatch):
+def test_failing_data_end_a_lone_run_at_once_and_several_when_all_know(monkeypatch):
     def feed():
         return preemption.Feed(failing(), lambda: "blank", lambda value: value, preemption.Preemption())
 

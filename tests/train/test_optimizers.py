@@ -12,7 +12,7 @@ from bnext_jax.train import optimizers, schedules
 
 
 @pytest.mark.parametrize("epochs", [128, 512])
-def test_the_learning_rate_warms_up_for_five_epochs_and_follows_an_unfinished_cosine(epochs):
+def test_the_learning_rate_warms_up_and_follows_an_unfinished_cosine(epochs):
     with jax.enable_x64(True):
         for e in range(epochs):
             expected = 1e-5 + e * (1e-3 - 1e-5) / 5 if e < 5 else 1e-7 + 0.5 * (1e-3 - 1e-7) * (1 + math.cos(math.pi * (e - 5) / epochs))
@@ -21,7 +21,7 @@ def test_the_learning_rate_warms_up_for_five_epochs_and_follows_an_unfinished_co
         assert expected == pytest.approx(4.4e-7, rel=0.02)  # SPEC section 7: not finished at the last epoch
 
 
-def test_the_temperature_falls_by_a_tenth_each_epoch_and_signs_are_exact_from_153_on():
+def test_the_temperature_falls_by_a_tenth_and_signs_are_exact_from_153_on():
     values = [float(schedules.temperature(TemperatureConfig(), 512, e)) for e in range(155)]
     np.testing.assert_allclose(values, [0.9**e for e in range(155)], rtol=1e-5)
     assert next(e for e, t in enumerate(values) if t < 1e-7) == 153

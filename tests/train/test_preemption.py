@@ -111,7 +111,7 @@ def alive(pid):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_sigterm_ends_the_step_saves_and_leaves_with_code_75_and_the_run_goes_on_from_there(launcher, words, whole, tmp_path):
+def test_sigterm_saves_and_leaves_with_code_75_and_the_run_goes_on(launcher, words, whole, tmp_path):
     run = tmp_path / "run"
     more = ["--config.data.workers=1"]
     pid = launcher.start(words(run, *more), tmp_path / "told")
@@ -161,7 +161,7 @@ def several(launcher, words, output, settings, count=2):
     return pids, outputs
 
 
-def test_two_processes_stop_together_one_alone_goes_on_and_all_numbers_evaluate_alike(launcher, words, digits, tmp_path):
+def test_two_processes_stop_together_one_goes_on_and_all_evaluate_alike(launcher, words, digits, tmp_path):
     wide = {"jax_enable_x64": True}
     line = words(tmp_path / "run", "--config.precision=float64", "--config.mesh=shard=2", "--config.batch_norm_group=32")
     pids, outputs = several(launcher, line, tmp_path / "first", wide)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnext_jax.config import DataConfig
-from bnext_jax.data import pipeline, store
+from bnext_jax.data import pipeline, splits
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
 from bnext_jax.io.logs import read_metrics
@@ -109,7 +109,7 @@ def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, 
 def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
     from bnext_jax.commands import evaluate
 
-    other = store.Source("animals", "test", [], ("cat", "dog"))
+    other = splits.Source("animals", "test", [], ("cat", "dog"))
     monkeypatch.setattr(evaluate.sources, "open_source", lambda data, split: other)
     code, _, error = run("evaluate", f"--checkpoint={whole[0]}")
     assert code == 2 and "was trained on 10 classes that are not the 2 of digits" in error
@@ -185,7 +185,7 @@ def test_the_assistant_changes_at_its_epoch(train, tmp_path, monkeypatch):
     assert {"train_top1/main", "train_top1/assistant"} <= first.keys() and "train_top1/assistant" not in second
 
 
-def test_a_nan_stops_the_run_names_the_step_and_its_images_and_keeps_the_last_good_checkpoint(train, digits, tmp_path, monkeypatch):
+def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(train, digits, tmp_path, monkeypatch):
     assert train("smoke", tmp_path / "run", "--config.stop_at_step=10")[0] == 0
     compile_within = memory.compile_within
 
@@ -204,7 +204,7 @@ def test_a_nan_stops_the_run_names_the_step_and_its_images_and_keeps_the_last_go
     assert "not finite at step 13" in error.strip().splitlines()[-1] and "not_finite.json" in error.strip().splitlines()[-1]
     assert checkpoint.committed_steps(tmp_path / "run")[-1] == 13  # thirteen steps done, 0 to 12; the save of the next waited
     noted = json.loads((tmp_path / "run/not_finite.json").read_text())
-    source = store.open_source(DataConfig(directory=digits), "train")
+    source = splits.open_source(DataConfig(directory=digits), "train")
     batches = pipeline.TrainBatches(source, "resize(16)", batch_size=64, epochs=2, rows=range(64), seed=0)
     assert (noted["step"], noted["epoch"], noted["images"]) == (13, 0, batches.image_indices(13)[1])
     monkeypatch.undo()
