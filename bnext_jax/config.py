@@ -71,12 +71,12 @@ class DataConfig(ReadOnly):
 
     name: str = fixed("digits")  # "digits", or a TFDS classification dataset: "cifar10", "cifar100", ...
     directory: str = free("")  # where TFDS keeps prepared datasets; "" = its default, ~/tensorflow_datasets
-    train_split: str = fixed("train")
-    eval_split: str = free("test")
+    train_split: str = fixed("train")  # split to train on, in TFDS's syntax
+    eval_split: str = free("test")  # split to evaluate on
     train_transform: str = fixed("")  # operations joined by "|", see bnext_jax.data.augment.transforms
-    eval_transform: str = free("")
+    eval_transform: str = free("")  # the same, of evaluation
     mean: tuple[float, ...] = fixed((0.485, 0.456, 0.406))  # of pixels scaled to [0, 1], per channel
-    std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))
+    std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))  # likewise
     threads: int = free(4)  # reading and decoding, per process
     workers: int = free(0)  # extra processes for decoding; 0 = threads alone
     undecodable_share: float = free(0.001)  # of an epoch's images that may be replaced by others because they cannot be decoded
@@ -87,14 +87,14 @@ class OptimizerConfig(ReadOnly):
     """AdamW with two weight-decay groups, and the per-epoch learning rate (SPEC section 3)."""
 
     learning_rate: float = fixed(1e-3)  # at the end of the warm-up
-    warmup_epochs: int = fixed(5)
+    warmup_epochs: int = fixed(5)  # in which the learning rate rises, linearly
     warmup_rate: float = fixed(1e-5)  # learning rate of epoch 0
     final_rate: float = fixed(1e-7)  # what the cosine would reach at epoch `epochs + warmup_epochs`
     decay_weights: float = fixed(1e-8)  # on parameters with four dimensions in the PyTorch state dict
     decay_rest: float = fixed(1e-3)  # on the others
-    beta1: float = fixed(0.9)
-    beta2: float = fixed(0.999)
-    epsilon: float = fixed(1e-8)
+    beta1: float = fixed(0.9)  # decay of the first moment
+    beta2: float = fixed(0.999)  # decay of the second moment
+    epsilon: float = fixed(1e-8)  # added to the second moment's root
     clip_norm: float = fixed(5.0)  # global gradient norm
 
 
@@ -110,8 +110,8 @@ class TemperatureConfig(ReadOnly):
 class DistillConfig(ReadOnly):
     """Knowledge distillation. Without a main teacher the loss is cross-entropy with the labels."""
 
-    # A teacher is a work directory or a PyTorch file; or TAG=FILE with a tag of bnext_jax.distill.roster, and its checksum is checked.
-    main: str = fixed("")
+    # TAG: one of bnext_jax.distill.roster; its file's checksum is checked
+    main: str = fixed("")  # the main teacher: a work directory, a PyTorch file, or TAG=FILE
     assistants: tuple[str, ...] = fixed(())  # in the order of the schedule; may repeat the main one
     measure: bool = free(False)  # evaluate each teacher on the evaluation split before the first step
     form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
@@ -127,7 +127,7 @@ class CheckpointConfig(ReadOnly):
     """What is saved, and when."""
 
     every_steps: int = free(0)  # 0 = at the end of each epoch; otherwise also every so many steps
-    keep_latest: int = free(2)
+    keep_latest: int = free(2)  # newest checkpoints that are kept
     keep_best: int = free(1)  # by top-1
 
 
@@ -143,7 +143,7 @@ class Config(ReadOnly):
     checkpoint: CheckpointConfig = free(CheckpointConfig)
     init: str = fixed("")  # work directory or PyTorch file whose weights the run starts from (fine-tuning); "" = fresh ones
     init_new_head: bool = fixed(False)  # start with a fresh classifier where that of `init` knows another number of classes
-    epochs: int = fixed(512)
+    epochs: int = fixed(512)  # length of the run
     batch_size: int = fixed(512)  # global, over all processes and devices
     eval_batch_size: int = free(512)  # global; the last batch is padded and the padding masked
     batch_norm_group: int | None = fixed(None)  # examples that share batch statistics; None = the whole batch
@@ -151,7 +151,7 @@ class Config(ReadOnly):
     mesh: str = free("")  # "data=4,shard=2": the state is split over the 2 devices of each shard axis; "" = whole on each device
     precision: str = fixed("auto")  # of activations; "auto" = bfloat16 on TPU, float32 elsewhere
     seed: int = fixed(0)  # of initialisation, order and augmentation
-    eval_every_epochs: int = free(1)
+    eval_every_epochs: int = free(1)  # epochs between evaluations
     stop_at_step: int = free(0)  # stop there, with a checkpoint; 0 = at the end of the run
     tensorboard: bool = free(True)  # write TensorBoard files beside metrics.jsonl
     watch_layers: bool = free(False)  # log the share of +1 and the flip ratio of each layer

@@ -31,11 +31,16 @@ def rectangles(rng, height, width):
         yield rng.randint(0, height - h), rng.randint(0, width - w), h, w
 
 
+def layout_of(data):
+    """The Layout of a file's bytes, or None."""
+    return jpeg.layout(jpeg.read_header(data))
+
+
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_the_luma_of_any_rectangle_is_libjpegs_up_to_one_level(subsampling):
     rng, means = random.Random(3), []
     for data in files(subsampling):
-        layout = jpeg.layout(data)
+        layout = layout_of(data)
         expected = simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0].astype(int)
         assert (layout.height, layout.width) == expected.shape
         for top, left, height, width in rectangles(rng, *expected.shape):
@@ -51,7 +56,7 @@ def test_the_luma_of_any_rectangle_is_libjpegs_up_to_one_level(subsampling):
 def test_the_colours_of_any_rectangle_are_libjpegs_up_to_single_levels(subsampling):
     rng, means = random.Random(4), []
     for data in files(subsampling):
-        layout, expected = jpeg.layout(data), simplejpeg.decode_jpeg(data).astype(int)
+        layout, expected = layout_of(data), simplejpeg.decode_jpeg(data).astype(int)
         for top, left, height, width in rectangles(rng, *expected.shape[:2]):
             difference = np.abs(jpeg.region(data, layout, top, left, height, width) - expected[top : top + height, left : left + width])
             assert difference.max() <= 5  # one of luma, and two of chroma times 1.8
@@ -63,7 +68,7 @@ def test_the_colours_of_any_rectangle_are_libjpegs_up_to_single_levels(subsampli
 def test_rarer_samplings_are_decoded_or_left_to_others(sampling):
     image = np.ascontiguousarray(np.asarray(photographs.images(161, 123)[0]))
     data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling=sampling)
-    layout = jpeg.layout(data)
+    layout = layout_of(data)
     if sampling == "411":
         assert layout is None  # four luma pixels for one of chroma
     else:
@@ -73,14 +78,14 @@ def test_rarer_samplings_are_decoded_or_left_to_others(sampling):
 
 def test_grey_photographs_have_one_plane_and_three_equal_channels():
     data = photographs.encoded(photographs.images(161, 123)[1].convert("L"), quality=90)
-    found = jpeg.region(data, jpeg.layout(data), 10, 20, 50, 60)
+    found = jpeg.region(data, layout_of(data), 10, 20, 50, 60)
     expected = simplejpeg.decode_jpeg(data, colorspace="GRAY")[10:60, 20:80]
     assert np.abs(found.astype(int) - expected).max() <= 1 and (found == found[:, :, :1]).all()
 
 
 def test_only_whole_blocks_around_the_rectangle_are_decoded():
     data = photographs.jpegs()[0]  # 500x375, colours at half the resolution: blocks of 16
-    (luma, top, left), (blue, y, x), _ = jpeg.planes(data, jpeg.layout(data), 100, 201, 50, 60)
+    (luma, top, left), (blue, y, x), _ = jpeg.planes(data, layout_of(data), 100, 201, 50, 60)
     assert (top, left, luma.shape) == (96, 192, (64, 80))  # a margin of 4 pixels about rows 100..150 and columns 201..261
     assert (y, x, blue.shape) == (48, 96, (32, 40))
 
@@ -97,12 +102,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_no_plain_jpeg_is_left_to_others(kind):
-    assert jpeg.layout(OTHERS[kind](photographs.images(161, 123)[0])) is None
+    assert layout_of(OTHERS[kind](photographs.images(161, 123)[0])) is None
 
 
 def test_data_that_end_before_the_rectangle_are_refused_those_behind_it_are_not():
     data = photographs.jpegs()[0]
-    layout, cut = jpeg.layout(data), data[: len(data) // 2]
+    layout, cut = layout_of(data), data[: len(data) // 2]
     np.testing.assert_array_equal(jpeg.region(cut, layout, 0, 0, 60, 500), jpeg.region(data, layout, 0, 0, 60, 500))
     with pytest.raises(ValueError, match="broken"):
         jpeg.region(cut, layout, 0, 0, 375, 500)
@@ -113,14 +118,14 @@ def test_a_small_file_that_says_it_is_huge_takes_no_memory():
     at = data.index((123).to_bytes(2) + (161).to_bytes(2))
     data[at : at + 4] = (60_000).to_bytes(2) * 2
     with pytest.raises(ValueError, match="end too early"):
-        jpeg.region(bytes(data), jpeg.layout(bytes(data)), 0, 0, 60_000, 60_000)
+        jpeg.region(bytes(data), layout_of(bytes(data)), 0, 0, 60_000, 60_000)
 
 
 def test_a_rectangle_outside_the_picture_is_refused():
     data = photographs.jpegs()[0]
     for box in ((0, 0, 376, 500), (-1, 0, 5, 5), (0, 499, 1, 2), (3, 3, 0, 4)):
         with pytest.raises(ValueError, match="not inside"):
-            jpeg.planes(data, jpeg.layout(data), *box)
+            jpeg.planes(data, layout_of(data), *box)
 
 
 def broken(rng, data, start):
@@ -154,8 +159,8 @@ def test_broken_bytes_give_pixels_or_a_refusal_and_nothing_else():
     ]
     for _ in range(4000):
         source = rng.choice(sources)
-        data = broken(rng, source, jpeg.layout(source).start)
-        layout = jpeg.layout(data)
+        data = broken(rng, source, layout_of(source).start)
+        layout = layout_of(data)
         if layout is None:
             outcomes["left to others"] += 1
             continue

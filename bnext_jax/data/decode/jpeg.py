@@ -2,7 +2,7 @@
 
 Huffman codes can only be read from the first on, but what lies below the wanted rectangle is not read at all, and only blocks that it
 touches are transformed; decoding a random crop of an ImageNet photograph takes a third of the time of the whole image in libjpeg-turbo.
-`layout` returns None for files that are not plain ones; another library must decode those. After ITU-T T.81.
+`layout` gives None for files that are not plain ones; another library must decode those. After ITU-T T.81.
 """
 
 import functools
@@ -12,6 +12,9 @@ import numpy as np
 
 from bnext_jax.data.decode.jpeg_blocks import FOLD, to_rgb
 from bnext_jax.data.decode.jpeg_codes import LONG, SHORT, SIZE, ZIGZAG, build, decode
+
+START, SCAN = 0xD8, 0xDA  # markers
+FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}  # start of frame -> progressive; other kinds are left to Pillow
 
 
 class Layout(NamedTuple):
@@ -68,32 +71,65 @@ def _quantizers(segments, selectors):
     return (out * FOLD).astype(np.float32).reshape(-1)
 
 
-def layout(data):
-    """Reads a file's header.
+class Header(NamedTuple):
+    """What a JPEG's header says.
+
+    progressive: it comes in several scans, so that all coefficients are kept until the last one. segments: [(marker, body, end)], those up
+    to the first scan as far as they are whole.
+    """
+
+    height: int  # pixels
+    width: int
+    progressive: bool
+    segments: list
+
+
+def _segments(data):
+    """Yields (marker, body, where it ends in bytes) of a file's segments up to its first scan; ends early where one is broken."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xFF:  # markers may follow any number of these
+            at += 1
+            continue
+        if end < at + 4 or end >= len(data):
+            return
+        yield marker, data[at + 4 : end], end
+        if marker == SCAN:
+            return
+        at = end
+
+
+def read_header(data):
+    """The Header of a file's bytes; None where they are not a JPEG of 1 or 3 components of 8 bits that libjpeg-turbo can decode."""
+    if data[:2] != bytes((0xFF, START)):
+        return None
+    segments = list(_segments(data))
+    marker, frame = next(((marker, body) for marker, body, _ in segments if marker in FRAMES), (None, b""))
+    if len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3):
+        return None
+    height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
+    return Header(height, width, FRAMES[marker], segments) if height and width else None
+
+
+def layout(header):
+    """What decoding a part of a file needs.
 
     Args:
-      data: bytes of the file.
+      header: of read_header, or None.
     Returns:
-      a Layout; None where `planes` cannot decode the file: it is no JPEG, or not grey or YCbCr with 8 bits, one scan, Huffman-coded, not
-      progressive, chroma at least half of luma's resolution, or its header is broken.
+      a Layout; None where `planes` cannot decode the file: there is no header, or it is broken, or not grey or YCbCr with 8 bits, one scan,
+      Huffman-coded, not progressive, chroma at least half of luma's resolution.
     """
     try:
-        return _layout(data)
+        return header and _layout(header.segments)
     except (IndexError, KeyError, ValueError):  # a segment is too short, a table was never defined
         return None
 
 
-def _layout(data):
-    huffman, quantization, frame, restart, transform, jfif, at = b"", b"", b"", 0, 1, False, 2
-    if data[:2] != b"\xff\xd8":
-        return None
-    while True:
-        while data[at + 1] == 255:  # markers may follow any number of these
-            at += 1
-        marker, end = data[at + 1], at + 2 + (data[at + 2] << 8 | data[at + 3])
-        if data[at] != 255 or end < at + 4 or end >= len(data):
-            return None
-        body, at = data[at + 4 : end], end
+def _layout(segments):
+    huffman, quantization, frame, restart, transform, jfif = b"", b"", b"", 0, 1, False
+    for marker, body, at in segments:  # noqa: B007  the last ones are the scan's
         if marker == 0xC4:
             huffman += body
         elif marker == 0xDB:
@@ -106,10 +142,10 @@ def _layout(data):
             jfif = jfif or (body[:5] == b"JFIF\0" and len(body) >= 14)
         elif marker == 0xEE:
             transform = body[11] if body[:5] == b"Adobe" else transform
-        elif marker == 0xDA:
-            break
-        elif not (0xE0 < marker <= 0xEF or marker == 0xFE):  # other kinds of coding, further frames
+        elif not (marker == SCAN or 0xE0 < marker <= 0xEF or marker == 0xFE):  # other kinds of coding, further frames
             return None
+    if marker != SCAN:
+        return None
     bits, height, width, n = frame[0], frame[1] << 8 | frame[2], frame[3] << 8 | frame[4], frame[5]
     ids, factors, chosen = frame[6::3], frame[7::3], frame[8::3]
     if bits != 8 or not height or not width or n not in (1, 3) or len(frame) != 6 + 3 * n or len(set(ids)) < n:
@@ -129,7 +165,7 @@ def planes(data, layout, top, left, height, width, margin=4):
     """Decodes whole MCUs (8 or 16 pixels) that cover a rectangle.
 
     Args:
-      data: bytes of the file. layout: what `layout` returned for it.
+      data: bytes of the file. layout: what `layout` gave for its header.
       top, left, height, width: the rectangle, in whole pixels, inside the picture.
       margin: pixels around it that are decoded too, so that chroma's neighbours are there; fewer at the picture's edges.
     Returns:

@@ -5,7 +5,6 @@ which decodes little more than them; everything that neither can do (CMYK, PNG u
 readable) goes through Pillow, whose verdict is final.
 """
 
-import dataclasses
 import io
 import math
 
@@ -18,51 +17,16 @@ from bnext_jax.errors import one_line
 
 WORK_BYTES = 2**30  # what decoding one image may take; more is refused before it is tried
 SHARP = 1.5  # a scaled decode keeps this many times the pixels that are wanted: within one level of the full one (tests/data/test_photo.py)
-START, SCAN, END = 0xD8, 0xDA, b"\xff\xd9"  # JPEG's markers
-FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}  # start of frame -> progressive; other kinds are left to Pillow
+END = b"\xff\xd9"  # JPEG's last marker
 
 
 class Undecodable(ValueError):
     """An image that cannot be decoded; the message says why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Jpeg:
-    """What a JPEG's header says.
-
-    height, width: pixels. progressive: whether it comes in several scans, so that all coefficients are kept until the last one.
-    """
-
-    height: int
-    width: int
-    progressive: bool
-
-
 def _ended(data):
     """Whether a file's end is there, zeros and line ends behind it aside: a truncated JPEG has none."""
     return data.endswith(END) or data[-64:].rstrip(b"\0\n\r ").endswith(END)
-
-
-def read_header(data):
-    """The Jpeg of encoded bytes; None where they are not a JPEG of 1 or 3 components of 8 bits."""
-    if data[:2] != bytes((0xFF, START)):
-        return None
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xFF:  # a filling byte
-            at += 1
-            continue
-        if marker in FRAMES:
-            precision, components = data[at + 4], data[at + 9]
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            if precision != 8 or components not in (1, 3) or not height or not width:
-                return None
-            return Jpeg(height, width, FRAMES[marker])
-        if marker == SCAN:
-            return None
-        at += 2 + length
-    return None
 
 
 class Photo:
@@ -76,11 +40,8 @@ class Photo:
 
     def __init__(self, encoded):
         self._data = encoded
-        self._layout = jpeg.layout(encoded) if _ended(encoded) else None
-        if self._layout:
-            self._jpeg = Jpeg(self._layout.height, self._layout.width, progressive=False)
-        else:
-            self._jpeg = read_header(encoded) if _ended(encoded) else None
+        self._jpeg = jpeg.read_header(encoded) if _ended(encoded) else None
+        self._layout = jpeg.layout(self._jpeg)
         if self._jpeg:
             self.height, self.width = self._jpeg.height, self._jpeg.width
         else:

@@ -1,0 +1,148 @@
+"""The command line explains itself, reads typed flags, and offers the nearest known word for an unknown one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bnext_jax import cli
+from bnext_jax.commands.help_texts import comments, fields
+from bnext_jax.commands.table import COMMANDS
+from bnext_jax.config import Config
+from tests.helpers.commands import ROOT, SMOKE, refused
+
+TRAIN = ["bnext", "train", SMOKE, "--workdir=x"]
+
+
+def helped(capsys, *words):
+    """What main() prints for words that ask for help."""
+    assert cli.main(["bnext", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
+def test_help_names_every_command_with_its_line(capsys, words):
+    text = helped(capsys, *words)
+    for name, command in COMMANDS.items():
+        assert f"  {name}" in text and command.summary in text
+    assert "Exit codes" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("form", ["{} --help", "{} -h", "help {}"])
+def test_a_commands_help_has_its_flags_and_examples(capsys, name, form):
+    text = helped(capsys, *form.format(name).split())
+    for flag in COMMANDS[name].flags:
+        assert f"--{flag.name}" in text and flag.meaning[:20] in text
+    assert all(f"bnext {example}" in text for example in COMMANDS[name].examples)
+
+
+@pytest.mark.parametrize(("name", "example"), [(name, example) for name, spec in COMMANDS.items() for example in spec.examples])
+def test_the_examples_are_understood(name, example):
+    words = ["bnext", *example.split()]
+    assert cli.help_text(words[1:]) if "--help" in words else cli.parse(words)[0] == name
+
+
+def test_help_on_a_config_lists_every_field_with_its_comment_and_value(capsys):
+    text = helped(capsys, "train", SMOKE, "--config.seed=7", "--help")
+    for name, _, comment, _ in fields(Config()):
+        assert f"{name}=" in text and comment, name
+    assert "config.seed=7" in text and "of initialisation, order and augmentation" in text and "* config.tensorboard=" in text
+    assert "config.epochs=2 " in text and "  config.epochs" in text  # may not change on resume, so without *
+
+
+def test_help_starts_without_jax_and_numpy():
+    code = (
+        "import sys; from bnext_jax.cli import main; code = main(['bnext', 'train', '--config=configs/digits_student.py', '--help'])"
+        "; print(code, *({'jax', 'numpy', 'tensorflow'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stderr.split() == ["0"] and "config.model.widths" in done.stdout
+
+
+def test_a_fields_comment_is_that_of_its_own_line():
+    class Example:
+        first: int = 1  # the first
+        # a line of its own is nobody's
+        second: str = "# no comment"
+
+    assert comments(Example) == {"first": "the first"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "expected"),
+    [
+        ("batch_norm_group=None", "batch_norm_group", None),
+        ("batch_norm_group=16", "batch_norm_group", 16),
+        ("temperature.exact_from=None", "temperature.exact_from", None),
+        ("temperature.exact_from=0.5", "temperature.exact_from", 0.5),
+        ("model.gate_bits=None", "model.gate_bits", None),
+        ("model.gate_bits=4", "model.gate_bits", 4),
+        ("model.stem_stride=None", "model.stem_stride", None),
+        ("tensorboard=False", "tensorboard", False),
+        ("model.extra={}", "model.extra", {}),
+    ],
+)
+def test_every_kind_of_field_can_be_set_to_none_too(change, name, expected):
+    config = cli.parse([*TRAIN, f"--config.{change}"])[1]["config"]
+    assert dict((key.removeprefix("config."), value) for key, value, *_ in fields(config))[name] == expected
+
+
+def test_a_dict_can_be_set_whole():
+    words = [
+        "bnext",
+        "train",
+        "--config=configs/digits_teacher.py:smoke",
+        "--workdir=x",
+        "--config.model.extra={'widths': (8, 16), 'depths': (1, 2)}",
+    ]
+    assert cli.parse(words)[1]["config"].model.arguments() == {"widths": (8, 16), "depths": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config.epochs=None"], "config.epochs is None; it needs a value (int)"),
+        (["--config.optimizer.beta1=None"], "config.optimizer.beta1 is None; it needs a value (float)"),
+        (["--config.model.extra=3"], "3"),
+        (["--config.batchsize=3"], "there is no field config.batchsize; did you mean config.batch_size?"),
+        (["--config.optimiser.beta1=3"], "there is no field config.optimiser.beta1; did you mean config.optimizer.beta1?"),
+        (["--wrkdir=y"], "train has no flag --wrkdir; did you mean workdir?"),
+        (["--config.model.gate_bits=5"], "config.model.gate_bits is 5; it is 4 or 8, or None"),
+        (["--config.model.widths=(8,12)"], "config.model.widths (8, 12) are not a BNext"),
+        (["--config.model.extra={'depth': 3}"], "config.model: model 'bnext' takes no argument 'depth'"),
+    ],
+)
+def test_what_a_field_cannot_be_is_told_by_its_name(run, words, told):
+    refused(run("train", SMOKE, "--workdir=x", *words), told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["help", "cuont"], "unknown command 'cuont'; did you mean count?"),
+        (["count", "--model=bnext_tinny"], "there is no model 'bnext_tinny'; did you mean bnext_tiny?"),
+        (["count", "--classes=ten"], "--classes 'ten' is no whole number"),
+        (["count", "--checkpoint="], "--checkpoint is empty"),
+        (["plan", "--config=configs/digits_student.py"], "plan needs --topology; see `bnext plan --help`"),
+    ],
+)
+def test_an_unknown_word_is_told_with_the_nearest_one(run, words, told):
+    refused(run(*words), told)
+
+
+def test_flags_reach_their_functions_with_types():
+    assert cli.parse(["bnext", "count", "--widths=(8,16)", "--classes=10", "--per_layer"])[1] == {
+        "checkpoint": None, "model": (), "widths": (8, 16), "classes": 10, "resolution": None, "gate_bits": None, "per_layer": True,
+        "output": None,
+    }  # fmt: skip
+    _, given = cli.parse(["bnext", "plan", SMOKE, "--topology=v5e:2x2", "--topology=v6e:2x2"])
+    assert given["topology"] == ("v5e:2x2", "v6e:2x2") and given["fit"] is False
+    assert cli.parse(["bnext", "quickstart"])[1] == {"workdir": "runs/quickstart", "seed": 0}
+
+
+def test_a_missing_package_is_told_with_its_extra(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    outcome = run("prepare", SMOKE, f"--config.data.directory={tmp_path}")
+    refused(outcome, "prepare needs tensorflow-datasets, which is not installed; `pip install tensorflow-datasets`", "extra [train]")

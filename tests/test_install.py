@@ -1,0 +1,93 @@
+"""The wheel: what it holds, and that it works outside the clone."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+import bnext_jax
+from tests.helpers.commands import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The path of the wheel, built from a copy so that the clone stays clean, with the setuptools of requirements-dev.txt."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "bnext_jax", folder / "bnext_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    words = ["wheel", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check", "--wheel-dir", "dist", "."]
+    subprocess.run([sys.executable, "-m", "pip", *words], cwd=folder, check=True)
+    (path,) = (folder / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The folder that the wheel was installed into, beside the environment's packages."""
+    target = tmp_path_factory.mktemp("installed")
+    words = ["install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check", "--target", str(target), str(wheel)]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    return target
+
+
+def outside(installed, tmp_path, *words):
+    """A process far from the clone that finds the installed package alone."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_wheel_holds_its_data_and_no_other_package(wheel):
+    assert wheel.name == f"bnext_jax-{bnext_jax.__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"bnext_jax", f"bnext_jax-{bnext_jax.__version__}.dist-info"}
+    data = {"py.typed", "data/datasets/imagenet_classes.txt", "plot/comparison.csv", "plot/report.css"}
+    assert {f"bnext_jax/{name}" for name in data} <= set(names)
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "bnext_jax").rglob("*.py")}
+    assert modules == {name for name in names if name.endswith(".py")}
+
+
+def test_the_installed_program_explains_itself_and_counts_outside_the_clone(installed, tmp_path):
+    assert "usage: bnext COMMAND" in outside(installed, tmp_path, sys.executable, "-m", "bnext_jax", "--help")
+    text = outside(installed, tmp_path, sys.executable, installed / "bin/bnext", "count", "--model=bnext_tiny")
+    assert json.loads(text)["bnext_tiny"]["parameters"] == 30_862_236
+    code = "import bnext_jax; print(bnext_jax.__file__); bnext_jax.create_model; from bnext_jax import recipes"
+    code += "; print(recipes.digits_student().check().epochs)"
+    file, epochs = outside(installed, tmp_path, sys.executable, "-c", code).split()
+    assert pathlib.Path(file).is_relative_to(installed) and epochs == "30"
+
+
+def test_starting_again_with_huge_pages_keeps_the_interpreters_own_flags(installed, tmp_path):
+    (tmp_path / "probe.py").write_text(
+        "import sys, bnext_jax.cli as c; c.main = lambda *_: print(*sys.orig_argv[1:], file=sys.stderr) or 0; c.run()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"} | {"PYTHONPATH": f"{installed}:{tmp_path}"}
+    words = [sys.executable, "-X", "utf8", "-m", "probe", "count"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.stderr.split() == ["-X", "utf8", "-m", "probe", "count"]
+
+
+def test_the_ranges_of_pyproject_hold_the_versions_that_ci_runs():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    lines = [line for name in ("requirements.txt", "requirements-convert.txt", "requirements-plan.txt", "requirements-dev.txt")
+             for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-"))]  # fmt: skip
+    pinned = {canonicalize_name(Requirement(line).name): next(iter(Requirement(line).specifier)).version for line in lines}
+    ranged = [Requirement(line) for part in (project["dependencies"], *project["optional-dependencies"].values()) for line in part]
+    for requirement in ranged:
+        name = canonicalize_name(requirement.name)
+        if name in pinned:
+            assert requirement.specifier.contains(pinned[name]), f"{requirement} does not hold {pinned[name]}"
+    assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= pinned.keys()
