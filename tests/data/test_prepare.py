@@ -249,7 +249,7 @@ class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # T
 
 def test_a_dataset_of_tfds_is_opened_by_its_name(tmp_path):
     data = DataConfig(name="cifar10", directory=str(tmp_path))
-    with pytest.raises(UserError, match=r"dataset cifar10 is not in .*main\.py prepare"):
+    with pytest.raises(UserError, match=r"dataset cifar10 is not in .*bnext prepare"):
         splits.open_source(data, "train")
     FakeCifar10(data_dir=str(tmp_path), file_format=store.FILE_FORMAT).download_and_prepare()
     source = splits.open_source(data, "train")
@@ -262,7 +262,7 @@ def test_a_dataset_of_tfds_is_opened_by_its_name(tmp_path):
 
 def test_an_unknown_dataset_is_refused(tmp_path):
     data = DataConfig(name="imagenet_9000", directory=str(tmp_path))
-    with pytest.raises(UserError, match=r"dataset imagenet_9000 is not in .*main\.py prepare"):
+    with pytest.raises(UserError, match=r"dataset imagenet_9000 is not in .*bnext prepare"):
         splits.open_source(data, "train")
     with pytest.raises(UserError, match=r"'imagenet_9000' is no dataset that TFDS knows .*--source=DIR"):
         prepare(data)

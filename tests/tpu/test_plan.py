@@ -13,7 +13,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.tpu import abstract, aot
 from bnext_jax.tpu.collectives import each_collective
 from bnext_jax.tpu.traffic import hbm_bytes
-from tests.helpers.commands import command, refused
+from tests.helpers.commands import ROOT, command, refused
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def test_hours_and_rates_follow_from_the_bound(monkeypatch):
     """2,000,000 images of a made-up dataset's epoch in batches of 32, ten milliseconds a step by memory bandwidth."""
     train = {"fits": True, "flops": 1e9, "bytes_accessed": 9e9, "hbm_bytes": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
     monkeypatch.setattr(aot, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
-    monkeypatch.setattr(plan, "_pipeline_rate", lambda: 500.0)
+    monkeypatch.setattr(plan, "CORE_RATE", 500.0)
     known = abstract.Facts(10, 2_000_000, (32, 32, 3), (32, 32, 3))
     config = narrow(distill=DistillConfig())
     found = plan.verdict(config, aot.topology("v5e:2x2"), known, plan.QUICK)
@@ -95,6 +95,11 @@ def test_hours_and_rates_follow_from_the_bound(monkeypatch):
     assert math.isclose(found["hours_per_epoch_at_least"], 62_500 * 0.01 / 3600) and math.isclose(found["hours_at_least"], 2 * 625 / 3600)
     assert (found["host_images_per_second"], found["host_cores"]) == (3200, 7)
     assert (found["gigaflops_per_image"], found["megabytes_per_image"], found["hbm_megabytes_per_image"]) == (1 / 8, 9000 / 8, 8190 / 8)
+
+
+def test_the_rate_of_a_core_is_the_measured_one():
+    rates = json.loads((ROOT / "results/input_pipeline.json").read_text())["images_per_second_per_core"].values()
+    assert min(quality["grain_workers_randaugment"]["ours"] for quality in rates) == plan.CORE_RATE
 
 
 def test_collectives_are_read_from_the_program_text():
@@ -221,13 +226,11 @@ def test_what_cannot_be_planned_is_told(run, more, told):
 def test_libtpu_missing_or_of_another_version_is_told_with_the_command(run, monkeypatch):
     words = ["plan", "--config=configs/cifar10_bnext18.py", "--topology=v5e:2x2"]
     monkeypatch.setattr(aot.importlib.metadata, "version", lambda name: "0.0.17")
-    refused(run(*words), "libtpu 0.0.17 is installed", f"works with {aot.wanted_libtpu()}", "pip install -r requirements-plan.txt")
+    refused(run(*words), "libtpu 0.0.17 is installed", f"works with {aot.wanted_libtpu()}", f"`pip install libtpu=={aot.wanted_libtpu()}`")
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
-    refused(run(*words), "libtpu, which is not installed; python -m pip install -r requirements-plan.txt")
+    refused(run(*words), f"libtpu, which is not installed; `pip install libtpu=={aot.wanted_libtpu()}`")
 
 
 def test_the_requirements_name_the_libtpu_of_the_pinned_jax():
-    from tests.helpers.commands import ROOT
-
     lines = (ROOT / "requirements-plan.txt").read_text().splitlines()
     assert f"libtpu=={aot.wanted_libtpu()}" in lines

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.commands.convert import exchange
+from bnext_jax.commands.convert import convert
 from bnext_jax.data.preprocessing import normalise
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
@@ -42,7 +42,7 @@ def teacher(tmp_path_factory):
 def files(teacher, tmp_path_factory):
     """A PyTorch training checkpoint of a student and a PyTorch file of a teacher."""
     folder = tmp_path_factory.mktemp("files")
-    exchange(teacher, str(folder / "teacher.pth"))
+    convert(teacher, str(folder / "teacher.pth"))
     return [str(torch_tools.save_training(folder / "student.pth.tar", torch_tools.drawn())), str(folder / "teacher.pth")]
 
 

@@ -107,10 +107,8 @@ def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, 
 
 
 def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
-    from bnext_jax.commands import evaluate
-
     other = splits.Source("animals", "test", [], ("cat", "dog"))
-    monkeypatch.setattr(evaluate.sources, "open_source", lambda data, split: other)
+    monkeypatch.setattr(splits, "open_source", lambda data, split: other)
     code, _, error = run("evaluate", f"--checkpoint={whole[0]}")
     assert code == 2 and "was trained on 10 classes that are not the 2 of digits" in error
 
@@ -250,7 +248,7 @@ def test_logs_that_cannot_be_written_are_told(tmp_path):
     writer.write(1, {"loss": 2.5})
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"takes no more logs .*is a directory.*; free space or choose another --workdir"):
+    with pytest.raises(UserError, match=r"the log .* cannot be written: .*is a directory; free space or choose another --workdir"):
         writer.write(2, {"loss": 2.0})
 
 
@@ -265,7 +263,7 @@ def test_a_flipped_bit_among_the_weights_does_not_load_in_silence(whole, tmp_pat
 
 
 def test_checkpoints_in_a_bucket_stay_there():
-    assert str(checkpoint._root("gs://bucket/runs/tiny")) == "gs://bucket/runs/tiny/checkpoints"
+    assert str(checkpoint.checkpoints_folder("gs://bucket/runs/tiny")) == "gs://bucket/runs/tiny/checkpoints"
 
 
 def test_the_digest_tells_one_flipped_bit_one_renamed_key_and_one_other_type():
