@@ -47,7 +47,7 @@ def train(config, steps, evaluates=False):
 
     Also "held", the bytes of state on one device, and "all-reduces", their number and the bytes of the largest in the compiled step.
     """
-    from bnext_jax.io import checkpoint
+    from bnext_jax.io.digest import on_host
     from bnext_jax.tpu.collectives import collectives
     from bnext_jax.train import preemption
     from bnext_jax.train.run import Run
@@ -60,7 +60,7 @@ def train(config, steps, evaluates=False):
         run.state, metrics = run.step(run.state, next(data), run.flag(preemption.GO), run.schedule.variables)
     leaves = jax.tree_util.tree_leaves_with_path(run.state)
     return {
-        **{jax.tree_util.keystr(path): checkpoint.on_host(leaf) for path, leaf in leaves},
+        **{jax.tree_util.keystr(path): on_host(leaf) for path, leaf in leaves},
         **{f"metric {name}": np.asarray(value) for name, value in metrics.items()},
         **({f"evaluation {name}": value for name, value in run.evaluate().items()} if evaluates else {}),
         "all-reduces": [collectives(run.step.as_text()).get("all-reduce", {}).get(key, 0) for key in ("count", "largest")],
