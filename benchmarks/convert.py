@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def make_checkpoint(path):
-    """Writes a training checkpoint with the names and shapes of MODEL and an optimiser that has seen every parameter."""
+    """Writes a training checkpoint with the names and shapes of MODEL and an optimizer that has seen every parameter."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

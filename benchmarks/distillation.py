@@ -16,7 +16,7 @@ if __name__ == "__main__":
     restart_with_huge_pages()  # as main.py does
 
 from benchmarks import record, steps
-from bnext_jax.train import mesh
+from bnext_jax.training import mesh
 
 BATCH, PIXELS = 8, 224
 TEACHERS = ("efficientnet_b0", "efficientnet_b2")

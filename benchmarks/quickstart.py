@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from benchmarks import record
 from bnext_jax.commands.quickstart import quickstart
-from bnext_jax.train.loop import train
+from bnext_jax.training.loop import train
 from configs import digits_student
 
 SEEDS = (0, 1, 2)

@@ -17,7 +17,7 @@ import jax
 
 from benchmarks import record, steps
 from bnext_jax.tpu.collectives import collectives
-from bnext_jax.train import mesh
+from bnext_jax.training import mesh
 
 SHARE, PIXELS = 8, 64
 DEVICES = (1, 2, 4, 8)

@@ -10,8 +10,8 @@ from flax import nnx
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
-from bnext_jax.train import optimizers
-from bnext_jax.train.step import StepSpec, compile_step, initial_state, make_step
+from bnext_jax.training import optimizers
+from bnext_jax.training.step import StepSpec, compile_step, initial_state, make_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -20,7 +20,7 @@ def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dt
     """(jitted step, [state, batch, flag, teachers] on the devices, model): float32, random images.
 
     Args:
-      shardings: train.mesh.Shardings. name, classes, arguments: of the student, see create_model. batch: global. pixels: side of the
+      shardings: training.mesh.Shardings. name, classes, arguments: of the student, see create_model. batch: global. pixels: side of the
         images. group: batch-norm group. teachers: names of models, the first is the assistant where there are two. teacher_dtype: of
         their activations.
     """

@@ -7,7 +7,7 @@
 
 On v5e:2x2. Compiled at effort -1 but for --default: bytes compare only at equal effort and version of libtpu. Bytes are those that
 cost_analysis counts, padding to whole tiles (8 x 128) and, with --default, copies on the chip included; "hbm" are those of them that cross
-HBM's bus (bnext_jax/traffic.py). results/tpu_step.json is written after each compilation.
+HBM's bus (bnext_jax/tpu/traffic.py). results/tpu_step.json is written after each compilation.
 """
 
 import dataclasses

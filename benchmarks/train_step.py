@@ -27,8 +27,8 @@ from bnext_jax.config import OptimizerConfig
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
 from bnext_jax.nn.network import split
-from bnext_jax.train import evaluator, mesh, optimizers
-from bnext_jax.train.step import initial_state
+from bnext_jax.training import evaluator, mesh, optimizers
+from bnext_jax.training.step import initial_state
 
 BATCH, PIXELS = 8, 224
 

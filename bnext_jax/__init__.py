@@ -40,7 +40,7 @@ _NAMES = {
     "ElmAttention": "bnext_jax.nn.bnext_units",
     # runs
     "Config": "bnext_jax.config",
-    "train": "bnext_jax.train.loop",
+    "train": "bnext_jax.training.loop",
     "evaluate": "bnext_jax.commands.evaluate",
     "UserError": "bnext_jax.errors",
 }

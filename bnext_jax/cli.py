@@ -5,12 +5,12 @@ Exit code 0; 2 = a user's error, told in one sentence; 3 = plan: does not fit; 7
 another process lost; 130 = interrupted twice; a traceback is a bug. Help starts without JAX.
 """
 
-import dataclasses
-import difflib
+import ast
 import importlib
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -19,23 +19,17 @@ from absl import flags
 
 from bnext_jax.commands import help_texts
 from bnext_jax.commands.table import COMMANDS, CONFIG, SWITCH
-from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.errors import MachineLost, UserError, nearest, one_line
 from bnext_jax.host.process import missing_package, program, restart_with_huge_pages, silence_abandoned, without_tpu
 
 AGAIN = 75  # exit code: start the same command again
 HELP = ("-h", "-help", "--help")
 
 
-def _nearest(word, known):
-    """ "; did you mean X?" of the known word that is most like `word`, or ""."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _or_none(parser):
+    """An absl parser like `parser` that also takes None; Config.check() refuses None where a field's type does."""
 
-
-def _number_or_none(number):
-    """absl's parser of numbers that also takes None."""
-
-    class Parser(type(number)):
+    class Parser(type(parser)):
         def parse(self, argument):
             return None if argument in (None, "None") else super().parse(argument)
 
@@ -46,8 +40,6 @@ class _DictParser(flags.ArgumentParser):
     """A dict, written as Python writes it."""
 
     def parse(self, argument):
-        import ast
-
         value = ast.literal_eval(argument) if isinstance(argument, str) else argument
         if not isinstance(value, dict):
             raise ValueError(f"{argument!r} is no dict")
@@ -58,32 +50,24 @@ def _define_config(values, line):
     """The flag --config and one for each field that the line sets; None and dicts can be typed."""
     from ml_collections import config_flags
 
-    for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser())):
-        config_flags.register_flag_parser_for_type(kind, _number_or_none(parser))
+    for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (str, flags.ArgumentParser())):
+        config_flags.register_flag_parser_for_type(kind, _or_none(parser))
     config_flags.register_flag_parser_for_type(dict, _DictParser())
-    _check_fields(line)
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
 
 
-def _check_fields(line):
-    """Raises UserError for a field that no configuration has."""
+def _unknown_field(line):
+    """A sentence on the first word that sets a field which no configuration has, or None. Looked at when a line could not be read."""
     from bnext_jax.config import Config
 
     known = [name for name, *_ in help_texts.fields(Config())]
-    for word in line:
-        name = word.lstrip("-").removeprefix("no").partition("=")[0]
-        if name.startswith("config.") and name not in known and not name.startswith("config.model.extra."):
-            raise UserError(f"there is no field {name}{_nearest(name, known)}")
-
-
-def _check_flags(command, line):
-    """Raises UserError for a flag that a command does not have."""
-    known = {flag.name for flag in COMMANDS[command].flags}
-    for word in line:
-        name = word.lstrip("-").partition("=")[0]
-        if word.startswith("-") and name.partition(".")[0].removeprefix("no") not in known and name not in known:
-            told = ", ".join(f"--{flag}" for flag in sorted(known))
-            raise UserError(f"{command} has no flag --{name}{_nearest(name, known)} ({command} takes {told})")
+    set_by_words = [match[1] for match in map(re.compile(r"--?(?:no)?(config\.[\w.]+)").match, line) if match]
+    for name in set_by_words:
+        if name.startswith("config.model.extra."):
+            return f"there is no field {name}; set the whole dict: --config.model.extra=\"{{'{name.split('.')[-1]}': VALUE}}\""
+        if name not in known:
+            return f"there is no field {name}{nearest(name, known)}"
+    return None
 
 
 def _values(command, line):
@@ -107,12 +91,17 @@ def _read(command, words):
     """_values, every mistake in one sentence."""
     line = ["bnext", *words]
     try:
-        _check_flags(command, words)
         return _values(command, line)
     except UserError:
         raise
+    except flags.UnrecognizedFlagError as error:
+        known = [flag.name for flag in COMMANDS[command].flags]
+        told = _unknown_field(words) if error.flagname.startswith("config.") else None
+        told = told or f"{command} has no flag --{error.flagname}{nearest(error.flagname, known)}; it takes --{', --'.join(known)}"
+        raise UserError(told) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
-        raise UserError(f"{command}: {_sentence(error)}") from error
+        unknown = _unknown_field(words) if isinstance(error, AttributeError | KeyError) else None
+        raise UserError(unknown or f"{command}: {_sentence(error)}") from error
     except Exception as error:  # a config file of the user's may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(f"{command}: {place.filename}:{place.lineno}: {type(error).__name__}: {_sentence(error)}") from error
@@ -130,7 +119,7 @@ def parse(argv):
     _known_command(command)
     given, files = _read(command, words)
     spec = COMMANDS[command]
-    missing = [f"--{flag.name}" for flag in spec.flags if flag.needed and not given[flag.name]]
+    missing = [f"--{flag.name}" for flag in spec.flags if flag.needed and given[flag.name] is None]
     if missing:
         raise UserError(f"{command} needs {', '.join(missing)}; see `{program()} {command} --help`")
     if files and not spec.files:
@@ -141,7 +130,7 @@ def parse(argv):
 
 def _known_command(word):
     if word not in COMMANDS:
-        raise UserError(f"unknown command {word!r}{_nearest(word, COMMANDS)}; one of: {', '.join(COMMANDS)}")
+        raise UserError(f"unknown command {word!r}{nearest(word, COMMANDS)}; one of: {', '.join(COMMANDS)}")
 
 
 def _argument(command, flag, value):
@@ -154,36 +143,35 @@ def _argument(command, flag, value):
         return tuple(flag.kind(flag.name, one) for one in value)
     if flag.kind != CONFIG:
         return flag.kind(flag.name, value)
+    return _config(command, value).check()  # after the overrides
+
+
+def _config(command, value):
+    """The Config that a file's get_config() gave. Raises UserError for anything else, or where the file cannot be read."""
+    from bnext_jax.config import Config
+
+    if isinstance(value, Config):
+        return value
     try:
-        return value.check()  # after the overrides; a config file that cannot be read shows here
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{command}: {_sentence(error)}") from error
+        getattr(value, "batch_size", None)  # ml_collections tells only here that a file is not there
+        told = f"get_config() gives a {type(value).__name__}, not a bnext_jax.Config"
+    except OSError as error:
+        told = _sentence(error)
+    raise UserError(f"{command}: {told}")
 
 
 def help_text(words):
     """The help that words ask for, or None where they ask for none. Raises UserError for an unknown command."""
-    if not words or words[0] in HELP or words == ["help"]:
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in HELP:
         return help_texts.overview(program())
-    if words[0] == "help":
-        words = [words[1], "--help"]
     if not any(word in HELP for word in words[1:]):
         return None
     command, rest = words[0], [word for word in words[1:] if word not in HELP]
     _known_command(command)
-    config = _read(command, rest)[0].get("config") if any(word.lstrip("-").startswith("config") for word in rest) else None
-    if config is not None and not dataclasses.is_dataclass(config):
-        raise UserError(f"{command}: {_sentence(_trouble(config))}")
-    return help_texts.of_command(program(), command, config)
-
-
-def _trouble(config):
-    """What a config file that cannot be read raises when it is used."""
-    try:
-        return f"get_config() gives a {type(config).__name__}, not a Config" if config.check else ""
-    except Exception as error:
-        return error
+    value = _read(command, rest)[0].get("config") if any(word.lstrip("-").startswith("config") for word in rest) else None
+    return help_texts.of_command(program(), command, None if value is None else _config(command, value))
 
 
 def call(command, arguments):
@@ -191,7 +179,7 @@ def call(command, arguments):
     spec = COMMANDS[command]
     try:
         if spec.several:
-            from bnext_jax.train import cluster
+            from bnext_jax.training import cluster
 
             cluster.join()
         return getattr(importlib.import_module(spec.module), spec.function)(**arguments)

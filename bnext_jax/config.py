@@ -9,7 +9,7 @@ import json
 import types
 import typing
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 LOSSES = ("product_of_means", "per_instance")
@@ -208,7 +208,7 @@ class Config(ReadOnly):
         from bnext_jax.models.table import MODELS, model_config  # here, so that help on fields starts without JAX
 
         if self.model.name not in MODELS:
-            raise UserError(f"config.model.name is {self.model.name!r}; one of: {', '.join(MODELS)}")
+            raise UserError(f"config.model.name is {self.model.name!r}{nearest(self.model.name, MODELS)}; one of: {', '.join(MODELS)}")
         try:
             model_config(self.model.name, **self.model.arguments())
         except UserError as error:
@@ -225,6 +225,8 @@ def _check_types(part, prefix):
         value = getattr(part, field.name)
         if dataclasses.is_dataclass(value):
             _check_types(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple) and None in value:
+            raise UserError(f"{prefix}{field.name} is {value}; it holds no None")
         elif value is None and not _optional(field.type):
             raise UserError(f"{prefix}{field.name} is None; it needs a value ({getattr(field.type, '__name__', field.type)})")
 

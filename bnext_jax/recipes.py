@@ -5,10 +5,10 @@ What is not set here is a default of bnext_jax.config: the optimizer, the learni
 """
 
 from bnext_jax import config as c
+from bnext_jax.data.preprocessing import CIFAR
 from bnext_jax.distill.roster import PUBLISHED_TEACHERS
 
 RANDAUGMENT = "randaugment(rand-m7-mstd0.5-inc1)"
-CIFAR_MEAN, CIFAR_STD = (0.507, 0.487, 0.441), (0.267, 0.256, 0.276)
 DIGITS_MEAN, DIGITS_STD = (0.31,) * 3, (0.38,) * 3  # of the training split at 16x16
 DIGITS_EFFICIENTNET = {"stem_width": 16, "stem_stride": 1, "head_width": 128, "stages": ((4, 3, 2, 24, 1), (4, 3, 2, 40, 1))}
 DIGITS_CONVNEXT = {"widths": (32, 64), "depths": (2, 2), "patch": 2}
@@ -75,7 +75,7 @@ def cifar(name, dataset, form="labels"):
         return smoke("resize(32)|pad_crop(4)|flip", "resize(32)")
     return c.Config(
         model=c.ModelConfig(name=name),
-        data=c.DataConfig(name=dataset, train_transform="pad_crop(4)|flip", mean=CIFAR_MEAN, std=CIFAR_STD),
+        data=c.DataConfig(name=dataset, train_transform="pad_crop(4)|flip", mean=tuple(CIFAR["mean"]), std=tuple(CIFAR["std"])),
         epochs=128,
         batch_size=512,
         eval_batch_size=512,

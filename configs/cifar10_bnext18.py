@@ -12,7 +12,7 @@ sources do not say. We ran nothing but the smoke form. Signs are exact from epoc
 Batch statistics run over the whole batch, as with the reference on one device. We drop an epoch's last partial batch, which it keeps.
 Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
 `--config.batch_norm_group`, to be set with it, divides batch / devices / K; `--config.mesh="data=4,shard=2"` splits parameters and
-optimiser state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
+optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
 
 Ablations of the network: none; `model.elm_attention` and `model.info_recoupling` are switches of T, S, M and L alone.
 Distillation, from teachers of your own: `--config.distill.main=PATH`, by the loss that the paper describes with

@@ -13,7 +13,7 @@ the result says "binary": false. `--config.epochs=160` or `--config.temperature.
 Batch statistics run over the whole batch, as with the reference on one device. We drop an epoch's last partial batch, which it keeps.
 Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
 `--config.batch_norm_group`, to be set with it, divides batch / devices / K; `--config.mesh="data=4,shard=2"` splits parameters and
-optimiser state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
+optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
 
 Ablations: `--config.model.elm_attention=False`, `--config.model.info_recoupling=False` (the reference's own command line could never
 switch either off, SPEC section 7 item 7).

@@ -15,7 +15,7 @@ The sources we rely on do not name BNext-18's teachers. Those here are BNext-T's
 
 Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
 batch_norm_group (64) divides batch / devices / K (8 chips: K = 1, 4 chips: 2, one chip: 8); `--config.mesh="data=4,shard=2"` splits
-parameters and optimiser state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
+parameters and optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
 
 Ablations of the network: none; `model.elm_attention` and `model.info_recoupling` are switches of T, S, M and L alone.
 Distillation: `--config.distill.form=per_instance` is the loss that the paper describes, the default the one that the reference computes;

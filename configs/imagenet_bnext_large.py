@@ -16,7 +16,7 @@ Batch statistics run over 16 images: the reference keeps them per device, and 12
 
 Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
 batch_norm_group (16) divides batch / devices / K (8 chips: K = 1, 4 chips: 2, one chip: 8); `--config.mesh="data=4,shard=2"` splits
-parameters and optimiser state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
+parameters and optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
 
 Ablations: `--config.model.elm_attention=False`, `--config.model.info_recoupling=False` (the reference's own command line could never
 switch either off, SPEC section 7 item 7).

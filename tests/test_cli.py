@@ -1,5 +1,6 @@
 """The command line explains itself, reads typed flags, and offers the nearest known word for an unknown one."""
 
+import os
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ def helped(capsys, *words):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
+@pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"], ["help", "--help"], ["help", "-h"]])
 def test_help_names_every_command_with_its_line(capsys, words):
     text = helped(capsys, *words)
     for name, command in COMMANDS.items():
@@ -48,6 +49,7 @@ def test_help_on_a_config_lists_every_field_with_its_comment_and_value(capsys):
     for name, _, comment, _ in fields(Config()):
         assert f"{name}=" in text and comment, name
     assert "config.seed=7" in text and "of initialisation, order and augmentation" in text and "* config.tensorboard=" in text
+    assert helped(capsys, "help", "train", SMOKE, "--config.seed=7") == text
     assert "config.epochs=2 " in text and "  config.epochs" in text  # may not change on resume, so without *
 
 
@@ -105,8 +107,13 @@ def test_a_dict_can_be_set_whole():
         (["--config.epochs=None"], "config.epochs is None; it needs a value (int)"),
         (["--config.optimizer.beta1=None"], "config.optimizer.beta1 is None; it needs a value (float)"),
         (["--config.model.extra=3"], "3"),
+        (["--config.model.extra.depth=3"], "there is no field config.model.extra.depth; set the whole dict: --config.model.extra="),
+        (["--config.data.name=None"], "config.data.name is None; it needs a value (str)"),
+        (["--config.model.widths=None"], "config.model.widths is (None,); it holds no None"),
+        (["--config.data.mean=(0.5,0.5,None)"], "config.data.mean is (0.5, 0.5, None); it holds no None"),
+        (["--config.model.name=bnext_tinny"], "config.model.name is 'bnext_tinny'; did you mean bnext_tiny?"),
         (["--config.batchsize=3"], "there is no field config.batchsize; did you mean config.batch_size?"),
-        (["--config.optimiser.beta1=3"], "there is no field config.optimiser.beta1; did you mean config.optimizer.beta1?"),
+        (["--config.optimzer.beta1=3"], "there is no field config.optimzer.beta1; did you mean config.optimizer.beta1?"),
         (["--wrkdir=y"], "train has no flag --wrkdir; did you mean workdir?"),
         (["--config.model.gate_bits=5"], "config.model.gate_bits is 5; it is 4 or 8, or None"),
         (["--config.model.widths=(8,12)"], "config.model.widths (8, 12) are not a BNext"),
@@ -146,3 +153,46 @@ def test_a_missing_package_is_told_with_its_extra(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     outcome = run("prepare", SMOKE, f"--config.data.directory={tmp_path}")
     refused(outcome, "prepare needs tensorflow-datasets, which is not installed; `pip install tensorflow-datasets`", "extra [train]")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["predict", "--checkpoint=x", "--", "-a.jpg"], {"checkpoint": "x", "files": ["-a.jpg"]}),
+        (["predict", "a.jpg", "--checkpoint", "x"], {"checkpoint": "x", "files": ["a.jpg"]}),
+        (["quickstart", "--seed", "-1"], {"seed": -1}),
+        (["count", "-per_layer", "--model", "bnext_tiny"], {"per_layer": True, "model": ("bnext_tiny",)}),
+        (["plan", SMOKE, "--topology=v5e:2x2", "--nofit"], {"fit": False}),
+        (["plot", "comparison", "--output", "config.png"], {"output": "config.png"}),
+        (["evaluate", "--checkpoint=~/run"], {"checkpoint": os.path.expanduser("~/run")}),
+    ],
+)
+def test_flags_may_be_written_in_each_of_abseils_ways(words, expected):
+    _, given = cli.parse(["bnext", *words])
+    assert given | expected == given
+
+
+def test_a_field_of_ones_own_config_class_is_a_flag_too(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom bnext_jax import config as c\n"
+        "@dataclasses.dataclass\nclass Mine(c.Config):\n    note: str = c.free('')  # what it is for\n"
+        "def get_config(): return Mine()\n"
+    )
+    words = ["bnext", "train", f"--config={tmp_path / 'mine.py'}", "--workdir=x", "--config.note=y"]
+    assert cli.parse(words)[1]["config"].note == "y"
+    assert "config.note=''" in cli.help_text(["train", words[2], "--help"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def get_config(): return {}", "get_config() gives a dict, not a bnext_jax.Config"),
+        ("import ml_collections\ndef get_config(): return ml_collections.ConfigDict()", "gives a ConfigDict, not a bnext_jax.Config"),
+        ("def get_config(: pass", "mine.py"),
+        ("from bnext_jax import nothing\ndef get_config(): pass", "cannot import name 'nothing'"),
+    ],
+)
+def test_a_config_file_that_gives_no_config_is_told(run, tmp_path, text, told):
+    (tmp_path / "mine.py").write_text(text)
+    for more in (["--workdir=x"], ["--help"]):
+        refused(run("train", f"--config={tmp_path / 'mine.py'}", *more), told)

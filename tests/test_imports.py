@@ -9,19 +9,21 @@ import bnext_jax
 
 LINES = """
 errors host.process host.progress io.files io.logs io.digest analysis.tables
-nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.network
+nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
-data.preprocessing data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.photo
+data.datasets.imagenet data.preprocessing
+data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.photo
 data.augment.operations data.augment.randaugment data.augment.transforms
-data.datasets.imagenet data.datasets.digits data.datasets.folders
+data.datasets.digits data.datasets.folders
 data.store data.prepare data.splits data.faults data.pipeline
 io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.torch_files
 io.checkpoint io.load io.save distill.schedule recipes
 analysis.macs analysis.count analysis.count_rows
 tpu.collectives tpu.traffic
-train.cluster train.mesh train.preemption train.optimizers train.schedules train.memory train.watch train.workdir train.checkpoints
-train.step train.evaluator train.programs train.init train.run train.loop
+training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.workdir
+training.checkpoints
+training.step training.evaluator training.programs training.init training.run training.loop
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation
 commands.predict plot.features commands.evaluate plot.report
@@ -75,7 +77,7 @@ def test_networks_files_and_counting_need_nothing_of_training():
     ]
     assert not needing
     for name in ("commands.predict", "commands.convert", "commands.count"):
-        assert not [other for other in imported(MODULES[name]) if other.startswith("train")]
+        assert not [other for other in imported(MODULES[name]) if other.startswith("training")]
 
 
 def test_no_file_is_longer_than_three_hundred_lines():
@@ -102,6 +104,9 @@ def test_the_public_surface_has_what_it_names_and_imports_no_tensorflow():
     code += "; print(*sorted({'tensorflow', 'torch', 'matplotlib', 'clu', 'grain'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    both = "from bnext_jax import evaluate, train; import bnext_jax.training.loop; print(callable(train) and callable(evaluate))"
+    done = subprocess.run([sys.executable, "-c", both], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert done.stdout.split() == ["True"], done.stderr
     light = "import bnext_jax, sys; print('jax' in sys.modules, bnext_jax.__version__)"
     done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, cwd=ROOT.parent, check=False)
     assert done.stdout.split() == ["False", bnext_jax.__version__]

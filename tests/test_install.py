@@ -9,7 +9,9 @@ import sys
 import tomllib
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import bnext_jax
 from tests.helpers.commands import ROOT
@@ -91,3 +93,19 @@ def test_the_ranges_of_pyproject_hold_the_versions_that_ci_runs():
         if name in pinned:
             assert requirement.specifier.contains(pinned[name]), f"{requirement} does not hold {pinned[name]}"
     assert {canonicalize_name(Requirement(line).name) for line in project["dependencies"]} <= pinned.keys()
+
+
+def test_networks_load_predict_and_count_without_the_packages_of_the_extras(installed, tmp_path):
+    """A stand-in for an environment with the core alone: importing anything that only an extra brings fails."""
+    from bnext_jax.host.process import EXTRAS
+
+    (tmp_path / "core.py").write_text(
+        f"import sys\nfor name in {sorted(EXTRAS)}: sys.modules[name] = None\nfrom bnext_jax.cli import run\nrun()\n"
+    )
+    Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    run = [sys.executable, tmp_path / "core.py"]
+    text = outside(installed, tmp_path, *run, "predict", f"--checkpoint={ROOT / 'tests/fixtures/workdir_0_1'}", "photo.png")
+    assert len(json.loads(text)["images"][0]["top5"]) == 5
+    assert json.loads(outside(installed, tmp_path, *run, "count", "--model=bnext18"))["bnext18"]["parameters"] == 12_064_648
+    done = subprocess.run([*map(str, run), "quickstart"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "quickstart needs" in done.stderr and "extra [train]" in done.stderr

@@ -10,7 +10,7 @@ from bnext_jax.analysis import macs
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.layers import Buffer
 
-BITS = {macs.BINARY: 1, "int4": 4, "int8": 8, macs.FLOAT: 32}  # of one stored weight
+BITS = {kind: bits for bits, kind in macs.KINDS.items()}  # of one stored weight
 RESOLUTION = 224
 
 
@@ -18,7 +18,7 @@ RESOLUTION = 224
 class Published:
     """The authors' figures of one network (SPEC section 2).
 
-    parameters, binary_macs: exact, by which the network is known. ops: in G. degree: of binarisation, in percent. mebibytes: at 1 bit per
+    parameters, binary_macs: exact, by which the network is known. ops: in G. degree: of binarization, in percent. mebibytes: at 1 bit per
     binary weight; quantized: of the quantized edition.
     """
 
@@ -76,7 +76,7 @@ def weigh(model):
 
 
 def operations(sums):
-    """(OPs, degree of binarisation in percent) of {kind: MACs}: binary/64 + int8/8 + int4/16 + float, and binary/64 as a share of that."""
+    """(OPs, degree of binarization in percent) of {kind: MACs}: binary/64 + int8/8 + int4/16 + float, and binary/64 as a share of that."""
     total = sum(count * macs.COST[kind] for kind, count in sums.items())
     return total, 100 * sums.get(macs.BINARY, 0) * macs.COST[macs.BINARY] / total
 

@@ -43,7 +43,7 @@ def summary_rows(found):
         ["pixels", *pixels],
         *([TITLES[kind], *(f"{one['macs'][kind]:,}" for one in found.values())] for kind in kinds),
         row("OPs, G", "ops", ".5g", unit=1e9),
-        row("degree of binarisation, %", "degree", ".2f"),
+        row("degree of binarization, %", "degree", ".2f"),
         row("parameters", "parameters", ","),
         row("binary weights", "binary_weights", ","),
         row("packed, MiB", "bytes", ".3f", unit=MEBI),

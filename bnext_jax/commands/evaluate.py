@@ -9,8 +9,8 @@ from bnext_jax.host.process import revision
 from bnext_jax.io.digest import comparable
 from bnext_jax.io.load import fits_classes, load
 from bnext_jax.nn.network import split
-from bnext_jax.train import cluster, evaluator, mesh, watch
-from bnext_jax.train.programs import check_input, precision_type
+from bnext_jax.training import cluster, evaluator, mesh, watch
+from bnext_jax.training.programs import check_input, precision_type
 
 
 def evaluate(checkpoint, config=None, predictions=None, gate_bits=None):

@@ -7,7 +7,7 @@ import sys
 from bnext_jax.analysis import tables
 from bnext_jax.tpu import aot
 from bnext_jax.tpu.abstract import abstract_programs, facts
-from bnext_jax.train import memory
+from bnext_jax.training import memory
 
 DOES_NOT_FIT = 3  # exit code
 QUICK, USERS = -1.0, 0.0  # effort: of --fit's trials; as `train` compiles

@@ -15,6 +15,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
 from bnext_jax.io.load import load
 from bnext_jax.nn.network import split
+from bnext_jax.nn.normalise import normalise
 
 log = logging.getLogger(__name__)
 TOP = 5
@@ -85,7 +86,7 @@ def predict(files, checkpoint=None, model=None):
     @jax.jit
     def probabilities(variables, images):
         with jax.default_matmul_precision("highest"):
-            pixels = preprocessing.normalise(images, tuple(seen["mean"]), tuple(seen["std"]), np.dtype("float32"))
+            pixels = normalise(images, tuple(seen["mean"]), tuple(seen["std"]), np.dtype("float32"))
             return jax.nn.softmax(structure(variables, pixels)[0])
 
     size, found = min(BATCH, len(images)), []

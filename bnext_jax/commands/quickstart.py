@@ -12,7 +12,7 @@ from bnext_jax.data.prepare import prepare
 from bnext_jax.host.progress import duration
 from bnext_jax.io import checkpoint
 from bnext_jax.plot.curves import curves
-from bnext_jax.train.loop import train
+from bnext_jax.training.loop import train
 
 log = logging.getLogger(__name__)
 FOLDER = "runs/quickstart"

@@ -109,7 +109,7 @@ COMMANDS = {
             "train --config=configs/imagenet_bnext_tiny.py --workdir=runs/tiny --config.accumulate=4",
             "train --config=configs/digits_student.py --help",
         ),
-        "bnext_jax.train.loop",
+        "bnext_jax.training.loop",
         "train",
         several=True,
     ),

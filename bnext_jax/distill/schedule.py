@@ -85,7 +85,7 @@ class TeacherSchedule:
       epochs: length of the run.
       data: the run's DataConfig.
       class_names: the dataset's.
-      shardings: train.mesh.Shardings, where the variables lie.
+      shardings: training.mesh.Shardings, where the variables lie.
     Attributes:
       teachers: {name: (Network, variables on the host)}.
       networks: {role: Network} of the present epoch, for the step's structure.
@@ -96,7 +96,9 @@ class TeacherSchedule:
 
     def __init__(self, distill, epochs, data, class_names, shardings):
         self._distill, self._epochs, self._shardings = distill, epochs, shardings
-        self.teachers = {name: read(name, data, class_names) for name in distill.teacher_names()}
+        by_path = {located(name): name for name in reversed(distill.teacher_names())}  # TAG=FILE and FILE are one
+        found = {path: read(name, data, class_names) for path, name in by_path.items()}
+        self.teachers = {name: found[located(name)] for name in distill.teacher_names()}
         self._roles, self.networks, self.variables = {}, {}, {}
 
     def update(self, epoch):

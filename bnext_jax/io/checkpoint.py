@@ -2,7 +2,7 @@
 
 A work directory's `checkpoints/STEP` holds "network" (parameters and statistics) and, of a run, "training" (step, optimizer), and
 JSON metadata: the model's name and arguments, temperature, step, epoch, preprocessing, class names, and the sha256 of the parts,
-because a flipped byte on disk would otherwise load in silence. train.checkpoints writes those of a run.
+because a flipped byte on disk would otherwise load in silence. training.checkpoints writes those of a run.
 """
 
 import logging
@@ -88,20 +88,19 @@ def read(path, abstract):
     """
     metadata = described(path)
     stored = ocp.checkpointables_metadata(path).metadata["network"]
-    types = {part: {_current(key): leaf.dtype for key, leaf in stored[part].items()} for part in abstract["network"]}
+    current = _current if metadata.get("format", 1) < FORMAT else str
+    types = {part: {current(key): leaf.dtype for key, leaf in stored[part].items()} for part in abstract["network"]}
     # a network keeps the types that it was saved with: the teacher of a float64 run may be float32
     network = jax.tree.map(lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), dict(abstract["network"]), types)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), {**abstract, "network": network})
-    old = {}
-    if metadata.get("format", 1) < FORMAT:
-        old = {_current(key): key for part in abstract["network"] for key in stored[part]}
+    theirs = {current(key): key for part in abstract["network"] for key in stored[part]}
     with _alone():
-        parts = ocp.load_checkpointables(path, _renamed(wanted, lambda key: old.get(key, key)))
+        parts = ocp.load_checkpointables(path, _renamed(wanted, lambda key: theirs.get(key, key)))
     for name, tree in parts.items():
         if digest(tree) != metadata["sha256"][name]:
             raise ValueError(f"the bytes of {name} in {path} are not those that were saved (sha256 differs)")
-    return _renamed(parts, _current) if old else parts, metadata
+    return _renamed(parts, current), metadata
 
 
 def newest_whole(steps, load, root):
@@ -123,7 +122,7 @@ def save_network(folder, params, batch_stats, metadata):
     Args:
       folder: must not exist.
       params, batch_stats: flat dicts.
-      metadata: as a run's, see train.run.
+      metadata: as a run's, see training.run.
     Raises:
       UserError: it cannot be written; then there is nothing under that name.
     """

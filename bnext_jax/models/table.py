@@ -1,12 +1,11 @@
 """Every network by name."""
 
 import dataclasses
-import difflib
 
 import jax
 from flax import nnx
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, nearest
 from bnext_jax.models.base import NetworkConfig
 from bnext_jax.models.bnext import WIDTHS, BNext, BNextConfig
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
@@ -37,8 +36,7 @@ MODELS = {
 def entry(name):
     """The Entry of a name. Raises UserError for a name that is not in the table."""
     if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=1)
-        raise UserError(f"there is no model {name!r}; {f'did you mean {near[0]}? ' if near else ''}one of: {', '.join(MODELS)}")
+        raise UserError(f"there is no model {name!r}{nearest(name, MODELS)}; one of: {', '.join(MODELS)}")
     return MODELS[name]
 
 

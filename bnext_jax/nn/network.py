@@ -49,6 +49,10 @@ class Network:
     decay_groups: dict
     latent: dict
 
+    def has_exact_signs(self, temperature):
+        """Whether all binary weights are exact signs at this temperature, as their quantizers say; None for a network without any."""
+        return all(quantizer.is_exact(temperature) for quantizer in self.latent.values()) if self.latent else None
+
     def __call__(self, variables, images, temperature=None):
         """Logits and the variables that the forward changed: ({path: array}, [N,H,W,3], scalar) -> ([N,C], {path: array})."""
         model = nnx.merge(self.graphdef, unflatten(variables))
@@ -81,5 +85,5 @@ def fill(model, params, batch_stats):
 
 
 def project(params, bounds):
-    """Clips latent weights to [-1.5, 1.5] and `scale` to [0, 1]: the reference's bounds, after each update."""
+    """Clips each parameter that has bounds to them, after each update: latent weights to their quantizer's, `scale` to [0, 1]."""
     return {path: jnp.clip(p, *bounds[path]) if path in bounds else p for path, p in params.items()}

@@ -17,6 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bnext_jax.errors import UserError
 from bnext_jax.nn.layers import accumulation_dtype
 
 
@@ -109,8 +110,8 @@ def _ste_sign_backward(quantizer, saved, cotangent):
     if shift is None:
         return passed, None
     # First over positions, then over images: for a TPU, XLA sums in the pass that writes the gradient of x (benchmarks/tpu_step.py).
-    summed = passed.astype(accumulation_dtype(x.dtype)).sum(tuple(range(1, x.ndim - 1))).sum(0)
-    return passed, summed.astype(shift.dtype)
+    summed = passed.astype(accumulation_dtype(x.dtype)).sum(tuple(range(1, x.ndim - 1)))
+    return passed, (summed.sum(0) if x.ndim > 1 else summed).astype(shift.dtype)
 
 
 _ste_sign.defvjp(lambda quantizer, x, shift: (_ste_sign(quantizer, x, shift), (x, shift)), _ste_sign_backward)
@@ -126,12 +127,18 @@ class SteSign(ActivationQuantizer):
     Attributes:
       clip_value: half the width of the window in which the gradient passes.
       at_zero: sign(0): 0, +1 or -1. larq takes +1, PyTorch's sign and BNext's reference 0.
-      levels: (-1, 1). (0, 1) says that the input is never negative, as behind a ReLU.
+      levels: (-1, 1). (0, 1) says that the input is never negative, as behind a ReLU; sign(0) is 0 then.
+    Raises:
+      UserError: other levels, or another value at 0.
     """
 
     clip_value: float = 1.0
     at_zero: float = 0.0
     levels: tuple[float, float] = (-1.0, 1.0)
+
+    def __post_init__(self):
+        if self.levels not in ((-1, 1), (0, 1)) or self.at_zero not in ((0,) if self.levels[0] == 0 else (-1, 0, 1)):
+            raise UserError(f"a sign has the levels (-1, 1), or (0, 1) with 0 at 0, not {self.levels} with {self.at_zero} at 0")
 
     def __call__(self, x, shift=None):
         """sign(x + shift), see the class: the shape and type of x."""

@@ -14,6 +14,7 @@ from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.nn.binary_conv import BinaryConv
+from bnext_jax.nn.normalise import normalise
 from bnext_jax.plot.figures import picture_path, save, subplots, tidy
 
 LONGEST = 1024  # pixels of an image's longer side; larger ones are made smaller
@@ -35,8 +36,8 @@ class Tap:
 
 
 def convolutions(model):
-    """{name: BinaryConv} of a network in the order of their paths; a name is the path without "/conv" at its end."""
-    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)}
+    """{name: BinaryConv} of those that quantize their input, in the order of their paths; a name is the path without "/conv" at its end."""
+    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv) and module.input_quantizer}
     ordered = sorted(found, key=lambda path: [(isinstance(part, str), part) for part in path])
     return {"/".join(map(str, path)).removesuffix("/conv"): found[path] for path in ordered}
 
@@ -153,7 +154,7 @@ def features(words, checkpoint, layers=(), output=None):
 def maps_of(model, metadata, image, names):
     """{name: int8 [H,W,C]}: the signs of one uint8 image [H,W,3], scaled as the network's metadata say; see signs."""
     scale = preprocessing.of(metadata)
-    pixels = preprocessing.normalise(image[None], tuple(scale["mean"]), tuple(scale["std"]), np.dtype("float32"))
+    pixels = normalise(image[None], tuple(scale["mean"]), tuple(scale["std"]), np.dtype("float32"))
     return {name: maps[0] for name, maps in signs(model, pixels, names).items()}
 
 
@@ -177,9 +178,10 @@ def draw_maps(image, kept, path, caption):
 
 
 def weights(model, metadata, path):
-    """Draws how the latent weights of each layer lie, from -1.5 to 1.5 as far as they reach; returns the picture's path."""
+    """Draws how the latent weights of each layer lie, within their bounds as far as they reach; returns the picture's path."""
     values = {name: np.asarray(conv.kernel[...]).ravel() for name, conv in convolutions(model).items()}
-    reach = min(1.5, 1.05 * max(np.quantile(np.abs(w), 0.999) for w in values.values()))
+    bounds = [max(conv.kernel_quantizer.bounds) for conv in convolutions(model).values() if conv.kernel_quantizer.bounds]
+    reach = min(*bounds, np.inf, 1.05 * max(np.quantile(np.abs(w), 0.999) for w in values.values()))
     edges = np.linspace(-reach, reach, BINS + 1)
     table = np.stack([np.histogram(np.clip(w, -reach, reach), edges)[0] / w.size for w in values.values()])
     figure, axis = subplots(1, 1, figsize=(8, 1.2 + 0.16 * len(values)))

@@ -20,6 +20,7 @@ from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import Photo
 from bnext_jax.distill import schedule
 from bnext_jax.errors import UserError
+from bnext_jax.host.process import program
 from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
 from bnext_jax.io.load import load
@@ -55,7 +56,7 @@ def report(workdir, words=(), output=None):
     model, metadata = load(workdir)
     config = from_json(metadata["config"]).check()
     source = splits.open_source(config.data, config.data.eval_split)
-    shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words else None
+    shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words and names_of_layers(model) else None
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", workdir, len(source))
         found = evaluate_network(model, metadata, workdir, config, predictions=f"{folder}/predictions.csv")
@@ -75,7 +76,7 @@ def report(workdir, words=(), output=None):
             _confusion(rows),
             _examples(rows, source),
             _features(model, metadata, shown, source, config, pathlib.Path(folder)),
-            page.section("Cost", page.table(summary_rows(counted)), note="python main.py count; see the README for what OPs are"),
+            page.section("Cost", page.table(summary_rows(counted)), note=f"{program()} count; see the README for what OPs are"),
             page.folded(
                 "Configuration", page.table([["field", "value"], *([k, _shown(v)] for k, v in flat_json(config).items())], "config")
             ),
@@ -117,7 +118,7 @@ def _cards(found, counted, metadata, lines):
     seconds = sum(sum(v for k, v in line.items() if k in ("step_seconds", "data_wait_seconds")) for line in lines)
     size = values["bytes"]
     binary = {
-        "degree of binarisation": f"{values['degree']:.1f} %",
+        "degree of binarization": f"{values['degree']:.1f} %",
         f"at temperature {metadata['temperature']:.2g}": "binary" if found["binary"] else "not yet binary",
     }
     return page.cards({

@@ -15,8 +15,8 @@ from bnext_jax.errors import UserError
 from bnext_jax.io.load import describe
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.network import split
-from bnext_jax.train import mesh
-from bnext_jax.train.programs import Programs, check_input, train_batch
+from bnext_jax.training import mesh
+from bnext_jax.training.programs import Programs, check_input, train_batch
 
 # datasets that need not be here: classes, images of each split, size of a typical image
 KNOWN = {

@@ -22,7 +22,7 @@ from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
 from bnext_jax.tpu.collectives import collectives, each_collective
 from bnext_jax.tpu.traffic import hbm_bytes
-from bnext_jax.train import memory
+from bnext_jax.training import memory
 
 log = logging.getLogger(__name__)
 VERDICT = 3  # changes with what a kept verdict holds

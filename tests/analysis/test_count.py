@@ -15,11 +15,11 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.layers import Linear
 from bnext_jax.nn.network import split
-from bnext_jax.train import optimizers
-from bnext_jax.train.step import initial_state
+from bnext_jax.training import optimizers
+from bnext_jax.training.step import initial_state
 
 # SPEC section 2: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantized edition (gates at 4 bit);
-# binary, stem, gate and classifier MACs; exact degrees of binarisation in the quantized and in the all-float reading
+# binary, stem, gate and classifier MACs; exact degrees of binarization in the quantized and in the all-float reading
 SPEC = {
     "bnext_tiny": (30_862_236, 28_253_184, 13.321, 5.440, 4_816_896_000, 10_838_016, 1_482_496, 1_024_000, 97.95, 84.94),
     "bnext_small": (68_594_614, 63_569_664, 26.747, 11.215, 10_838_016_000, 16_257_024, 3_335_616, 1_536_000, 98.58, 88.91),

@@ -71,7 +71,7 @@ def test_what_a_run_cannot_do_is_told_before_anything_compiles(run, digits, tmp_
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     from bnext_jax.errors import UserError
-    from bnext_jax.train.mesh import check_batch
+    from bnext_jax.training.mesh import check_batch
 
     with pytest.raises(UserError, match="batch_size 100 is not divisible by the 8 devices"):
         check_batch("batch_size", 100, None, 8)

@@ -12,7 +12,7 @@ from bnext_jax.config import DataConfig
 from bnext_jax.data import pipeline, splits
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.errors import UserError
-from bnext_jax.train.mesh import make_shardings
+from bnext_jax.training.mesh import make_shardings
 
 LINE = "resize(16)|pad_crop(2)|flip"
 

@@ -21,8 +21,8 @@ from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.recognise import timm_names
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
-from bnext_jax.train import run as run_module
-from bnext_jax.train.init import start_from
+from bnext_jax.training import run as run_module
+from bnext_jax.training.init import start_from
 from tests.helpers.commands import ROOT, SMOKE, refused, result_of
 from tests.helpers.torch_tools import WIDTHS, drawn, save_bare, save_training
 

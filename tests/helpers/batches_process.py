@@ -20,7 +20,7 @@ def main(process, count, port, workers, datasets, output):
         jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=process)
     from bnext_jax.config import DataConfig
     from bnext_jax.data import pipeline, splits
-    from bnext_jax.train.mesh import make_shardings
+    from bnext_jax.training.mesh import make_shardings
 
     shardings = make_shardings()
     assert jax.device_count() == DEVICES

@@ -12,7 +12,7 @@ import sys
 
 from tests.helpers.commands import ROOT
 
-EVERYTHING = ("bnext_jax.train.loop", "bnext_jax.commands.evaluate", "tensorflow_datasets", "orbax.checkpoint", "clu.metrics")
+EVERYTHING = ("bnext_jax.training.loop", "bnext_jax.commands.evaluate", "tensorflow_datasets", "orbax.checkpoint", "clu.metrics")
 
 
 class Launcher:

@@ -2,7 +2,7 @@
 
 main(PROCESS, COUNT, PORT, DEVICES, SEED, DATASETS, TEACHER, FILES, OUTPUT, CASE...)
 
-Steps go through train.run.Run, as in the loop; process 0 writes the whole state, the metrics of the last step and the evaluation to
+Steps go through training.run.Run, as in the loop; process 0 writes the whole state, the metrics of the last step and the evaluation to
 OUTPUT/CASE.npz, and what `evaluate` says of each of FILES (joined by ",") to OUTPUT/evaluations.json.
 """
 
@@ -49,8 +49,8 @@ def train(config, steps, evaluates=False):
     """
     from bnext_jax.io.digest import on_host
     from bnext_jax.tpu.collectives import collectives
-    from bnext_jax.train import preemption
-    from bnext_jax.train.run import Run
+    from bnext_jax.training import preemption
+    from bnext_jax.training.run import Run
 
     run = Run(config, pathlib.Path("unused"))
     data = run.read(0, steps)

@@ -22,7 +22,7 @@ def drawn(temperature=TEMPERATURE, classes=10):
 
 
 def save_training(path, tensors, **more):
-    """A training checkpoint of several GPUs: "module." before every name, optimiser, history with numpy's numbers, command line."""
+    """A training checkpoint of several GPUs: "module." before every name, optimizer, history with numpy's numbers, command line."""
     content = {
         "epoch": EPOCH,
         "state_dict": {f"module.{name}": torch.from_numpy(np.array(value)) for name, value in tensors.items()},

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnext_jax.errors import UserError
 from bnext_jax.nn.quantizers import AnnealedSign, SteSign, WeightQuantizer
 
 SIGN, WEIGHT = SteSign(clip_value=1.5), AnnealedSign()  # BNext's
@@ -123,3 +124,14 @@ def test_a_scaled_weight_is_binary_where_it_is_its_channels_scale():
     latent = jnp.asarray([[0.5, -3.0], [-1.5, 0.0]])
     np.testing.assert_array_equal(Scaled()(latent, None), [[1, -1.5], [-1, 0]])
     np.testing.assert_array_equal(Scaled().binary(latent, None), [[True, True], [True, False]])
+
+
+@pytest.mark.parametrize("wrong", [{"levels": (-1.5, 1.5)}, {"levels": (0.0, 1.0), "at_zero": 1.0}, {"at_zero": 0.5}])
+def test_a_sign_whose_levels_are_not_its_own_is_refused(wrong):
+    with pytest.raises(UserError, match="a sign has the levels"):
+        SteSign(**wrong)
+
+
+def test_the_shift_of_a_vector_gets_its_gradient():
+    _, pullback = jax.vjp(SIGN, jnp.asarray([0.5, 9.0]), jnp.asarray([0.1, 0.1]))
+    np.testing.assert_array_equal(pullback(jnp.asarray([3.0, 5.0]))[1], [3, 0])

@@ -101,7 +101,7 @@ def test_the_page_of_a_real_valued_run_says_nothing_of_binary_weights(run, train
     code, _, error = run("plot", "report", f"--workdir={trained.parent / 'teacher'}", f"--output={tmp_path / 'a.html'}")
     words = "".join(Reader((tmp_path / "a.html").read_text()).words)
     assert code == 0, error
-    assert "The network has no binary convolutions." in words and "degree of binarisation, %" in words and "not yet binary" not in words
+    assert "The network has no binary convolutions." in words and "degree of binarization, %" in words and "not yet binary" not in words
 
 
 def test_names_from_outside_stay_text():

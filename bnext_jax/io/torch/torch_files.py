@@ -1,7 +1,7 @@
 """PyTorch files from strangers: read without running anything in them, written whole or not at all.
 
 `.pth`, `.pth.tar`, `.pt` and `.bin` go through torch.load(weights_only=True) alone, mapped into memory, so that the
-optimiser's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
+optimizer's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
 """
 
 import dataclasses

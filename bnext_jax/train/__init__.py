@@ -1,1 +1,0 @@
-"""Training: mesh, optimiser, state, step, evaluation, checkpoints, the loop."""

@@ -1,0 +1,1 @@
+"""Training: mesh, optimizer, state, step, evaluation, checkpoints, the loop."""

@@ -1,0 +1,92 @@
+"""Several processes as one run: how they find each other, and how they agree before anything expensive begins."""
+
+import json
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.host.process import on_tpu
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SHORTEST = 1024  # bytes that texts are padded to at least
+
+
+def join():
+    """Makes this process one of a run's. To be called before anything asks for devices; alone on a machine without TPUs it does nothing.
+
+    On TPU VMs the processes find each other. Elsewhere the environment names them: JAX_COORDINATOR_ADDRESS (host:port of process 0),
+    JAX_NUM_PROCESSES, JAX_PROCESS_ID. A second call in a process does nothing.
+
+    Raises:
+      UserError: only some of the variables are set, or not to numbers. MachineLost: the other processes do not come.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    if not given and not on_tpu():
+        return
+    arguments = {}
+    if given:
+        missing = [name for name in VARIABLES if name not in given]
+        if missing:
+            raise UserError(f"{', '.join(given)} are set without {', '.join(missing)}; set all three, in every process of the run")
+        address, count, process = (given[name] for name in VARIABLES)
+        try:
+            arguments = {"coordinator_address": address, "num_processes": int(count), "process_id": int(process)}
+        except ValueError as error:
+            raise UserError(f"JAX_NUM_PROCESSES {count!r} and JAX_PROCESS_ID {process!r} must be whole numbers") from error
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM; see training.preemption
+    try:
+        jax.distributed.initialize(**arguments)
+    except jax.errors.JaxRuntimeError as error:  # JAX waits five minutes
+        raise MachineLost(f"the processes of the run did not find each other in time ({one_line(error)}); start all of them") from error
+    except (ValueError, RuntimeError) as error:  # counts that cannot be
+        raise UserError(f"the processes of the run did not find each other ({one_line(error)}); start all of them") from error
+
+
+def is_first():
+    """Whether this is the process that writes files and prints results."""
+    return jax.process_index() == 0
+
+
+def texts(text):
+    """Every process's text, in their order. All processes must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    sent = text.encode()
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(sent)))).reshape(-1)
+    room = max(SHORTEST, 1 << int(lengths.max() - 1).bit_length())  # powers of two: each other size compiles a program
+    padded = np.frombuffer(sent.ljust(room, b"\0"), np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+    return [bytes(row[:length]).decode() for row, length in zip(gathered, lengths, strict=True)]
+
+
+def agree(work):
+    """work() in every process: its result; or, where it raises anything in one, that there and UserError in the others.
+
+    A process that gave up alone would leave the others waiting for it.
+    """
+    result, problem, text = None, None, ""
+    try:
+        result = work()
+    except Exception as error:
+        problem, text = error, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+    told = texts(text)
+    if problem is not None:
+        raise problem
+    for process, other in enumerate(told):
+        if other:
+            raise UserError(f"process {process} of {len(told)} stopped: {other}")
+    return result
+
+
+def check_equal(facts):
+    """Raises UserError, in all processes, unless `facts` ({name: JSON value}) are the same in all of them; names what differs."""
+    told = [json.loads(text) for text in texts(json.dumps(facts, sort_keys=True))]
+    for process, other in enumerate(told):
+        differing = [f"{name} ({told[0][name]!r} and {other[name]!r})" for name in told[0] if other[name] != told[0][name]]
+        if differing:
+            raise UserError(f"processes 0 and {process} do not run the same: {', '.join(differing)}; make them equal and start all again")
