@@ -41,7 +41,7 @@ def installed(wheel, tmp_path_factory):
 
 
 def outside(installed, tmp_path, *words, code=0):
-    """What a process far from the clone, which finds the installed package alone, writes to standard output; to standard error otherwise."""
+    """What a process far from the clone writes to standard output, or, where another code than 0 is expected, to standard error."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code, done.stderr[-2000:]
