@@ -1,1 +1,1 @@
-"""Measurements: each script prints a table and writes results/*.json with its command, commit and machine."""
+"""Benchmarks. Each script prints its measurements and writes them to results/NAME.json, with command, commit and machine."""

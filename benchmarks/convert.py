@@ -1,10 +1,10 @@
-"""Converting a training checkpoint of BNext-L, and the teachers' forward at 224 pixels.
+"""Measures `convert` on a training checkpoint of BNext-L, and the teachers' forward pass at 224 pixels.
 
     python benchmarks/convert.py
 
-The checkpoint is made here: random weights, AdamW's two moments of each, every name behind "module.". Each conversion is
-the command in a process of its own; memory is that process's peak resident set, mapped pages of the file included.
-The forward: batch 8, float32, all cores, jitted, the best of a few repetitions.
+The script makes the checkpoint: random weights, AdamW's two moments of each weight, and "module." before every name. Each conversion
+runs the command in its own process. Memory is the peak resident set of that process; it includes mapped pages of the file.
+Forward pass: batch 8, float32, all cores, jitted, the best of a few repetitions.
 """
 
 import os
@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def make_checkpoint(path):
-    """Writes a training checkpoint with the names and shapes of MODEL and an optimizer that has seen every parameter."""
+    """Writes a training checkpoint with the names and shapes of MODEL, and optimizer state for every parameter."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +58,7 @@ def make_checkpoint(path):
 
 
 def convert(source, output):
-    """{"seconds", "peak_memory_gib"} of `main.py convert` as a process."""
+    """Runs `main.py convert` in a process; returns {"seconds", "peak_memory_gib"}."""
     command = [sys.executable, "main.py", "convert", f"--source={source}", f"--output={output}"]
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -69,7 +69,7 @@ def convert(source, output):
 
 
 def conversions():
-    """Both directions, and the size of the checkpoint in GB (1e9 bytes)."""
+    """Measures both directions; "file_gb" is the size of the checkpoint in GB (1e9 bytes)."""
     with tempfile.TemporaryDirectory() as folder:
         source, flax = f"{folder}/{MODEL}.pth.tar", f"{folder}/flax"
         make_checkpoint(source)
@@ -83,7 +83,7 @@ def conversions():
 
 
 def forward(name):
-    """{"compile_seconds", "seconds", "images_per_second"} of one teacher."""
+    """Measures the forward pass of one teacher: {"compile_seconds", "seconds", "images_per_second"}."""
     network, params, batch_stats = split(create_model(name, rngs=nnx.Rngs(0)), training=False)
     variables = {**params, **batch_stats}
     images = jnp.asarray(np.random.default_rng(0).standard_normal((BATCH, PIXELS, PIXELS, 3)), jnp.float32)

@@ -1,9 +1,9 @@
-"""What the teachers cost: BNext-T's training step with EfficientNet-B0 and -B2 in bfloat16 and float32, against labels alone.
+"""Measures the cost of the teachers: BNext-T's training step with EfficientNet-B0 and -B2, in bfloat16 and float32, and without teachers.
 
     python benchmarks/distillation.py
 
-224 pixels, batch 8, float32 student, all cores, in one run. A CPU without bfloat16 units emulates them; a TPU is made for them. FLOPs are
-XLA's count of the compiled program: the machine's speed aside, they say what share of the work the teachers are.
+224 pixels, batch 8, float32 student, all cores, everything in one run. A CPU without bfloat16 units emulates bfloat16; a TPU has such
+units. FLOPs are XLA's count for the compiled program. They give the teachers' share of the work independently of the machine's speed.
 """
 
 import os
@@ -23,7 +23,7 @@ TEACHERS = ("efficientnet_b0", "efficientnet_b2")
 
 
 def measure(shardings, teachers, dtype):
-    """{"step_seconds", "gflops_per_image"} of a step with these teachers."""
+    """Measures a step with these teachers: {"step_seconds", "gflops_per_image"}."""
     step, arguments, _ = steps.built(shardings, "bnext_tiny", BATCH, PIXELS, teachers=teachers, teacher_dtype=dtype)
     compiled = step.lower(*arguments).compile()
     stepping = steps.Stepping(compiled, arguments)
@@ -33,7 +33,7 @@ def measure(shardings, teachers, dtype):
 
 
 def main():
-    """Runs everything and writes results/distillation.json."""
+    """Measures all three steps and writes results/distillation.json."""
     shardings = mesh.make_shardings()
     found = {"labels": measure(shardings, (), "float32")}
     for dtype in ("float32", "bfloat16"):

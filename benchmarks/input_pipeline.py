@@ -1,12 +1,15 @@
-"""The input pipeline: images a second a core, ours, Pillow as timm uses it, and tf.data, side by side in one run.
+"""Measures the input pipeline in images per second and core: ours, Pillow as timm uses it, and tf.data, side by side in one run.
 
     python benchmarks/input_pipeline.py [--rate=10000]
 
-The JPEGs are photographs of scikit-image and scikit-learn at ImageNet's typical 500x375 pixels, at three qualities. One process: pinned
-to one core, from bytes in memory to a uint8 image, the contenders in turn, many short rounds, the median of each one's rounds.
-Grain: whole batches of 64 through pipeline.iterate with one worker a core, all cores, divided by their number.
---rate: images a second that a host has to deliver; the default is what eight v5e chips take at most, when each BNext-T image moves
-640 MB at 819 GB/s.
+The JPEGs are photographs of scikit-image and scikit-learn at ImageNet's typical 500x375 pixels, at three qualities.
+
+- One process, pinned to one core: from bytes in memory to a uint8 image. The contenders take turns in many short rounds; the result is
+  each contender's median round.
+- Grain: whole batches of 64 through pipeline.iterate, one worker a core, on all cores; the rate is divided by the number of cores.
+
+--rate: images per second that a host must deliver. The default is the most that eight v5e chips can consume if each image of BNext-T
+moves 640 MB at 819 GB/s.
 """
 
 import argparse
@@ -74,7 +77,7 @@ PILLOW = (
 
 
 def with_pillow(encoded, augment):
-    """The recipe in Pillow's operations, one after another, as timm does it."""
+    """The augmentation as timm does it: Pillow's operations, one after another."""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     for _ in range(10):
         area = random.uniform(0.08, 1) * image.width * image.height
@@ -93,15 +96,15 @@ def with_pillow(encoded, augment):
 
 
 class PillowTransform(Transform):
-    """with_pillow, RandAugment included, for pipeline.iterate."""
+    """with_pillow with RandAugment, as a transform for pipeline.iterate."""
 
     def __call__(self, image, rng):
-        """Photo -> uint8 [224,224,3]."""
+        """Photo -> uint8 [224, 224, 3]."""
         return with_pillow(image._data, True)
 
 
 def tensorflow_round(encoded):
-    """A function that runs tf.data once over the JPEGs, on one thread: decode_and_crop_jpeg, antialiased bicubic, flip."""
+    """Makes a function that runs tf.data once over the JPEGs, on one thread: decode_and_crop_jpeg, antialiased bicubic resize, flip."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -130,7 +133,7 @@ def tensorflow_round(encoded):
 
 
 def in_turn(functions, images):
-    """{name: images a second}: the median over rounds in which every function has its turn."""
+    """{name: images per second}, the median over rounds. Each round runs every function once."""
     seconds = {name: [] for name in functions}
     for function in functions.values():
         function()
@@ -143,7 +146,7 @@ def in_turn(functions, images):
 
 
 def one_process(quality, tensorflow):
-    """Images a second on one core, {"plain" or "randaugment": {contender: rate}} and the ratio to Pillow."""
+    """Images per second on one core, and the ratio to Pillow: {"plain" or "randaugment": {contender: rate, "ours_over_pillow"}}."""
     encoded = list(jpegs(quality=quality)) * 4
     found = {}
     for augment, line in RECIPES.items():
@@ -166,7 +169,7 @@ def one_process(quality, tensorflow):
 
 
 class Records:
-    """JPEGs in memory as a dataset of many images."""
+    """A dataset with the length of ImageNet that repeats a few JPEGs in memory."""
 
     def __init__(self, quality):
         self.encoded = jpegs(quality=quality)
@@ -179,13 +182,13 @@ class Records:
 
 
 def with_workers(quality, cores):
-    """Images a second a core of whole batches from Grain's workers, one a core, {contender: rate}."""
+    """Images per second and core of whole batches from Grain, one worker a core: {contender: rate, "ours_over_pillow"}."""
     source, rates = splits.Source("photographs", "train", Records(quality), ("all",)), {}
     for name, kind in (("ours", Transform), ("pillow", PillowTransform)):
         batches = pipeline.TrainBatches(source, RECIPES[True], batch_size=BATCH, epochs=1, rows=range(BATCH), seed=0)
         batches.transform = kind(RECIPES[True])
         stream = pipeline.iterate(batches, threads=1, workers=cores)
-        for _ in range(2 * cores):  # the workers start, and load what is compiled
+        for _ in range(2 * cores):  # warm-up: the workers start and load the compiled code
             next(stream)
         start = time.perf_counter()
         for _ in range(GRAIN_BATCHES * cores):

@@ -1,8 +1,9 @@
-"""What `plan` says of the published recipes on TPU slices: a part of each verdict, kept as it comes.
+"""Runs `plan` for the published recipes on TPU slices, and writes results/plan.json after each verdict.
 
-    python benchmarks/plan.py v5e:2x4 v6e:2x4 [tiny small middle large]     # minutes each, hours for all of them
+    python benchmarks/plan.py v5e:2x4 v6e:2x4 [tiny small middle large]     # minutes for each, hours for all
 
-With --quick's effort. Verdicts that ~/.cache/bnext_jax/plan holds are not compiled again; compile_seconds are those of the first time.
+Uses the effort of --quick. A verdict in the cache (~/.cache/bnext_jax/plan) is not compiled again; its compile_seconds are those of the
+first compilation.
 """
 
 import importlib
@@ -18,7 +19,7 @@ SIZES = ("tiny", "small", "middle", "large")
 
 
 def main():
-    """Plans each network named (None: all) on each topology named, and writes results/plan.json after each."""
+    """Plans each network on the command line (default: all four) on each topology on the command line."""
     without_tpu()
     topologies = [word for word in sys.argv[1:] if ":" in word]
     for size in [word for word in sys.argv[1:] if ":" not in word] or SIZES:

@@ -1,9 +1,9 @@
-"""How long `prepare` takes: class folders of photographs at ImageNet's typical 500x375 pixels and bytes, written as array_record.
+"""Measures `prepare`: class folders of photographs with ImageNet's typical size, 500x375 pixels, and bytes, written as array_record.
 
     python benchmarks/prepare.py
 
-The command runs as a process of its own; its start, reading, writing and checksums are included. Hours for ImageNet's 1,331,167 images
-are the measured rate extrapolated, with the start taken off.
+The command runs in its own process. The time includes start, reading, writing and checksums. The hours for ImageNet's 1,331,167 images
+are extrapolated from the measured rate; the rate leaves out the start.
 """
 
 import json
@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def prepare(folder, name, source):
-    """(seconds, bytes of the dataset) of the command."""
+    """Runs the command; returns (seconds, bytes of the dataset)."""
     command = [sys.executable, "main.py", "prepare", "--config=configs/imagenet_bnext_tiny.py", f"--config.data.name={name}"]
     start = time.perf_counter()
     done = subprocess.run(
@@ -34,7 +34,7 @@ def prepare(folder, name, source):
 
 
 def make(root, count):
-    """`count` photographs to train on and two to validate with, in two classes."""
+    """Writes `count` training and two validation photographs in two classes; returns the folder."""
     encoded = jpegs(quality=QUALITY)
     for split, number in (("train", count), ("val", 2)):
         for label in range(2):

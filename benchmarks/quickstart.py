@@ -1,8 +1,8 @@
-"""The quick start over three seeds, and the same student trained on labels alone: does distillation help here?
+"""Compares distillation with training on labels alone: the quick start's student, three seeds each.
 
     python benchmarks/quickstart.py         # about twenty minutes on two cores
 
-Each run starts in a new folder. Top-1 is on the 360 test images, so one image is 0.28 points.
+Each run starts in a new folder. Top-1 is measured on the 360 test images, so one image is 0.28 points.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ SEEDS = (0, 1, 2)
 
 
 def summary(values):
-    """{"mean", "standard_deviation", "values"} of one figure over the seeds."""
+    """Summarizes one figure over the seeds: {"mean", "standard_deviation", "values"}."""
     return {
         "mean": round(statistics.mean(values), 2),
         "standard_deviation": round(statistics.stdev(values), 2),
@@ -36,7 +36,7 @@ def summary(values):
 
 
 def main():
-    """Runs everything and writes results/quickstart.json."""
+    """Trains all students and writes results/quickstart.json."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
     distilled, labels = [], []

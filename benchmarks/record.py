@@ -1,4 +1,4 @@
-"""Writes a measurement with the command, the commit and the machine that made it."""
+"""Writes measurements to results/NAME.json, with the command, the commit and the machine."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ def _processor():
 
 
 def machine():
-    """{"processor", "cores", "memory_gib", "python", "jax", "flax"} of this machine."""
+    """Describes this machine: {"processor", "cores", "memory_gib", "python", "jax", "flax"}."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -32,13 +32,13 @@ def machine():
 
 
 def kept(name):
-    """What results/NAME.json holds of earlier calls; {} where there is none."""
+    """Reads results/NAME.json of earlier calls; {} where the file does not exist."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(name, values):
-    """Writes results/NAME.json and prints it. `commit` ends in "+" where files were changed since that commit."""
+    """Writes results/NAME.json and prints it. `commit` ends in "+" if files differ from that commit."""
     record = {
         "command": "python " + " ".join([os.path.relpath(sys.argv[0], RESULTS.parent), *sys.argv[1:]]),
         "commit": process.revision(),

@@ -1,9 +1,10 @@
-"""Training steps over several devices: images a second at fixed work a device, what devices send each other, what a step costs the host.
+"""Measures training steps over several devices with fixed work per device: images per second, collectives, and the host's time per step.
 
     python benchmarks/scaling.py
 
-BNext-T at 64 pixels, 8 images a device, on 1, 2, 4 and 8 virtual devices of this machine's CPU: they share its cores, so images a second
-cannot grow; what they show is that the work, and not the number of devices, decides. Collectives are read from the compiled programs.
+BNext-T at 64 pixels, 8 images a device, on 1, 2, 4 and 8 virtual devices of this machine's CPU. The devices share the CPU's cores, so
+images per second cannot grow. They show that the amount of work decides, not the number of devices. Collectives are read from the
+compiled programs.
 """
 
 import json
@@ -21,12 +22,12 @@ from bnext_jax.training import mesh
 
 SHARE, PIXELS = 8, 64
 DEVICES = (1, 2, 4, 8)
-# layout -> (batch-norm group as a number of images or None, mesh)
+# layout -> (images of a batch-norm group, None = the whole batch; config.mesh)
 LAYOUTS = {"grouped": (SHARE, ""), "synchronised": (None, ""), "grouped_sharded": (SHARE, "shard=2")}
 
 
 def one(devices, layout):
-    """The figures of one layout on some devices."""
+    """Measures one layout on `devices` virtual devices."""
     jax.config.update("jax_num_cpu_devices", devices)
     group, text = LAYOUTS[layout]
     shardings = mesh.make_shardings(text)
@@ -50,7 +51,7 @@ def one(devices, layout):
 
 
 def main():
-    """Runs each layout in a process of its own and writes results/scaling.json."""
+    """Runs each measurement in its own process and writes results/scaling.json."""
     if len(sys.argv) > 1:
         print(json.dumps(one(int(sys.argv[1]), sys.argv[2])))
         return

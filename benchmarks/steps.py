@@ -1,4 +1,4 @@
-"""What the benchmarks of training steps share: a step with the ImageNet recipe's settings, its arguments, and the clock."""
+"""Helpers for the benchmarks of training steps: a step with the settings of the ImageNet recipe, its arguments, and the clock."""
 
 import time
 
@@ -17,12 +17,20 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dtype="float32", classes=1000, **arguments):
-    """(jitted step, [state, batch, flag, teachers] on the devices, model): float32, random images.
+    """Builds a training step in float32 and its arguments, with random images.
 
     Args:
-      shardings: training.mesh.Shardings. name, classes, arguments: of the student, see create_model. batch: global. pixels: side of the
-        images. group: batch-norm group. teachers: names of models, the first is the assistant where there are two. teacher_dtype: of
-        their activations.
+      shardings: training.mesh.Shardings.
+      name: the student's model, see create_model.
+      batch: global batch size.
+      pixels: side of the images.
+      group: images of a batch-norm group; None = the whole batch.
+      teachers: names of models; of two, the first is the assistant.
+      teacher_dtype: type of the teachers' activations.
+      classes: number of classes.
+      **arguments: the student's arguments, see create_model.
+    Returns:
+      (jitted step, [state, batch, flag, teachers' variables] on the devices, model).
     """
     model = create_model(name, classes, rngs=nnx.Rngs(0), **arguments)
     network, params, batch_stats = split(model, training=True, batch_norm_group=group)
@@ -44,19 +52,24 @@ def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dt
 
 
 class Stepping:
-    """Calls a compiled step again and again; the state is its own. compiled, arguments: see built."""
+    """Calls a compiled step repeatedly and keeps the training state.
+
+    Args:
+      compiled: the compiled step.
+      arguments: see built. The step donates the state, so do not use arguments[0] again.
+    """
 
     def __init__(self, compiled, arguments):
         self._compiled, (self.state, *self._rest) = compiled, arguments
 
     def __call__(self):
-        """One step; returns its loss, not waited for."""
+        """Runs one step; returns its loss without waiting for it."""
         self.state, metrics = self._compiled(self.state, *self._rest)
         return metrics["loss"]
 
 
 def best_seconds(function, repeats=4):
-    """The shortest of a few calls, in seconds."""
+    """The shortest duration of `repeats` calls, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

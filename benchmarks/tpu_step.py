@@ -1,13 +1,14 @@
-"""What a training step moves and computes on a TPU v5e by its compiler's count, without a TPU: whole networks, single units.
+"""Counts the bytes and FLOPs of a training step on a TPU v5e, as the compiler reports them, without a TPU: networks and single units.
 
-    python benchmarks/tpu_step.py networks tiny large             # with teachers and without, bfloat16 and float32: 2 to 6 minutes each
-    python benchmarks/tpu_step.py networks tiny --only=labels-bfloat16 --default    # as `train` compiles
-    python benchmarks/tpu_step.py networks tiny --only=labels-bfloat16 --share=128  # images a chip, 64 where nothing is said
+    python benchmarks/tpu_step.py networks tiny large             # with and without teachers, bfloat16 and float32: 2 to 6 minutes each
+    python benchmarks/tpu_step.py networks tiny --only=labels-bfloat16 --default    # compiled as `train` compiles
+    python benchmarks/tpu_step.py networks tiny --only=labels-bfloat16 --share=128  # images a chip; default 64
     python benchmarks/tpu_step.py lever "what was changed"        # the units, and BNext-T from labels in bfloat16
 
-On v5e:2x2. Compiled at effort -1 but for --default: bytes compare only at equal effort and version of libtpu. Bytes are those that
-cost_analysis counts, padding to whole tiles (8 x 128) and, with --default, copies on the chip included; "hbm" are those of them that cross
-HBM's bus (bnext_jax/tpu/traffic.py). results/tpu_step.json is written after each compilation.
+Topology v5e:2x2. Compiled at effort -1 except with --default. Bytes are comparable only at equal effort and with the same version of
+libtpu. Bytes are those that cost_analysis counts. They include padding to whole tiles (8 x 128) and, with --default, copies on the
+chip. Figures named "hbm" count only bytes that cross HBM's bus (bnext_jax/tpu/traffic.py). The script writes results/tpu_step.json
+after each compilation.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from bnext_jax.tpu import abstract, aot
 TOPOLOGY, SHARE = "v5e:2x2", 64
 FORMS = ("labels-bfloat16", "distilled-bfloat16", "labels-float32", "distilled-float32")
 
-# name: (module of a unit, shape of its input map [H, W, C])
+# name: (function that makes the unit, shape of its input map [H, W, C])
 UNITS = {
     "1x1 feed-forward, 28x28x256": (lambda rngs: BinaryFeedForward(256, 1, rngs=rngs), (28, 28, 256)),
     "3x3 feed-forward, 28x28x256": (lambda rngs: BinaryFeedForward(256, 3, rngs=rngs), (28, 28, 256)),
@@ -44,7 +45,7 @@ UNITS = {
 
 
 def kept():
-    """The parts of results/tpu_step.json of earlier calls."""
+    """Reads the parts of results/tpu_step.json that earlier calls wrote."""
     found = record.kept("tpu_step")
     return {"networks": found.get("networks", {}), "levers": found.get("levers", [])}
 
@@ -56,7 +57,7 @@ def write(parts):
 
 
 def network(size, form, effort, share=SHARE):
-    """Bytes and FLOPs an image, temporaries and seconds of compilation of a published recipe's step, `share` images a chip."""
+    """Compiles the step of a published recipe with `share` images a chip; returns bytes and FLOPs an image, memory, compile seconds."""
     teaching, precision = form.split("-")
     config = importlib.import_module(f"configs.imagenet_bnext_{size}").get_config(teaching).check()
     where = aot.topology(TOPOLOGY)
@@ -76,7 +77,13 @@ def network(size, form, effort, share=SHARE):
 
 
 def unit(name):
-    """What the forward and backward pass of one unit move in bfloat16: {"megabytes_per_image", "maps"}, maps in sizes of its input."""
+    """Counts the bytes that the forward and backward pass of one unit move in bfloat16.
+
+    Args:
+      name: a key of UNITS.
+    Returns:
+      {"megabytes_per_image", "maps": the bytes divided by the bytes of the input map}.
+    """
     make, shape = UNITS[name]
     where = aot.topology(TOPOLOGY)
     place = jax.sharding.SingleDeviceSharding(where.devices[0])
@@ -103,7 +110,7 @@ def unit(name):
 
 
 def networks(words):
-    """Compiles what is asked for and writes each as it comes."""
+    """Compiles the networks on the command line and writes the results after each."""
     effort = USERS if "--default" in words else QUICK
     only = [word.removeprefix("--only=") for word in words if word.startswith("--only=")]
     share = int(next((word.removeprefix("--share=") for word in words if word.startswith("--share=")), SHARE))
@@ -116,7 +123,7 @@ def networks(words):
 
 
 def lever(what):
-    """Compiles every unit, and BNext-T from labels in bfloat16, and appends them under the name of what was changed."""
+    """Compiles every unit, and BNext-T from labels in bfloat16; appends the results under the name of the change."""
     parts = kept()
     parts["levers"].append({"changed": what, "commit": process.revision(), "units": {}})
     entry = parts["levers"][-1]

@@ -1,9 +1,9 @@
-"""BNext-T's training step and evaluation forward at 224 pixels, and what a step of BNext-L costs the host in Python.
+"""Measures BNext-T's training step and evaluation at 224 pixels, and the Python time that a step of BNext-L costs the host.
 
-    python benchmarks/train_step.py            # the lowering that CPUs get
-    python benchmarks/train_step.py --both     # also the plain convolution, side by side in one run
+    python benchmarks/train_step.py            # with the convolution that CPUs get
+    python benchmarks/train_step.py --both     # also with the plain convolution, side by side in one run
 
-Each figure is the best of a few repetitions, float32, all cores. Memory is the process's peak.
+float32, all cores. BNext-T's times are the best of a few repetitions; the Python time is a median of 20. Memory is the process's peak.
 """
 
 import os
@@ -34,7 +34,7 @@ BATCH, PIXELS = 8, 224
 
 
 def tiny(shardings):
-    """Compile seconds, step seconds and evaluation seconds of BNext-T, batch 8."""
+    """Measures BNext-T with batch 8: seconds to compile, of a training step and of an evaluation step, and peak memory."""
     step, arguments, model = steps.built(shardings, "bnext_tiny", BATCH, PIXELS)
     start = time.perf_counter()
     compiled = step.lower(*arguments).compile()
@@ -57,7 +57,7 @@ def tiny(shardings):
 
 
 def python_of_large(shardings):
-    """Milliseconds of Python per step for BNext-L's whole state: a jitted, donated update of one element a leaf."""
+    """Measures the Python time of a step with as many arrays as BNext-L's state, each of one element: a jitted, donated update."""
     network, params, batch_stats = split(abstract_model("bnext_large"), training=True)
     small = {part: {path: jnp.zeros((1,)) for path in flat} for part, flat in (("params", params), ("batch_stats", batch_stats))}
     adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
@@ -79,7 +79,7 @@ def python_of_large(shardings):
 
 
 def main():
-    """Runs everything and writes results/train_step.json."""
+    """Runs all measurements and writes results/train_step.json."""
     shardings = mesh.make_shardings()
     values = {"bnext_tiny": tiny(shardings)}
     if "--both" in sys.argv:

@@ -1,29 +1,33 @@
-"""BNext, the binary network that passed 80 % top-1 on ImageNet (arXiv 2211.12933), and its pieces, in JAX and Flax NNX.
+"""BNext, the first binary network above 80 % top-1 on ImageNet (Guo et al. 2022, arXiv 2211.12933), in JAX and Flax NNX.
 
-What stands here is the public surface; each name is imported when it is first used, so that `import bnext_jax` is fast:
+This module is the public API. Python imports each name at its first use, so `import bnext_jax` is fast.
 
+    from flax import nnx
     from bnext_jax import create_model, load
-    model = create_model("bnext_tiny", num_classes=1000, rngs=nnx.Rngs(0))   # images [N,H,W,3], normalised -> logits [N,classes]
-    model, metadata = load("runs/tiny")                                      # or a PyTorch file
+
+    model = create_model("bnext_tiny", num_classes=1000, rngs=nnx.Rngs(0))
+    logits = model(images)               # [N, H, W, 3], normalized -> [N, 1000]
+    model, metadata = load("runs/tiny")  # a work directory or a PyTorch file
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.2.0"
 
-# name -> the module that has it
+# public name -> module that defines it
 _NAMES = {
     # networks
     "create_model": "bnext_jax.models.table",
     "abstract_model": "bnext_jax.models.table",
     "model_config": "bnext_jax.models.table",
     "MODELS": "bnext_jax.models.table",
-    # from and to files
+    # files
     "load": "bnext_jax.io.load",
     "save": "bnext_jax.io.save",
     "from_state_dict": "bnext_jax.io.torch.state_dict",
     "to_state_dict": "bnext_jax.io.torch.state_dict",
-    # to build a binary network of one's own
+    # layers and quantizers for your own binary network
     "ActivationQuantizer": "bnext_jax.nn.quantizers",
     "WeightQuantizer": "bnext_jax.nn.quantizers",
     "SteSign": "bnext_jax.nn.quantizers",
@@ -47,13 +51,14 @@ _NAMES = {
 __all__ = ["__version__", *_NAMES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use."""
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_NAMES[name]), name)
-    globals()[name] = value  # the next use finds it here
+    globals()[name] = value  # Python calls __getattr__ only for missing names, so the next use is direct
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

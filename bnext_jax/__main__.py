@@ -1,4 +1,4 @@
-"""python -m bnext_jax COMMAND [flags] [FILES]: the program `bnext`."""
+"""Runs the program `bnext`: python -m bnext_jax COMMAND [flags] [FILES]."""
 
 from bnext_jax.cli import run
 

@@ -1,8 +1,11 @@
-"""The command line: bnext COMMAND [flags] [FILES] reads a word and flags, calls one function, prints its result.
+"""The command line: bnext COMMAND [flags] [FILES].
 
-Logs and progress go to standard error; the last line on standard output is the result as one JSON object.
-Exit code 0; 2 = a user's error, told in one sentence; 3 = plan: does not fit; 75 = start again: told to stop (SIGTERM) and saved, or
-another process lost; 130 = interrupted twice; a traceback is a bug. Help starts without JAX.
+The program reads a command and its flags, calls one function, and prints the result. Logs and progress go to standard error. The last
+line on standard output is the result as one JSON object. Help does not import JAX.
+
+Exit codes: 0 = success; 2 = a user's error, printed as one sentence; 3 = `plan` only: the run does not fit; 75 = start the same command
+again: the run was told to stop (SIGTERM, Ctrl-C) and has saved, or another process was lost; 130 = interrupted by Ctrl-C (`train`: by a
+second one). A traceback is a bug.
 """
 
 import ast
@@ -14,40 +17,45 @@ import re
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import flags
 
 from bnext_jax.commands import help_texts
-from bnext_jax.commands.table import COMMANDS, CONFIG, SWITCH
+from bnext_jax.commands.table import COMMANDS, CONFIG, SWITCH, Flag
 from bnext_jax.errors import MachineLost, UserError, nearest, one_line
 from bnext_jax.host.process import missing_package, program, restart_with_huge_pages, silence_abandoned, without_tpu
+
+if TYPE_CHECKING:
+    from bnext_jax.config import Config
 
 AGAIN = 75  # exit code: start the same command again
 HELP = ("-h", "-help", "--help")
 
 
-def _or_none(parser):
-    """An absl parser like `parser` that also takes None; Config.check() refuses None where a field's type does."""
+def _or_none(parser: flags.ArgumentParser) -> flags.ArgumentParser:
+    """Returns an absl parser like `parser` that also accepts None. Config.check() rejects None for fields that do not allow it."""
 
-    class Parser(type(parser)):
-        def parse(self, argument):
+    class Parser(type(parser)):  # type: ignore[misc]
+        def parse(self, argument: Any) -> Any:
             return None if argument in (None, "None") else super().parse(argument)
 
     return Parser()
 
 
 class _DictParser(flags.ArgumentParser):
-    """A dict, written as Python writes it."""
+    """Parses a dict in Python syntax."""
 
-    def parse(self, argument):
+    def parse(self, argument: Any) -> dict:
         value = ast.literal_eval(argument) if isinstance(argument, str) else argument
         if not isinstance(value, dict):
-            raise ValueError(f"{argument!r} is no dict")
+            raise ValueError(f"{argument!r} is not a dict")
         return value
 
 
-def _define_config(values, line):
-    """The flag --config and one for each field that the line sets; None and dicts can be typed."""
+def _define_config(values: flags.FlagValues, line: list[str]) -> None:
+    """Defines the flag --config in `values`, and one flag for each field that the command line sets. Fields accept None and dicts."""
     from ml_collections import config_flags
 
     for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (str, flags.ArgumentParser())):
@@ -56,8 +64,8 @@ def _define_config(values, line):
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
 
 
-def _unknown_field(line):
-    """A sentence on the first word that sets a field which no configuration has, or None. Looked at when a line could not be read."""
+def _unknown_field(line: Iterable[str]) -> str | None:
+    """Returns an error message for the first word that sets an unknown field, or None. Called only after parsing has failed."""
     from bnext_jax.config import Config
 
     known = [name for name, *_ in help_texts.fields(Config())]
@@ -70,9 +78,13 @@ def _unknown_field(line):
     return None
 
 
-def _values(command, line):
-    """({flag: text, list, bool or Config}, [file]) of a command's words."""
-    values = flags.FlagValues()  # its own, none global: main() may be called twice in a process
+def _values(command: str, line: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Parses a command's words: `line` is the program, then the words after the command.
+
+    Returns:
+      ({flag: text, list, bool, Config or None}, file names).
+    """
+    values = flags.FlagValues()  # not absl's global flags: main() may be called twice in one process
     for flag in COMMANDS[command].flags:
         if flag.kind == SWITCH:
             flags.DEFINE_boolean(flag.name, False, "", flag_values=values)
@@ -82,13 +94,13 @@ def _values(command, line):
             _define_config(values, line)
         else:
             flags.DEFINE_string(flag.name, None, "", flag_values=values)
-    values.set_gnu_getopt(True)  # flags may stand behind file names
+    values.set_gnu_getopt(True)  # flags may follow file names
     files = values(line)[1:]
     return {flag.name: values[flag.name].value for flag in COMMANDS[command].flags}, files
 
 
-def _read(command, words):
-    """_values, every mistake in one sentence."""
+def _read(command: str, words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Calls _values. Raises UserError, with a message of one sentence, for every mistake."""
     line = ["bnext", *words]
     try:
         return _values(command, line)
@@ -102,19 +114,27 @@ def _read(command, words):
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, ImportError) as error:
         unknown = _unknown_field(words) if isinstance(error, AttributeError | KeyError) else None
         raise UserError(unknown or f"{command}: {_sentence(error)}") from error
-    except Exception as error:  # a config file of the user's may raise anything
+    except Exception as error:  # a user's config file may raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(f"{command}: {place.filename}:{place.lineno}: {type(error).__name__}: {_sentence(error)}") from error
 
 
-def _sentence(error):
-    """The message of an error on one line; of a traceback inside it (config files that fail) the last line."""
+def _sentence(error: BaseException) -> str:
+    """Returns an error's message on one line. If the message contains a traceback (from a config file), only its last line."""
     text = str(error).strip().strip('"')
     return one_line(text.splitlines()[-1] if "Traceback" in text else text, 1000)
 
 
-def parse(argv):
-    """argv, the program first -> (command, its keyword arguments). Raises UserError for anything that cannot be understood."""
+def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Parses a command line.
+
+    Args:
+      argv: the program, the command, then flags and file names.
+    Returns:
+      (command, keyword arguments of the command's function).
+    Raises:
+      UserError: anything that cannot be parsed.
+    """
     command, *words = argv[1:]
     _known_command(command)
     given, files = _read(command, words)
@@ -128,40 +148,47 @@ def parse(argv):
     return command, arguments | ({"files": files} if spec.files else {})
 
 
-def _known_command(word):
+def _known_command(word: str) -> None:
+    """Raises UserError for an unknown command."""
     if word not in COMMANDS:
         raise UserError(f"unknown command {word!r}{nearest(word, COMMANDS)}; one of: {', '.join(COMMANDS)}")
 
 
-def _argument(command, flag, value):
-    """A flag's value as the command's function takes it."""
+def _argument(command: str, flag: Flag, value: Any) -> Any:
+    """Converts a flag's value to what the command's function expects."""
     if value is None:
         return flag.default
     if flag.kind == SWITCH:
         return value
-    if flag.repeated:
-        return tuple(flag.kind(flag.name, one) for one in value)
-    if flag.kind != CONFIG:
-        return flag.kind(flag.name, value)
-    return _config(command, value).check()  # after the overrides
+    if flag.kind == CONFIG:
+        return _config(command, value).check()  # after all overrides are applied
+    return tuple(flag.read(one) for one in value) if flag.repeated else flag.read(value)
 
 
-def _config(command, value):
-    """The Config that a file's get_config() gave. Raises UserError for anything else, or where the file cannot be read."""
+def _config(command: str, value: Any) -> "Config":
+    """Returns `value`, the result of a file's get_config(). Raises UserError if it is no Config or the file cannot be read."""
     from bnext_jax.config import Config
 
     if isinstance(value, Config):
         return value
     try:
-        getattr(value, "batch_size", None)  # ml_collections tells only here that a file is not there
+        getattr(value, "batch_size", None)  # only here does ml_collections report a missing file
         told = f"get_config() gives a {type(value).__name__}, not a bnext_jax.Config"
     except OSError as error:
         told = _sentence(error)
     raise UserError(f"{command}: {told}")
 
 
-def help_text(words):
-    """The help that words ask for, or None where they ask for none. Raises UserError for an unknown command."""
+def help_text(words: list[str]) -> str | None:
+    """Returns the help that a command line asks for.
+
+    Args:
+      words: the command line without the program.
+    Returns:
+      The help, or None if the words do not ask for help.
+    Raises:
+      UserError: an unknown command, or flags that cannot be parsed.
+    """
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in HELP:
@@ -174,8 +201,17 @@ def help_text(words):
     return help_texts.of_command(program(), command, None if value is None else _config(command, value))
 
 
-def call(command, arguments):
-    """Imports a command's function and calls it. Raises UserError where a package is missing."""
+def call(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Imports a command's function and calls it.
+
+    Args:
+      command: a key of COMMANDS.
+      arguments: keyword arguments of the function, from `parse`.
+    Returns:
+      The command's result.
+    Raises:
+      UserError: a package is missing, or the command's own error.
+    """
     spec = COMMANDS[command]
     try:
         if spec.several:
@@ -190,8 +226,15 @@ def call(command, arguments):
         raise UserError(f"{command} {told}") from error
 
 
-def main(argv, out=None):
-    """Runs one command; the run's first process prints its result as JSON on `out` (standard output); returns the exit code."""
+def main(argv: list[str], out: TextIO | None = None) -> int:
+    """Runs one command. The first process of a run prints the result as JSON.
+
+    Args:
+      argv: the program, the command, then flags and file names.
+      out: where the result is printed. None = standard output.
+    Returns:
+      The exit code, see the module.
+    """
     try:
         text = help_text(argv[1:])
         if text is not None:
@@ -206,7 +249,7 @@ def main(argv, out=None):
         return 2
     except MachineLost as error:
         print(f"bnext: {error}", file=sys.stderr, flush=True)
-        os._exit(AGAIN)  # leaving in order would wait for the process that is gone
+        os._exit(AGAIN)  # a normal exit would wait for the lost process
     except KeyboardInterrupt:
         print("bnext: interrupted", file=sys.stderr)
         return 130
@@ -215,31 +258,36 @@ def main(argv, out=None):
     return code
 
 
-def _prints():
-    """Whether this process is a run's first, or alone; asks for devices only where several processes have joined."""
+def _prints() -> bool:
+    """Returns whether this process prints the result: the only process, or the first of several.
+
+    Asks JAX for its devices only if several processes have joined.
+    """
     jax = sys.modules.get("jax")
     return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def _json(result):
+def _json(result: Any) -> str:
     try:
         return json.dumps(result, allow_nan=False)
     except ValueError as error:
         raise UserError("the network computes numbers that are not finite; its weights are damaged or diverged") from error
 
 
-def run():
-    """The program `bnext`, `python -m bnext_jax` and main.py: runs the process's command and leaves with its exit code."""
+def run() -> None:
+    """Runs the command of sys.argv and exits with its code. `bnext`, `python -m bnext_jax` and main.py call this."""
     words = sys.argv[1:]
     if words and words[0] != "help" and not any(word in HELP for word in words):
         restart_with_huge_pages()
     without_tpu()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
-    for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we tell in one sentence
+    for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we report in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # what Orbax leaves where a file fails
+    warnings.filterwarnings(
+        "ignore", "coroutine .* was never awaited", RuntimeWarning
+    )  # Orbax leaves coroutines behind when reading a file fails
     silence_abandoned()
-    result_file = os.fdopen(os.dup(1), "w")  # keep standard output for the JSON line alone;
-    os.dup2(2, 1)  # whatever a library prints there goes to standard error
+    result_file = os.fdopen(os.dup(1), "w")  # standard output, kept for the JSON line alone
+    os.dup2(2, 1)  # what libraries print to standard output goes to standard error
     sys.exit(main(sys.argv, result_file))

@@ -1,13 +1,15 @@
-"""The configuration of a run: plain dataclasses, checked once by `Config.check()`, read-only afterwards.
+"""The configuration of a run: plain dataclasses. `Config.check()` checks them once; afterwards they are read-only.
 
-A field made with `fixed` defines the run: a work directory refuses to resume with another value. A field made with
-`free` may change when a run resumes.
+`fixed` makes a field that defines the run: its value may not change when the run resumes. `free` makes a field that may change.
+The comment on each field's line is what `bnext train --config=FILE --help` prints.
 """
 
 import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 from bnext_jax.errors import UserError, nearest
 
@@ -15,27 +17,27 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 LOSSES = ("product_of_means", "per_instance")
 
 
-def _field(default, resume):
+def _field(default: Any, resume: bool) -> Any:
     if isinstance(default, dict | type):
         factory = default if isinstance(default, type) else default.copy
         return dataclasses.field(default_factory=factory, metadata={"resume": resume})
     return dataclasses.field(default=default, metadata={"resume": resume})
 
 
-def fixed(default):
-    """A field that may not change on resume. default: a value, or a class to be called."""
+def fixed(default: Any) -> Any:
+    """Makes a field that may not change when a run resumes. `default` is the default value, or a class that makes it."""
     return _field(default, False)
 
 
-def free(default):
-    """A field that may change on resume. default: a value, or a class to be called."""
+def free(default: Any) -> Any:
+    """Makes a field that may change when a run resumes. `default`: see `fixed`."""
     return _field(default, True)
 
 
 class ReadOnly:
-    """Refuses assignments once `_checked` is set."""
+    """Rejects assignments after `Config.check()`, which sets `_checked`."""
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_checked", False):
             raise AttributeError(f"the configuration is read-only once checked; {name} cannot be set")
         super().__setattr__(name, value)
@@ -43,20 +45,20 @@ class ReadOnly:
 
 @dataclasses.dataclass
 class ModelConfig(ReadOnly):
-    """The network; its number of classes is the dataset's. The network's own config (bnext_jax.models) checks the values."""
+    """The network. Its number of classes is the dataset's. The network's own config (bnext_jax.models) checks the values."""
 
-    name: str = fixed("bnext_tiny")  # a key of bnext_jax.models.table.MODELS
-    widths: tuple[int, ...] = fixed(())  # () = those of the name; "bnext" needs them
-    stem_stride: int | None = fixed(None)  # 1 or 2; None = 2 with 1000 classes, 1 otherwise
-    elm_attention: bool = fixed(True)  # False: the ablation without ELM attention
-    info_recoupling: bool = fixed(True)  # False: the ablation without info-recoupling
-    gate_bits: int | None = fixed(None)  # 4 or 8: the quantized edition's gates; None = float
-    stem_bits: int | None = fixed(None)  # 8: the quantized edition's stem
-    classifier_bits: int | None = fixed(None)  # 8: the quantized edition's classifier
-    extra: dict = fixed(dict)  # further arguments of the network's class (the real-valued teachers' depths, stages)
+    name: str = fixed("bnext_tiny")  # bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or another name in bnext_jax.MODELS
+    widths: tuple[int, ...] = fixed(())  # channels of the stem, then of each block; () = those of the named network; "bnext" needs them
+    stem_stride: int | None = fixed(None)  # stride of the stem, 1 or 2; None = 2 with 1000 classes, 1 otherwise
+    elm_attention: bool = fixed(True)  # False = ablation without ELM attention
+    info_recoupling: bool = fixed(True)  # False = ablation without info-recoupling
+    gate_bits: int | None = fixed(None)  # bits of the gates: 4 or 8 in the quantized edition; None = not quantized
+    stem_bits: int | None = fixed(None)  # bits of the stem: 8 in the quantized edition; None = not quantized
+    classifier_bits: int | None = fixed(None)  # bits of the classifier: 8 in the quantized edition; None = not quantized
+    extra: dict = fixed(dict)  # more arguments of the network, for example the depths or stages of a real-valued teacher
 
-    def arguments(self):
-        """Keyword arguments for create_model: only those that differ from the defaults, so that any network takes them."""
+    def arguments(self) -> dict[str, Any]:
+        """Returns keyword arguments for create_model: only values that differ from the defaults, so that every network accepts them."""
         chosen = dict(self.extra)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -69,56 +71,56 @@ class ModelConfig(ReadOnly):
 class DataConfig(ReadOnly):
     """The dataset and its transforms (bnext_jax.data)."""
 
-    name: str = fixed("digits")  # "digits", or a TFDS classification dataset: "cifar10", "cifar100", ...
-    directory: str = free("")  # where TFDS keeps prepared datasets; "" = its default, ~/tensorflow_datasets
-    train_split: str = fixed("train")  # split to train on, in TFDS's syntax
-    eval_split: str = free("test")  # split to evaluate on
-    train_transform: str = fixed("")  # operations joined by "|", see bnext_jax.data.augment.transforms
-    eval_transform: str = free("")  # the same, of evaluation
-    mean: tuple[float, ...] = fixed((0.485, 0.456, 0.406))  # of pixels scaled to [0, 1], per channel
-    std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))  # likewise
-    threads: int = free(4)  # reading and decoding, per process
-    workers: int = free(0)  # extra processes for decoding; 0 = threads alone
-    undecodable_share: float = free(0.001)  # of an epoch's images that may be replaced by others because they cannot be decoded
+    name: str = fixed("digits")  # "digits", a TFDS classification dataset ("cifar10", ...), or a dataset that `prepare --source` wrote
+    directory: str = free("")  # folder of the prepared datasets, local or in a bucket (gs://...); "" = ~/tensorflow_datasets
+    train_split: str = fixed("train")  # split to train on, in TFDS syntax: "train", "train[:90%]"
+    eval_split: str = free("test")  # split to evaluate on, in TFDS syntax
+    train_transform: str = fixed("")  # operations on training images, joined by "|"; see bnext_jax/data/augment/transforms.py
+    eval_transform: str = free("")  # operations on evaluation images, in the same form
+    mean: tuple[float, ...] = fixed((0.485, 0.456, 0.406))  # mean of each channel, for pixels scaled to [0, 1]
+    std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))  # standard deviation of each channel, for pixels scaled to [0, 1]
+    threads: int = free(4)  # threads that read and decode images, per process, or per worker where `workers` > 0
+    workers: int = free(0)  # extra processes that decode images, per process of the run; 0 = threads alone
+    undecodable_share: float = free(0.001)  # largest share of an epoch's images that may be undecodable; others replace them
 
 
 @dataclasses.dataclass
 class OptimizerConfig(ReadOnly):
-    """AdamW with two weight-decay groups, and the per-epoch learning rate (SPEC section 3)."""
+    """AdamW with two weight-decay groups, and a learning rate that changes once an epoch (docs/spec.md, section 3)."""
 
-    learning_rate: float = fixed(1e-3)  # at the end of the warm-up
-    warmup_epochs: int = fixed(5)  # in which the learning rate rises, linearly
+    learning_rate: float = fixed(1e-3)  # learning rate at the end of the warm-up
+    warmup_epochs: int = fixed(5)  # epochs of linear warm-up
     warmup_rate: float = fixed(1e-5)  # learning rate of epoch 0
-    final_rate: float = fixed(1e-7)  # what the cosine would reach at epoch `epochs + warmup_epochs`
-    decay_weights: float = fixed(1e-8)  # on parameters with four dimensions in the PyTorch state dict
-    decay_rest: float = fixed(1e-3)  # on the others
-    beta1: float = fixed(0.9)  # decay of the first moment
-    beta2: float = fixed(0.999)  # decay of the second moment
-    epsilon: float = fixed(1e-8)  # added to the second moment's root
-    clip_norm: float = fixed(5.0)  # global gradient norm
+    final_rate: float = fixed(1e-7)  # learning rate that the cosine would reach at epoch `epochs + warmup_epochs`, after the run's end
+    decay_weights: float = fixed(1e-8)  # weight decay where the PyTorch state dict has four dimensions: convolutions, shift, scale
+    decay_rest: float = fixed(1e-3)  # weight decay of all other parameters
+    beta1: float = fixed(0.9)  # decay rate of the first moment
+    beta2: float = fixed(0.999)  # decay rate of the second moment
+    epsilon: float = fixed(1e-8)  # added to the square root of the second moment
+    clip_norm: float = fixed(5.0)  # largest global norm of the gradients; larger gradients are scaled down to it
 
 
 @dataclasses.dataclass
 class TemperatureConfig(ReadOnly):
-    """The annealing of latent weights. T = decay^epoch; or, for short runs, exact signs from a share of the run on."""
+    """The temperature T that anneals latent weights to signs: T = decay^epoch, or a schedule for short runs (exact_from)."""
 
-    decay: float = fixed(0.9)  # factor per epoch
-    exact_from: float | None = fixed(None)  # in (0, 1): T = 1e-7^(epoch / (share * epochs)), and 0 from that share on
+    decay: float = fixed(0.9)  # T is multiplied by this after every epoch; not used with exact_from
+    exact_from: float | None = fixed(None)  # s in (0, 1): T = 1e-7^(epoch / (s * epochs)), then 0 (exact signs) from epoch s * epochs on
 
 
 @dataclasses.dataclass
 class DistillConfig(ReadOnly):
-    """Knowledge distillation. Without a main teacher the loss is cross-entropy with the labels."""
+    """Knowledge distillation. Without a main teacher the loss is the cross-entropy with the labels."""
 
-    # TAG: one of bnext_jax.distill.roster; its file's checksum is checked
-    main: str = fixed("")  # the main teacher: a work directory, a PyTorch file, or TAG=FILE
-    assistants: tuple[str, ...] = fixed(())  # in the order of the schedule; may repeat the main one
-    measure: bool = free(False)  # evaluate each teacher on the evaluation split before the first step
-    form: str = fixed("product_of_means")  # or "per_instance"; with one teacher both are half its cross-entropy
-    precision: str = fixed("auto")  # of the teachers' forward; "auto" = that of the student
+    # TAG is a key of bnext_jax.distill.roster.ROSTER; the checksum of FILE is checked
+    main: str = fixed("")  # main teacher: a work directory, a PyTorch file, or TAG=FILE (tags: bnext_jax/distill/roster.py); "" = none
+    assistants: tuple[str, ...] = fixed(())  # assistants, one after another over equal shares of the run; may include the main teacher
+    measure: bool = free(False)  # evaluate every teacher on the evaluation split before the first step
+    form: str = fixed("product_of_means")  # "product_of_means" or "per_instance" (the paper's); one teacher: half its cross-entropy
+    precision: str = fixed("auto")  # precision of the teachers' forward pass; "auto" = the student's
 
-    def teacher_names(self):
-        """The teachers' names, the main one first, each once; [] without distillation."""
+    def teacher_names(self) -> list[str]:
+        """Returns each teacher's name once, the main teacher first. [] without distillation."""
         return list(dict.fromkeys(filter(None, (self.main, *self.assistants))))
 
 
@@ -126,14 +128,14 @@ class DistillConfig(ReadOnly):
 class CheckpointConfig(ReadOnly):
     """What is saved, and when."""
 
-    every_steps: int = free(0)  # 0 = at the end of each epoch; otherwise also every so many steps
-    keep_latest: int = free(2)  # newest checkpoints that are kept
-    keep_best: int = free(1)  # by top-1
+    every_steps: int = free(0)  # save a checkpoint every so many steps, and at the end of each epoch; 0 = at the end of each epoch only
+    keep_latest: int = free(2)  # number of newest checkpoints to keep
+    keep_best: int = free(1)  # number of checkpoints with the highest top-1 to keep
 
 
 @dataclasses.dataclass
 class Config(ReadOnly):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     model: ModelConfig = fixed(ModelConfig)
     data: DataConfig = fixed(DataConfig)
@@ -141,31 +143,31 @@ class Config(ReadOnly):
     temperature: TemperatureConfig = fixed(TemperatureConfig)
     distill: DistillConfig = fixed(DistillConfig)
     checkpoint: CheckpointConfig = free(CheckpointConfig)
-    init: str = fixed("")  # work directory or PyTorch file whose weights the run starts from (fine-tuning); "" = fresh ones
-    init_new_head: bool = fixed(False)  # start with a fresh classifier where that of `init` knows another number of classes
-    epochs: int = fixed(512)  # length of the run
-    batch_size: int = fixed(512)  # global, over all processes and devices
-    eval_batch_size: int = free(512)  # global; the last batch is padded and the padding masked
-    batch_norm_group: int | None = fixed(None)  # examples that share batch statistics; None = the whole batch
-    accumulate: int = free(1)  # pieces that each batch is computed in, one after another, for less memory; the result stays the same
-    mesh: str = free("")  # "data=4,shard=2": the state is split over the 2 devices of each shard axis; "" = whole on each device
-    precision: str = fixed("auto")  # of activations; "auto" = bfloat16 on TPU, float32 elsewhere
-    seed: int = fixed(0)  # of initialisation, order and augmentation
-    eval_every_epochs: int = free(1)  # epochs between evaluations
-    stop_at_step: int = free(0)  # stop there, with a checkpoint; 0 = at the end of the run
-    tensorboard: bool = free(True)  # write TensorBoard files beside metrics.jsonl
-    watch_layers: bool = free(False)  # log the share of +1 and the flip ratio of each layer
-    profile_at_step: int = free(0)  # record XLA's profile of a few steps from this one on, in WORKDIR/profile; 0 = none
+    init: str = fixed("")  # fine-tuning: work directory or PyTorch file with the initial weights; "" = random initial weights
+    init_new_head: bool = fixed(False)  # start with a new classifier if the network of `init` has another number of classes
+    epochs: int = fixed(512)  # length of the run, in epochs
+    batch_size: int = fixed(512)  # images per step, over all processes and devices
+    eval_batch_size: int = free(512)  # images per evaluation step, over all devices; padding of the last batch does not count
+    batch_norm_group: int | None = fixed(None)  # images that share batch-norm statistics; None = the whole batch
+    accumulate: int = free(1)  # compute each batch in so many pieces, one after another, to save memory; the result is the same
+    mesh: str = free("")  # "data=4,shard=2": 4 groups of 2 devices, each group splits the training state; "" = all of it on each device
+    precision: str = fixed("auto")  # of activations: float32, bfloat16, float64, or "auto" = bfloat16 on TPU, float32 elsewhere
+    seed: int = fixed(0)  # random seed of initialization, image order and augmentation
+    eval_every_epochs: int = free(1)  # number of epochs between evaluations
+    stop_at_step: int = free(0)  # stop when the run has done so many steps, with a checkpoint; 0 = at the end of the run
+    tensorboard: bool = free(True)  # write TensorBoard files next to metrics.jsonl
+    watch_layers: bool = free(False)  # log each layer's flip ratio and its share of weights with the sign +1
+    profile_at_step: int = free(0)  # record an XLA profile of five steps, starting here, in WORKDIR/profile; 0 = no profile
 
-    def check(self):
-        """Checks every value that needs neither data nor devices, then makes the configuration read-only. Returns it.
+    def check(self) -> Self:
+        """Checks every value that can be checked without data and devices, makes the configuration read-only, and returns it.
 
         Raises:
-          UserError: a value that cannot be, named with its field.
+          UserError: an invalid value; the message names its field.
         """
         _check_types(self, "config.")
         self._check_model()
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
+        positive: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
                     "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
                     "optimizer.clip_norm": self.optimizer.clip_norm, "checkpoint.keep_latest": self.checkpoint.keep_latest,
                     "data.threads": self.data.threads, "accumulate": self.accumulate}  # fmt: skip
@@ -204,8 +206,8 @@ class Config(ReadOnly):
             object.__setattr__(part, "_checked", True)
         return self
 
-    def _check_model(self):
-        from bnext_jax.models.table import MODELS, model_config  # here, so that help on fields starts without JAX
+    def _check_model(self) -> None:
+        from bnext_jax.models.table import MODELS, model_config  # imports JAX, which the help on fields does not need
 
         if self.model.name not in MODELS:
             raise UserError(f"config.model.name is {self.model.name!r}{nearest(self.model.name, MODELS)}; one of: {', '.join(MODELS)}")
@@ -215,31 +217,32 @@ class Config(ReadOnly):
             raise UserError(f"config.model.{error}" if str(error).split()[0] in vars(self.model) else f"config.model: {error}") from error
 
 
-def _optional(kind):
+def _optional(kind: Any) -> bool:
+    """Returns whether a field's type allows None."""
     return isinstance(kind, types.UnionType) and type(None) in typing.get_args(kind)
 
 
-def _check_types(part, prefix):
-    """Raises UserError for a field that is None although its type does not allow it."""
+def _check_types(part: Any, prefix: str) -> None:
+    """Raises UserError for a field that is None, or a tuple that contains None, although its type does not allow it."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if dataclasses.is_dataclass(value):
             _check_types(value, f"{prefix}{field.name}.")
         elif isinstance(value, tuple) and None in value:
-            raise UserError(f"{prefix}{field.name} is {value}; it holds no None")
+            raise UserError(f"{prefix}{field.name} is {value}; it may not contain None")
         elif value is None and not _optional(field.type):
             raise UserError(f"{prefix}{field.name} is None; it needs a value ({getattr(field.type, '__name__', field.type)})")
 
 
-def to_json(config):
-    """The configuration as plain JSON data (tuples become lists)."""
+def to_json(config: Config) -> dict[str, Any]:
+    """Returns the configuration as plain JSON data. Tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def flat_json(config):
-    """{"config.data.name": JSON value}: every field under its dotted name."""
+def flat_json(config: Config) -> dict[str, Any]:
+    """Returns {"config.data.name": JSON value}: every field under its dotted name."""
 
-    def walk(values, prefix):
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for name, value in values.items():
             if isinstance(value, dict) and f"{prefix}{name}" != "config.model.extra":
                 yield from walk(value, f"{prefix}{name}.")
@@ -249,12 +252,16 @@ def flat_json(config):
     return dict(walk(to_json(config), "config."))
 
 
-def from_json(values, cls=Config):
-    """The configuration that to_json made plain, unchecked; a field that an older version did not have gets its default.
+def from_json(values: Mapping[str, Any], cls: Any = Config) -> Any:
+    """Rebuilds a configuration from the result of `to_json`, without checking it.
 
-    cls: the dataclass of the part at hand.
+    A missing field, which an older version did not have, gets its default. Unknown fields are ignored.
+
+    Args:
+      values: JSON data.
+      cls: the dataclass to build and return: Config, or one of its parts.
     """
-    parts = {}
+    parts: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.name not in values:
             continue
@@ -266,10 +273,17 @@ def from_json(values, cls=Config):
     return cls(**parts)
 
 
-def changed_fields(saved, config):
-    """Names of the fields that may not change on resume and differ between `saved` (from to_json) and `config`, with both values."""
+def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
+    """Returns the fields that differ from a saved configuration although they may not change when a run resumes.
 
-    def walk(part, old, prefix):
+    Args:
+      saved: the saved configuration, from `to_json`.
+      config: the present configuration.
+    Returns:
+      One text a field: "config.seed (was 0, now 1)".
+    """
+
+    def walk(part: Any, old: Any, prefix: str) -> Iterator[str]:
         for field in dataclasses.fields(part):
             value, before = getattr(part, field.name), getattr(old, field.name)
             if dataclasses.is_dataclass(value):

@@ -1,22 +1,40 @@
-"""The exceptions that are told in one sentence, and what other errors say, on one line."""
+"""The exceptions that users see as one sentence, and helpers that format errors on one line."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """One sentence: what is wrong, where, what to do. The command line prints it and exits with code 2."""
+    """A mistake that the user can correct.
+
+    The message is one sentence: what is wrong, where, and what to do. The command line prints it and exits with code 2.
+    """
 
 
 class MachineLost(Exception):
-    """Another process of the run is gone. The command line prints the sentence and exits with code 75: start again."""
+    """Another process of the run has ended. The command line prints the message and exits with code 75: start again."""
 
 
-def one_line(error, longest=300):
-    """An error's message on one line, cut to `longest` characters; of an error without a message its type."""
+def one_line(error: object, longest: int = 300) -> str:
+    """Returns an error's message on one line.
+
+    Args:
+      error: an exception, or a message as text.
+      longest: maximum length of the result, in characters.
+    Returns:
+      The message, cut to `longest` characters. The name of the exception's type if the message is empty.
+    """
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
-def nearest(word, known):
-    """ "; did you mean X?" with the known word that is most like `word`, or "" where none is."""
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Returns a hint for a misspelled word.
+
+    Args:
+      word: what the user wrote.
+      known: the valid words.
+    Returns:
+      "; did you mean X?", where X is the most similar known word. "" if no known word is similar.
+    """
     near = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean {near[0]}?" if near else ""

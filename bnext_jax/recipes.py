@@ -1,38 +1,47 @@
-"""The published recipes and the worked examples as functions: what the files in configs/ and the command `quickstart` call.
+"""The published recipes and the worked examples, as functions. The files in configs/ and the command `quickstart` call them.
 
-On ImageNet the paper's recipe (SPEC sections 3 and 4), on CIFAR the defaults of the reference's code, the digits example, a smoke form.
-What is not set here is a default of bnext_jax.config: the optimizer, the learning rates, the temperature 0.9^epoch.
+- ImageNet: the paper's recipe (Guo et al. 2022, arXiv 2211.12933; docs/spec.md, sections 3 and 4).
+- CIFAR: the defaults of the authors' code.
+- Digits: a small student and its teachers.
+- Smoke forms: tiny runs for tests.
+
+Everything that is not set here is a default of bnext_jax.config: the optimizer, the learning rates, the temperature 0.9^epoch.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from bnext_jax import config as c
 from bnext_jax.data.preprocessing import CIFAR
 from bnext_jax.distill.roster import PUBLISHED_TEACHERS
 
 RANDAUGMENT = "randaugment(rand-m7-mstd0.5-inc1)"
-DIGITS_MEAN, DIGITS_STD = (0.31,) * 3, (0.38,) * 3  # of the training split at 16x16
+DIGITS_MEAN, DIGITS_STD = (0.31,) * 3, (0.38,) * 3  # of the training split's pixels at 16x16
 DIGITS_EFFICIENTNET = {"stem_width": 16, "stem_stride": 1, "head_width": 128, "stages": ((4, 3, 2, 24, 1), (4, 3, 2, 40, 1))}
 DIGITS_CONVNEXT = {"widths": (32, 64), "depths": (2, 2), "patch": 2}
 
 
-def _check_form(file, form, forms):
-    """Raises ValueError for a form that the file does not have."""
+def _check_form(file: str, form: str, forms: Sequence[str]) -> None:
+    """Raises ValueError if `form` is not one of `forms`, the forms of configs/{file}.py."""
     if form not in forms:
         raise ValueError(f"unknown form {form!r} of configs/{file}.py: {', '.join(forms[:-1])} or {forms[-1]}")
 
 
-def imagenet(name, form="distilled", *, batch_size=512, batch_norm_group=64, students_like=None):
-    """A student on ImageNet-1k, 512 epochs.
+def imagenet(
+    name: str, form: str = "distilled", *, batch_size: int = 512, batch_norm_group: int = 64, students_like: str | None = None
+) -> c.Config:
+    """Makes the configuration of a student on ImageNet-1k, 512 epochs.
 
     Args:
-      name: of the network, a key of bnext_jax.models.table.MODELS.
+      name: the student, a key of bnext_jax.models.table.MODELS.
       form: "distilled", "labels" (no teachers) or "smoke".
-      batch_size: global.
-      batch_norm_group: images that share batch statistics, one device's with the reference.
-      students_like: the student whose teachers are taken, None = its own.
+      batch_size: images per step, over all devices.
+      batch_norm_group: images that share batch-norm statistics. In the authors' code these are the images of one device.
+      students_like: the student whose published teachers are used. None = `name`.
     Returns:
       A Config, unchecked.
     Raises:
-      ValueError: another form.
+      ValueError: an unknown form.
     """
     _check_form(f"imagenet_{name}", form, ("distilled", "labels", "smoke"))
     if form == "smoke":
@@ -61,14 +70,17 @@ def imagenet(name, form="distilled", *, batch_size=512, batch_norm_group=64, stu
     return config
 
 
-def cifar(name, dataset, form="labels"):
-    """A student on CIFAR, 128 epochs of cross-entropy.
+def cifar(name: str, dataset: str, form: str = "labels") -> c.Config:
+    """Makes the configuration of a student on CIFAR, 128 epochs of cross-entropy.
 
     Args:
-      name: of the network.
+      name: the student, a key of bnext_jax.models.table.MODELS.
       dataset: "cifar10" or "cifar100".
       form: "labels" or "smoke".
-    Returns, raises: as imagenet.
+    Returns:
+      A Config, unchecked.
+    Raises:
+      ValueError: an unknown form.
     """
     _check_form(f"{dataset}_{name}", form, ("labels", "smoke"))
     if form == "smoke":
@@ -82,10 +94,17 @@ def cifar(name, dataset, form="labels"):
     )
 
 
-def smoke(train_transform, eval_transform):
-    """Two epochs of four steps: a narrow BNext with every kind of block on 256 scanned digits, 32x32 pixels, without teachers.
+def smoke(train_transform: str, eval_transform: str) -> c.Config:
+    """Makes a tiny run: two epochs of four steps on 256 scanned digits of 32x32 pixels, without teachers.
 
-    Only the transforms, which run outside the compiled programs, differ between recipes: all smoke forms compile the same programs.
+    The network is a narrow BNext with every kind of block. Smoke forms of different recipes differ only in their transforms, which run
+    outside the compiled programs. So all of them compile the same programs.
+
+    Args:
+      train_transform: operations on training images, see data.augment.transforms. They must make images of 32x32 pixels.
+      eval_transform: operations on evaluation images, likewise.
+    Returns:
+      A Config, unchecked.
     """
     return c.Config(
         model=c.ModelConfig(name="bnext", widths=(8, 8, 16, 16)),
@@ -104,16 +123,24 @@ def smoke(train_transform, eval_transform):
     )
 
 
-def _digits():
-    """Sixteen pixels instead of eight, so that two strides leave a map; shifted by up to one pixel in training."""
-    transforms = {"train_transform": "resize(16)|pad_crop(1)", "eval_transform": "resize(16)"}
+def _digits() -> c.DataConfig:
+    """Makes the digits dataset at 16x16 pixels instead of 8x8, so that a map remains after two strides of 2.
+
+    In training, images are shifted by up to one pixel.
+    """
+    transforms: dict[str, Any] = {"train_transform": "resize(16)|pad_crop(1)", "eval_transform": "resize(16)"}
     return c.DataConfig(name="digits", **transforms, mean=DIGITS_MEAN, std=DIGITS_STD, threads=1)
 
 
-def digits_student(form="distilled"):
-    """A narrow BNext on scikit-learn's digits, 30 epochs, exact signs from three quarters of them on.
+def digits_student(form: str = "distilled") -> c.Config:
+    """Makes the configuration of a narrow BNext on scikit-learn's digits, 30 epochs. Signs are exact after three quarters of the epochs.
 
-    form: "distilled" (from the runs of digits_teacher in runs/quickstart), "labels" (no teachers) or "smoke". Returns, raises: as imagenet.
+    Args:
+      form: "distilled" (from the runs of digits_teacher in runs/quickstart), "labels" (no teachers) or "smoke" (two epochs, no teachers).
+    Returns:
+      A Config, unchecked.
+    Raises:
+      ValueError: an unknown form.
     """
     _check_form("digits_student", form, ("distilled", "labels", "smoke"))
     config = c.Config(
@@ -133,12 +160,17 @@ def digits_student(form="distilled"):
     return config
 
 
-def digits_teacher(form="main"):
-    """A small real-valued teacher on the digits, 15 epochs.
+def digits_teacher(form: str = "main") -> c.Config:
+    """Makes the configuration of a small real-valued teacher on the digits, 15 epochs.
 
-    form: "main" (a ConvNeXt), "assistant" (an EfficientNet) or "smoke" (one block, two epochs). Returns, raises: as imagenet.
+    Args:
+      form: "main" (a ConvNeXt), "assistant" (an EfficientNet) or "smoke" (a ConvNeXt with one block, two epochs).
+    Returns:
+      A Config, unchecked.
+    Raises:
+      ValueError: an unknown form.
     """
-    networks = {
+    networks: dict[str, tuple[str, dict]] = {
         "main": ("convnext", DIGITS_CONVNEXT),
         "assistant": ("efficientnet", DIGITS_EFFICIENTNET),
         "smoke": ("convnext", {"widths": (8,), "depths": (1,), "patch": 4}),

@@ -1,7 +1,12 @@
-"""BNext-18 on CIFAR-10 with the defaults of the reference's code: cross-entropy, 128 epochs of batch 512. arXiv 2211.12933.
+"""BNext-18 on CIFAR-10 with the defaults of the reference code: cross-entropy, 128 epochs of batch 512.
 
-Published top-1: our sources give none for CIFAR (the 68.4 % in row BNext-18 of SPEC section 2 are ImageNet's). Hours and hardware: our
-sources do not say. We ran nothing but the smoke form. Signs are exact from epoch 110 on (T < 1e-5, this network's own rule).
+Paper: BNext (Guo et al. 2022), arXiv 2211.12933. Published top-1: our sources give none for CIFAR (the 68.4 % in docs/spec.md, section 2,
+row BNext-18, are for ImageNet). We ran only the smoke form.
+Hours and hardware: our sources do not state them. We did not run `bnext plan` for it.
+The signs of the weights are exact from epoch 110 on (temperature T < 1e-5, this network's own rule).
+Batch statistics run over the whole batch, as in the reference on one device. We drop the last partial batch of an epoch; the reference
+keeps it.
+BNext-18 has no ablations: `model.elm_attention` and `model.info_recoupling` are switches of BNext-T, S, M and L only.
 
     python main.py prepare --config=configs/cifar10_bnext18.py    # downloads the dataset once
     python main.py train --config=configs/cifar10_bnext18.py --workdir=runs/cifar10_bnext18    # one host
@@ -9,15 +14,7 @@ sources do not say. We ran nothing but the smoke form. Signs are exact from epoc
     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd bnext_jax && . .venv/bin/activate &&
     python main.py train --config=configs/cifar10_bnext18.py --workdir=gs://BUCKET/runs/cifar10_bnext18"    # a pod, every host
 
-Batch statistics run over the whole batch, as with the reference on one device. We drop an epoch's last partial batch, which it keeps.
-Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
-`--config.batch_norm_group`, to be set with it, divides batch / devices / K; `--config.mesh="data=4,shard=2"` splits parameters and
-optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
-
-Ablations of the network: none; `model.elm_attention` and `model.info_recoupling` are switches of T, S, M and L alone.
-Distillation, from teachers of your own: `--config.distill.main=PATH`, by the loss that the paper describes with
-`--config.distill.form=per_instance`; `--config.distill.assistants="()"`, the default, is a single teacher.
-Fine-tuning: `--config.init=PATH`; a network trained on ImageNet also needs `--config.init_new_head=True`, `--config.model.stem_stride=2`.
+What all recipes share (fewer chips, ablations, distillation, fine-tuning, a pod): docs/training.md and docs/tpu_pods.md.
 """
 
 from bnext_jax import recipes

@@ -1,6 +1,7 @@
-"""A narrow BNext on scikit-learn's digits, 16x16 pixels, distilled from two real-valued teachers trained by us.
+"""A narrow BNext on scikit-learn's digits, 16x16 pixels, distilled from two real-valued teachers that we train.
 
-Needs the runs of configs/digits_teacher.py ("assistant" and "main") in runs/quickstart; `python main.py quickstart` does all of it.
+Train the two forms "assistant" and "main" of configs/digits_teacher.py in runs/quickstart first. `python main.py quickstart` runs all
+three trainings.
 
     python main.py train --config=configs/digits_student.py --workdir=runs/quickstart/student
     python main.py train --config=configs/digits_student.py:labels --workdir=runs/digits_labels       # labels alone, no teachers

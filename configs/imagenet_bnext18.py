@@ -1,8 +1,11 @@
-"""BNext-18 on ImageNet-1k, 512 epochs of batch 512, distilled from the teachers of BNext-T. arXiv 2211.12933.
+"""BNext-18 on ImageNet-1k: 512 epochs of batch 512, distilled from the teachers of BNext-T.
 
-Published top-1: 68.4 %, OPs 0.043 G (row BNext-18 of SPEC section 2). Hours and hardware: our sources do not say.
-We ran nothing but the smoke form, so the published top-1 is not reproduced here. Signs are exact from epoch 110 on (T < 1e-5).
-The sources we rely on do not name BNext-18's teachers. Those here are BNext-T's, the closest in size: our choice.
+Paper: BNext (Guo et al. 2022), arXiv 2211.12933. Published top-1: 68.4 %, OPs 0.043 G (docs/spec.md, section 2, row BNext-18).
+We ran only the smoke form, so the published top-1 is not reproduced here.
+Hours and hardware: our sources do not state them. We did not run `bnext plan` for it.
+The signs of the weights are exact from epoch 110 on (temperature T < 1e-5, this network's own rule).
+Our sources do not name the teachers of BNext-18. We chose those of BNext-T, the closest network in size.
+BNext-18 has no ablations: `model.elm_attention` and `model.info_recoupling` are switches of BNext-T, S, M and L only.
 
     python main.py prepare --config=configs/imagenet_bnext18.py --manual_dir=DIR    # the two tar files; class folders: --source=DIR
     python main.py convert --source=efficientnet_b0.ra_in1k --output=efficientnet_b0.ra_in1k.safetensors    # assistant
@@ -13,13 +16,7 @@ The sources we rely on do not name BNext-18's teachers. Those here are BNext-T's
     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd bnext_jax && . .venv/bin/activate &&
     python main.py train --config=configs/imagenet_bnext18.py --workdir=gs://BUCKET/runs/imagenet_bnext18"    # a pod, every host
 
-Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
-batch_norm_group (64) divides batch / devices / K (8 chips: K = 1, 4 chips: 2, one chip: 8); `--config.mesh="data=4,shard=2"` splits
-parameters and optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
-
-Ablations of the network: none; `model.elm_attention` and `model.info_recoupling` are switches of T, S, M and L alone.
-Distillation: `--config.distill.form=per_instance` is the loss that the paper describes, the default the one that the reference computes;
-`--config.distill.assistants="()"` leaves the main teacher alone. Fine-tuning: `--config.init=PATH`.
+What all recipes share (fewer chips, ablations, distillation, fine-tuning, a pod): docs/training.md and docs/tpu_pods.md.
 """
 
 from bnext_jax import recipes

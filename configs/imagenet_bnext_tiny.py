@@ -1,7 +1,10 @@
-"""BNext-T on ImageNet-1k, 512 epochs of batch 512, distilled from EfficientNet-B0 and -B2. arXiv 2211.12933.
+"""BNext-T on ImageNet-1k: 512 epochs of batch 512, distilled from EfficientNet-B0 and -B2.
 
-Published top-1: 72.4 %, OPs 0.077 G (row BNext-T of SPEC section 2). Hours and hardware: our sources do not say.
-We ran nothing but the smoke form, so the published top-1 is not reproduced here. Signs are exact from epoch 153 on (T < 1e-7).
+Paper: BNext (Guo et al. 2022), arXiv 2211.12933. Published top-1: 72.4 %, OPs 0.077 G (docs/spec.md, section 2, row BNext-T).
+We ran only the smoke form, so the published top-1 is not reproduced here.
+Hours and hardware: our sources do not state them.
+`bnext plan` bounds a run on eight v5e chips at about 9 hours or more (results/plan.json).
+The signs of the weights are exact from epoch 153 on (temperature T < 1e-7).
 
     python main.py prepare --config=configs/imagenet_bnext_tiny.py --manual_dir=DIR    # the two tar files; class folders: --source=DIR
     python main.py convert --source=efficientnet_b0.ra_in1k --output=efficientnet_b0.ra_in1k.safetensors    # assistant
@@ -12,14 +15,7 @@ We ran nothing but the smoke form, so the published top-1 is not reproduced here
     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd bnext_jax && . .venv/bin/activate &&
     python main.py train --config=configs/imagenet_bnext_tiny.py --workdir=gs://BUCKET/runs/imagenet_bnext_tiny"    # a pod, every host
 
-Fewer chips: the batch is global and stays. `--config.accumulate=K` splits each step into K parts, with the same result as long as
-batch_norm_group (64) divides batch / devices / K (8 chips: K = 1, 4 chips: 2, one chip: 8); `--config.mesh="data=4,shard=2"` splits
-parameters and optimizer state over `shard` devices; or lower `--config.batch_size`, which is another recipe.
-
-Ablations: `--config.model.elm_attention=False`, `--config.model.info_recoupling=False` (the reference's own command line could never
-switch either off, SPEC section 7 item 7).
-Distillation: `--config.distill.form=per_instance` is the loss that the paper describes, the default the one that the reference computes;
-`--config.distill.assistants="()"` leaves the main teacher alone. Fine-tuning: `--config.init=PATH`.
+What all recipes share (fewer chips, ablations, distillation, fine-tuning, a pod): docs/training.md and docs/tpu_pods.md.
 """
 
 from bnext_jax import recipes

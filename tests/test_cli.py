@@ -48,7 +48,7 @@ def test_help_on_a_config_lists_every_field_with_its_comment_and_value(capsys):
     text = helped(capsys, "train", SMOKE, "--config.seed=7", "--help")
     for name, _, comment, _ in fields(Config()):
         assert f"{name}=" in text and comment, name
-    assert "config.seed=7" in text and "of initialisation, order and augmentation" in text and "* config.tensorboard=" in text
+    assert "config.seed=7" in text and "seed of initialization, image order and augmentation" in text and "* config.tensorboard=" in text
     assert helped(capsys, "help", "train", SMOKE, "--config.seed=7") == text
     assert "config.epochs=2 " in text and "  config.epochs" in text  # may not change on resume, so without *
 
@@ -109,8 +109,8 @@ def test_a_dict_can_be_set_whole():
         (["--config.model.extra=3"], "3"),
         (["--config.model.extra.depth=3"], "there is no field config.model.extra.depth; set the whole dict: --config.model.extra="),
         (["--config.data.name=None"], "config.data.name is None; it needs a value (str)"),
-        (["--config.model.widths=None"], "config.model.widths is (None,); it holds no None"),
-        (["--config.data.mean=(0.5,0.5,None)"], "config.data.mean is (0.5, 0.5, None); it holds no None"),
+        (["--config.model.widths=None"], "config.model.widths is (None,); it may not contain None"),
+        (["--config.data.mean=(0.5,0.5,None)"], "config.data.mean is (0.5, 0.5, None); it may not contain None"),
         (["--config.model.name=bnext_tinny"], "config.model.name is 'bnext_tinny'; did you mean bnext_tiny?"),
         (["--config.batchsize=3"], "there is no field config.batchsize; did you mean config.batch_size?"),
         (["--config.optimzer.beta1=3"], "there is no field config.optimzer.beta1; did you mean config.optimizer.beta1?"),
@@ -130,7 +130,7 @@ def test_what_a_field_cannot_be_is_told_by_its_name(run, words, told):
         (["trian"], "unknown command 'trian'; did you mean train?"),
         (["help", "cuont"], "unknown command 'cuont'; did you mean count?"),
         (["count", "--model=bnext_tinny"], "there is no model 'bnext_tinny'; did you mean bnext_tiny?"),
-        (["count", "--classes=ten"], "--classes 'ten' is no whole number"),
+        (["count", "--classes=ten"], "--classes 'ten' is not a whole number"),
         (["count", "--checkpoint="], "--checkpoint is empty"),
         (["plan", "--config=configs/digits_student.py"], "plan needs --topology; see `bnext plan --help`"),
     ],

@@ -1,4 +1,4 @@
-"""The configuration files: the recipe's values written out once more, the commands in their docstrings, and a smoke training of each."""
+"""The configuration files: the recipe's values once more, the commands in their docstrings, proposed changes, and a smoke training."""
 
 import functools
 import importlib
@@ -14,6 +14,7 @@ from bnext_jax.analysis import count
 from bnext_jax.config import to_json
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.models.table import abstract_model
+from tests.helpers.commands import ROOT
 
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
 NO_FIGURE = "Published top-1: our sources give none for CIFAR"
@@ -151,11 +152,20 @@ def test_the_docstring_has_the_figure_and_commands_that_can_be_typed(file):
     assert trained == [(f"runs/{file}", dataset), *alone, ("/tmp/smoke", "digits"), (f"gs://BUCKET/runs/{file}", dataset)]
 
 
+def proposals():
+    """Each `--config.FIELD=VALUE` in the section of docs/training.md that all recipes share; K is 2."""
+    sections = re.split(r"^#{2,3} +", (ROOT / "docs" / "training.md").read_text(), flags=re.MULTILINE)
+    (text,) = [section for section in sections if section.startswith("Fewer chips, ablations, distillation")]
+    return [change.replace("=K", "=2") for change in re.findall(r"`(--config\.[^`]+=[^`]+)`", text)]
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_the_changes_that_the_docstring_proposes_are_fields_that_take_these_values(file):
-    changes = [change.replace("=K", "=2") for change in re.findall(r"`(--config\.[^`]+=[^`]+)`", module(file).__doc__)]
+def test_the_changes_that_the_manual_proposes_are_fields_that_take_these_values(file):
+    ablated = "18" not in file  # BNext-18 has neither switch
+    changes = [change for change in proposals() if ablated or not re.search(r"elm_attention|info_recoupling", change)]
     words = [word for change in changes for word in shlex.split(change)]
     config = program.parse(["main.py", "train", f"--config=configs/{file}.py", "--workdir=x", *words])[1]["config"]
     assert (config.distill.form, config.distill.assistants) == ("per_instance", ())
     assert (config.accumulate, config.mesh, config.init) == (2, "data=4,shard=2", "PATH")
-    assert config.model.elm_attention == config.model.info_recoupling == ("18" in file)  # ablations, which BNext-18 does not have
+    assert config.model.elm_attention == config.model.info_recoupling == (not ablated)
+    assert "docs/training.md" in module(file).__doc__

@@ -1,1 +1,1 @@
-"""What a network computes and weighs."""
+"""Operations, parameters and sizes of a network."""

@@ -1,25 +1,33 @@
-"""What a network computes and weighs, of any network and measured on itself; see macs for the products."""
+"""Counts the operations, parameters and sizes of any network from the network itself. Module macs counts the multiply-accumulates."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
 
 from bnext_jax.analysis import macs
+from bnext_jax.models.base import TableModel
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.layers import Buffer
 
-BITS = {kind: bits for bits, kind in macs.KINDS.items()}  # of one stored weight
-RESOLUTION = 224
+BITS = {kind: bits for bits, kind in macs.KINDS.items()}  # kind of a layer -> bits of one stored weight
+RESOLUTION = 224  # pixels, height and width of an image by default
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """The authors' figures of one network (SPEC section 2).
+    """The authors' figures of one network (docs/spec.md, section 2; Guo et al. 2022, arXiv 2211.12933).
 
-    parameters, binary_macs: exact, by which the network is known. ops: in G. degree: of binarization, in percent. mebibytes: at 1 bit per
-    binary weight; quantized: of the quantized edition.
+    Attributes:
+      parameters: number of parameters. Together with binary_macs it identifies the network; both are exact values.
+      binary_macs: binary multiply-accumulates for one image, an exact value.
+      ops: OPs for one image, in G (1e9).
+      degree: degree of binarization, in percent.
+      mebibytes: size at 1 bit per binary weight, in MiB; None = not published.
+      quantized: size of the quantized edition, in MiB; None = not published.
     """
 
     parameters: int
@@ -39,26 +47,31 @@ PUBLISHED = {
 }
 
 
-def _elements(model, kind):
+def _elements(model: nnx.Module, kind: type[nnx.Variable]) -> int:
+    """Returns the number of values in all variables of one kind."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, kind)))
 
 
-def _bytes(parameters, kernels):
-    """Bytes at the bits of each kernel's kind, [(weights, kind)], and float32 for every other parameter."""
+def _bytes(parameters: int, kernels: list[tuple[int, str]]) -> int:
+    """Returns the size in bytes. Kernels, given as [(number of weights, kind)], take their kind's bits; other parameters are float32."""
     others = parameters - sum(weights for weights, _ in kernels)
     return sum(math.ceil(weights * BITS[kind] / 8) for weights, kind in kernels) + 4 * others
 
 
-def weigh(model):
-    """What a network weighs, abstract or not; nothing is computed.
+def weigh(model: TableModel) -> dict[str, Any]:
+    """Returns the numbers of parameters and the sizes of a network. Computes no array, so the network may be abstract.
 
     Args:
-      model: a network of models.table, as a whole.
+      model: a whole network of models.table.
     Returns:
-      {"parameters": as the PyTorch module counts them, unused PReLUs and norms included; "binary_weights";
-      "bytes": packed: 1 bit per binary weight, a quantized layer's own bits per weight, float32 for every other parameter;
-      "bytes_edition": the same with gates at 4 bit, stem and classifier at 8 (SPEC section 5), None where there is no such edition;
-      "bytes_float32": 4 per parameter; "bytes_checkpoint": of a training checkpoint: latent weights, two moments each, statistics}.
+      A dict with
+        "parameters": number of parameters as the PyTorch module counts them, with unused PReLUs and norms;
+        "binary_weights": number of binary weights;
+        "bytes": packed size: 1 bit per binary weight, a quantized layer's own bits per weight, float32 for every other parameter;
+        "bytes_edition": the same with gates at 4 bits, stem and classifier at 8 bits (docs/spec.md, section 5). None if the network has
+          no quantized edition;
+        "bytes_float32": 4 bytes per parameter;
+        "bytes_checkpoint": size of a training checkpoint: every variable in float32, and two optimizer moments per parameter.
     """
     has_edition = model.config.edition(4) is not None
     parameters = _elements(model, nnx.Param) + _elements(model, Buffer)
@@ -75,34 +88,63 @@ def weigh(model):
     }
 
 
-def operations(sums):
-    """(OPs, degree of binarization in percent) of {kind: MACs}: binary/64 + int8/8 + int4/16 + float, and binary/64 as a share of that."""
+def operations(sums: Mapping[str, int]) -> tuple[float, float]:
+    """Returns the OPs and the degree of binarization (docs/spec.md, section 2).
+
+    OPs = binary / 64 + int8 / 8 + int4 / 16 + float. Degree = (binary / 64) / OPs.
+
+    Args:
+      sums: {kind: multiply-accumulates}, kinds as in macs.COST.
+    Returns:
+      (OPs, degree in percent).
+    """
     total = sum(count * macs.COST[kind] for kind, count in sums.items())
     return total, 100 * sums.get(macs.BINARY, 0) * macs.COST[macs.BINARY] / total
 
 
-def as_printed(sums):
-    """(G OPs, degree in percent) of {kind: MACs} as the authors rounded: binary G to 2 decimals, OPs of that to 3, the degree of those."""
+def as_printed(sums: Mapping[str, int]) -> tuple[float, float]:
+    """Returns the OPs and the degree of binarization, rounded in the way of the authors.
+
+    They round the binary multiply-accumulates to 2 decimals in G, compute the OPs from that and round them to 3 decimals in G, then
+    compute the degree from both rounded numbers.
+
+    Args:
+      sums: {kind: multiply-accumulates}, kinds as in macs.COST.
+    Returns:
+      (OPs in G, degree in percent).
+    """
     binary = round(sums.get(macs.BINARY, 0) / 1e9, 2) * macs.COST[macs.BINARY]
     others = sum(count * macs.COST[kind] for kind, count in sums.items() if kind != macs.BINARY) / 1e9
     ops = round(binary + others, 3)
     return ops, 100 * binary / ops
 
 
-def _sums(layers, kind_of=lambda layer: layer.kind):
+def _sums(layers: Iterable[macs.Layer], kind_of: Callable[[macs.Layer], str] = lambda layer: layer.kind) -> dict[str, int]:
+    """Returns {kind: multiply-accumulates} of all layers."""
     found = dict.fromkeys(macs.COST, 0)
     for layer in layers:
         found[kind_of(layer)] += layer.macs
     return found
 
 
-def measure(name, model, size, per_layer=False):
-    """Everything that count says of one network, see count; name: under which it may be published. size: (height, width) of an image."""
+def measure(name: str, model: TableModel, size: tuple[int, ...], per_layer: bool = False) -> dict[str, Any]:
+    """Returns everything that the command `count` reports about one network.
+
+    Args:
+      name: the network's name. It selects the published figures; they are included only if parameters and binary operations match.
+      model: an evaluation view, abstract or not.
+      size: (height, width) of the image, in pixels.
+      per_layer: also return "layers", a list with one dict per layer.
+    Returns:
+      The figures of one network, see commands.count.count.
+    Raises:
+      UserError: see macs.layers.
+    """
     layers = macs.layers(model, *size)
     found = weigh(model)
     sums = _sums(layers)
     ops, degree = operations(sums)
-    result = {"pixels": list(size), "macs": sums, "ops": ops, "degree": degree, **found}
+    result: dict[str, Any] = {"pixels": list(size), "macs": sums, "ops": ops, "degree": degree, **found}
     if found["binary_weights"]:
         sums = _sums(layers, lambda layer: layer.edition)
         ops, degree = operations(sums)

@@ -1,12 +1,21 @@
-"""The tables of what `count` finds: a column a network, or a row a layer."""
+"""Makes the tables of the command `count`: one column per network, or one row per layer."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from bnext_jax.analysis import macs
 
 MEBI = 2**20
 
 
-def layer_rows(found):
-    """The table of the layers of count's result; every number in full."""
+def layer_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the table of layers, one row per layer. Numbers are not rounded.
+
+    Args:
+      found: the result of commands.count.count with per_layer.
+    Returns:
+      Rows of text, the headings first.
+    """
     rows = [["layer", "weights", "kernel", "output", "MACs", "OPs", "bytes"]]
     for name, values in found.items():
         for layer in values["layers"]:
@@ -21,19 +30,25 @@ def layer_rows(found):
 TITLES = {macs.BINARY: "binary MACs", "int8": "8-bit MACs", "int4": "4-bit MACs", macs.FLOAT: "float MACs"}
 
 
-def _ask(values, key, part=None):
-    """values[part][key] or values[key], None where there is none."""
+def _ask(values: Mapping[str, Any], key: str, part: str | None = None) -> Any:
+    """Returns values[part][key], or values[key] without `part`. None if a key is missing."""
     return (values if part is None else values.get(part, {})).get(key)
 
 
-def summary_rows(found):
-    """The table of count's result: a column a network, the published figures below what they are compared with."""
+def summary_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the table of networks, one column per network. Published figures stand below the figures that they compare with.
 
-    def row(title, key, shown, part=None, unit=1):
+    Args:
+      found: the result of commands.count.count.
+    Returns:
+      Rows of text, the headings first, without empty rows.
+    """
+
+    def row(title: str, key: str, shown: str, part: str | None = None, unit: float = 1) -> list[str]:
         values = [_ask(one, key, part) for one in found.values()]
         return [title, *("-" if value is None else format(value if unit == 1 else value / unit, shown) for value in values)]
 
-    def published(key):
+    def published(key: str) -> list[str]:
         return row("    published", key, "", "published")
 
     pixels = [" x ".join(map(str, one["pixels"])) for one in found.values()]

@@ -1,7 +1,9 @@
-"""Rows of text as a table: aligned for a terminal, Markdown, CSV."""
+"""Formats rows of text as a table: aligned for a terminal, as Markdown, or as CSV."""
 
 import csv
 import io
+import os
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -11,38 +13,53 @@ from bnext_jax.io.files import write_whole
 SUFFIXES = (".md", ".csv")
 
 
-def text(rows):
-    """Rows of texts, the first of them the headings, in columns: the first column to the left, the others to the right."""
+def text(rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table for a terminal. The first column is aligned to the left, the others to the right.
+
+    Args:
+      rows: the cells; the first row holds the headings.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
-    def line(row):
+    def line(row: Sequence[str]) -> str:
         others = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         return "  ".join([f"{row[0]:<{widths[0]}}", *others]).rstrip()
 
     return "\n".join([line(rows[0]), "  ".join("-" * width for width in widths), *map(line, rows[1:])])
 
 
-def markdown(rows):
-    """The same as a Markdown table; its columns are aligned likewise."""
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table as Markdown. Argument and alignment: see `text`."""
     alignment = ["---", *["---:"] * (len(rows[0]) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], alignment, *rows[1:]))
 
 
-def comma_separated(rows):
-    """The same as CSV."""
+def comma_separated(rows: Sequence[Sequence[str]]) -> str:
+    """Formats a table as CSV. Argument: see `text`."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 
-def file_path(output):
-    """The path of a table to write. Raises UserError for an ending that is none of SUFFIXES, before any work is done."""
+def file_path(output: os.PathLike | str) -> epath.Path:
+    """Returns the path of a table that will be written. Commands call this before they start to work.
+
+    Raises:
+      UserError: the suffix is not one of SUFFIXES.
+    """
     path = epath.Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"the table {path} needs one of the endings {', '.join(SUFFIXES)}")
     return path
 
 
-def save(rows, path):
-    """Writes a table to a path of file_path. Raises UserError where that cannot be."""
+def save(rows: Sequence[Sequence[str]], path: epath.Path) -> None:
+    """Writes a table to a file.
+
+    Args:
+      rows: the cells; the first row holds the headings.
+      path: from `file_path`. The suffix selects Markdown or CSV.
+    Raises:
+      UserError: the file cannot be written.
+    """
     write_whole(path, markdown(rows) if path.suffix.lower() == ".md" else comma_separated(rows), "table")

@@ -1,1 +1,1 @@
-"""What the command line runs, one module a command."""
+"""The functions behind the command line, one module per command."""

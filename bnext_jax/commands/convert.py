@@ -1,10 +1,12 @@
-"""The command `convert`: a PyTorch file to a work directory of ours, or a network of ours to a PyTorch file."""
+"""The command `convert`: converts a PyTorch file to a work directory, or a trained network to a PyTorch file."""
 
 import contextlib
 import logging
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 from bnext_jax.analysis.count import weigh
 from bnext_jax.distill import roster
@@ -17,10 +19,11 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def _located(source, output, model, gate_bits):
-    """(path, name of the model or None) behind a source; the tag of a teacher is fetched.
+def _located(source: str, output: str, model: str | None, gate_bits: int | None) -> Iterator[tuple[str, str | None]]:
+    """Yields (path, name of the model or None) for a source. Downloads the weights if the source is a teacher's tag.
 
-    A safetensors output is then the hub's own file, so that its checksum stays true; it goes again where it does not fit.
+    If a teacher's output is a safetensors file, the downloaded file itself becomes the output, so its published checksum stays valid.
+    It is deleted again if the network in it is not the expected one.
     """
     if source not in roster.ROSTER or pathlib.Path(source).exists():
         yield source, model
@@ -40,18 +43,19 @@ def _located(source, output, model, gate_bits):
             raise
 
 
-def convert(source, output, model=None, gate_bits=None):
-    """Converts; the direction follows from `output`: a PyTorch file by its suffix, else a work directory.
+def convert(source: str, output: str, model: str | None = None, gate_bits: int | None = None) -> dict[str, Any]:
+    """Converts a network. The suffix of `output` selects the direction: a PyTorch file, or a work directory for any other path.
 
     Args:
-      source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.distill.roster.ROSTER), which is fetched.
-      output: what to write; it must not exist. model: the network's name, as a check.
-      gate_bits: 4 or 8, for the quantized edition: of a published file of it, which does not say its bits; other networks
-        are quantized.
+      source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.distill.roster.ROSTER), whose weights are downloaded.
+      output: the file or folder to write; it must not exist.
+      model: the expected name of the network, or None.
+      gate_bits: 4 or 8, for the quantized edition. A published file of it does not record the bits of its gates: this is their number.
+        Any other network is quantized. None = the network as it is.
     Returns:
       {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
     Raises:
-      UserError: a source that cannot be read or does not fit, an output that exists or cannot be written.
+      UserError: the source cannot be read or does not fit, or the output exists or cannot be written.
     """
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")

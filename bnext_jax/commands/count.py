@@ -1,6 +1,8 @@
-"""The command `count`: what networks compute and weigh, as a table."""
+"""The command `count`: a table of the operations and sizes of networks."""
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from bnext_jax.analysis import tables
 from bnext_jax.analysis.count import PUBLISHED, RESOLUTION, measure
@@ -11,24 +13,39 @@ from bnext_jax.io.load import describe, edition_arguments
 from bnext_jax.models.table import MODELS, abstract_model, entry, model_config
 
 
-def count(checkpoint=None, model=(), widths=(), classes=None, resolution=None, gate_bits=None, per_layer=False, output=None):
+def count(
+    checkpoint: str | None = None,
+    model: Sequence[str] = (),
+    widths: Sequence[int] = (),
+    classes: int | None = None,
+    resolution: int | None = None,
+    gate_bits: int | None = None,
+    per_layer: bool = False,
+    output: str | None = None,
+) -> dict[str, dict[str, Any]]:
     """Counts networks, and prints the table on standard error.
 
     Args:
-      checkpoint: a work directory or PyTorch file, counted instead of models.
-      model: names of models; () = the published ones.
-      widths: of a BNext of your own, instead of names.
-      classes: outputs of the classifier; None = 1000.
-      resolution: pixels a side; None = 224, or a checkpoint's own.
-      gate_bits: 4 or 8: as the quantized edition; None = as it is.
-      per_layer: a table of layers instead of one of networks.
-      output: a table to write, .md or .csv.
+      checkpoint: a work directory or a PyTorch file, instead of names or widths.
+      model: names of models. () = the published BNext networks.
+      widths: channels of your own BNext, of the stem, then of each block, instead of names.
+      classes: number of classes. None = 1000.
+      resolution: height and width of the image, in pixels. None = the checkpoint's own size, or 224.
+      gate_bits: 4 or 8 = count the quantized edition. None = the network as it is.
+      per_layer: print a table of layers instead of a table of networks.
+      output: a file to write the table to, .md or .csv. None = none.
     Returns:
-      {name: {"pixels": [height, width], "macs": {kind: multiply-accumulates of an image}, "ops", "degree" (percent), weigh()'s, "edition":
-      {"macs", "ops", "degree"} in the quantized edition's reading, "published": the authors' figures, and with them "printed_gops",
-      "printed_degree" in "edition", which are rounded as theirs; "layers" if asked for}}.
+      {name: figures}, where figures holds
+        "pixels": [height, width] of the image;
+        "macs": {kind: multiply-accumulates for one image};
+        "ops" and "degree": OPs, and the degree of binarization in percent;
+        the result of `weigh`;
+        "edition", for binary networks: {"macs", "ops", "degree"} with the bits of the quantized edition;
+        "published", for a published network: the authors' figures. "edition" then also holds "printed_gops" and "printed_degree", which
+          are rounded as the authors rounded them;
+        "layers", with per_layer: one dict per layer.
     Raises:
-      UserError: an unknown model, arguments that do not go together, a network that cannot be counted, a file that cannot be written.
+      UserError: an unknown model, arguments that exclude each other, a network that cannot be counted, a file that cannot be written.
     """
     path = tables.file_path(output) if output else None
     for name, value in (("classes", classes), ("resolution", resolution)):
@@ -39,7 +56,7 @@ def count(checkpoint=None, model=(), widths=(), classes=None, resolution=None, g
     else:
         chosen, size = _of_names(model, widths, classes or 1000, gate_bits), None
     size = (resolution,) * 2 if resolution else size or (RESOLUTION,) * 2
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     with Progress("count", len(chosen), 0) as progress:
         for name, classes, arguments in chosen:
             found[name] = measure(name, abstract_model(name, classes, **arguments), size, per_layer)
@@ -51,8 +68,10 @@ def count(checkpoint=None, model=(), widths=(), classes=None, resolution=None, g
     return found
 
 
-def _of_checkpoint(checkpoint, model, widths, classes, gate_bits):
-    """([(name, classes, arguments)], (height, width) or None) of a network in a file."""
+def _of_checkpoint(
+    checkpoint: str, model: Sequence[str], widths: Sequence[int], classes: int | None, gate_bits: int | None
+) -> tuple[list[tuple[str, int, dict]], tuple[int, ...] | None]:
+    """Returns ([(name, classes, arguments)], (height, width) or None) of the network in a file. Raises UserError for other arguments."""
     given = [f"--{flag}" for flag, value in (("model", model), ("widths", widths), ("classes", classes)) if value]
     if given:
         raise UserError(f"count takes --checkpoint or {', '.join(given)}, not both")
@@ -62,12 +81,12 @@ def _of_checkpoint(checkpoint, model, widths, classes, gate_bits):
     return [(described["name"], described["num_classes"], described["arguments"])], shape and tuple(shape[:2])
 
 
-def _of_names(names, widths, classes, gate_bits):
-    """[(name, classes, arguments)] of networks by name, or of a BNext by its widths."""
-    arguments = {}
+def _of_names(names: Sequence[str], widths: Sequence[int], classes: int, gate_bits: int | None) -> list[tuple[str, int, dict]]:
+    """Returns [(name, classes, arguments)] of networks given by name, or of one BNext given by its widths."""
+    arguments: dict[str, Any] = {}
     if widths:
         if tuple(names) not in ((), ("bnext",)):
-            raise UserError(f"--widths are those of the model bnext; leave --model={','.join(names)} out")
+            raise UserError(f"--widths builds the model bnext; leave --model={','.join(names)} out")
         names, arguments = ("bnext",), {"widths": tuple(widths)}
     elif "bnext" in names:
         raise UserError(f"model bnext has no widths of its own; add --widths=32,64,128, or name one of: {', '.join(MODELS)}")

@@ -1,8 +1,13 @@
-"""The command `evaluate`: top-1 and top-5 of a network over every image of a split, each counted once."""
+"""The command `evaluate`: measures top-1 and top-5 of a network on a split. Every image counts once."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+from flax import nnx
 
-from bnext_jax.config import flat_json, from_json
+from bnext_jax.config import Config, flat_json, from_json
 from bnext_jax.data import pipeline, preprocessing, splits, store
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import revision
@@ -13,43 +18,59 @@ from bnext_jax.training import cluster, evaluator, mesh, watch
 from bnext_jax.training.programs import check_input, precision_type
 
 
-def evaluate(checkpoint, config=None, predictions=None, gate_bits=None):
-    """Evaluates whatever holds a network: see evaluate_network.
+def evaluate(
+    checkpoint: os.PathLike | str,
+    config: Config | None = None,
+    predictions: os.PathLike | str | None = None,
+    gate_bits: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates the network in a work directory or a PyTorch file.
 
     Args:
-      checkpoint: a work directory, of which the newest readable checkpoint counts, or a PyTorch file.
-      config, predictions: see evaluate_network.
-      gate_bits: 4 or 8: as the quantized edition, see io.load.load; None = as it is.
-    Returns, raises: as evaluate_network; also UserError where no network can be read.
+      checkpoint: a work directory (its newest readable checkpoint is used) or a PyTorch file.
+      config: see evaluate_network.
+      predictions: see evaluate_network.
+      gate_bits: 4 or 8 = evaluate the quantized edition, see io.load.load. None = the network as it is.
+    Returns:
+      See evaluate_network.
+    Raises:
+      UserError: no network can be read; also see evaluate_network.
     """
     model, metadata = cluster.agree(lambda: load(checkpoint, gate_bits=gate_bits))
     return evaluate_network(model, metadata, checkpoint, config, predictions)
 
 
-def evaluate_network(model, metadata, name, config=None, predictions=None):
+def evaluate_network(
+    model: nnx.Module,
+    metadata: Mapping[str, Any],
+    name: os.PathLike | str,
+    config: Config | None = None,
+    predictions: os.PathLike | str | None = None,
+) -> dict[str, Any]:
     """Evaluates a loaded network.
 
     Args:
-      model, metadata: as io.load.load gives them.
-      name: of the network, for messages.
-      config: whose dataset and batch size to use; None = those of the checkpoint, which a converted network and a PyTorch file do not have.
-        Images are scaled by the network's own mean and std; by the config's where a PyTorch file does not say them.
-      predictions: a CSV file to write, one row an image, see evaluator.Predictions; None = none.
+      model: the network, from io.load.load.
+      metadata: the network's metadata, from io.load.load.
+      name: the network's name in messages.
+      config: a checked Config with the dataset, batch size and precision. None = the configuration in the checkpoint; a converted network
+        and a PyTorch file have none. Images are scaled by the network's own mean and std, or by the config's if the file records none.
+      predictions: a CSV file to write, one row per image, see evaluator.Predictions. None = no file.
     Returns:
       {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "model",
-      "arguments" (the network's, see create_model), "predictions"}.
+      "arguments" (the network's, see create_model), "predictions" (the file, if one is written)}.
     Raises:
-      UserError: no config, or classes that are not the dataset's.
+      UserError: no configuration, or the network has other classes than the dataset.
     """
     if config is None and metadata["config"] is None:
-        raise UserError(f"{name} does not say on which dataset; add --config=configs/NAME.py")
+        raise UserError(f"{name} does not name its dataset; add --config=configs/NAME.py")
     config = config or from_json(metadata["config"]).check()
     source = cluster.agree(lambda: splits.open_source(config.data, config.data.eval_split))
     described = metadata["model"]
     if not fits_classes(metadata, source.class_names):
         raise UserError(
-            f"{name} was trained on {described['num_classes']} classes that are not the {len(source.class_names)} of"
-            f" {config.data.name}; evaluate it with its own dataset"
+            f"{name} was trained on {described['num_classes']} classes, which are not the {len(source.class_names)} classes of"
+            f" {config.data.name}; evaluate it on its own dataset"
         )
     network, params, batch_stats = split(model, training=False)
     facts = {"commit": revision(), "step": metadata["step"], "images": len(source), "dataset": store.checksum(config.data)}
@@ -64,7 +85,7 @@ def evaluate_network(model, metadata, name, config=None, predictions=None):
     eval_step = evaluator.make_eval_step(network, shardings, mean=tuple(scale["mean"]), std=tuple(scale["std"]), dtype=dtype)
     rows = evaluator.Predictions(source, config.eval_batch_size) if predictions else None
     found = evaluator.evaluate(eval_step, variables, source, shardings, config.data, config.eval_batch_size, predictions=rows)
-    if rows is not None:
+    if rows is not None and predictions is not None:
         rows.write(predictions)
     return {
         **found,

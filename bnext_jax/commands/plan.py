@@ -1,22 +1,38 @@
-"""The command `plan`: does a run fit a TPU slice, and what will it take at least? The real programs, compiled without any TPU."""
+"""The command `plan`: checks whether a run fits a TPU slice, and computes lower bounds of its time.
+
+It compiles the same programs as `train`, without a TPU.
+"""
 
 import dataclasses
 import math
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from bnext_jax.analysis import tables
+from bnext_jax.config import Config
 from bnext_jax.tpu import aot
-from bnext_jax.tpu.abstract import abstract_programs, facts
+from bnext_jax.tpu.abstract import Facts, abstract_programs, facts
 from bnext_jax.training import memory
 
 DOES_NOT_FIT = 3  # exit code
-QUICK, USERS = -1.0, 0.0  # effort: of --fit's trials; as `train` compiles
-# Images a second that a core decodes and augments in a worker: results/input_pipeline.json, the least of the qualities.
+QUICK, USERS = -1.0, 0.0  # compiler effort: of --quick and of the trials of --fit; of `train`
+# Images per second that one core decodes and augments in a worker: the slowest JPEG quality in results/input_pipeline.json.
 CORE_RATE = 536.5
 
 
-def verdict(config, where, known, effort):
-    """What plan says of one config on one Topology, see plan. known: Facts. effort: see aot.compiled."""
+def verdict(config: Config, where: aot.Topology, known: Facts, effort: float) -> dict[str, Any]:
+    """Compiles a configuration's programs for one topology, and computes what `plan` reports about it.
+
+    Args:
+      config: a checked Config.
+      where: the TPU slice.
+      known: facts about the dataset.
+      effort: of the compiler, from -1.0 to 1.0, see aot.compiled.
+    Returns:
+      {"chips", "hosts", "peaks", "batch_size", "teachers", "fits", "train", "evaluate"}. If the training step fits, also "bounds" and the
+      figures that follow from them: rates are upper bounds, times are lower bounds.
+    """
     made = abstract_programs(config, where, known)
     train = aot.compiled(f"{where.name}: training step", *made.train, where, effort, made.parameters, config.accumulate)
     evaluation = aot.compiled(f"{where.name}: evaluation", *made.evaluate, where, effort)
@@ -28,7 +44,7 @@ def verdict(config, where, known, effort):
     cores = len(where.devices) // where.chips
     least = aot.bounds(train, where.chip, cores, config.accumulate)
     rate, share = config.batch_size / least["seconds"], config.batch_size / len(where.devices)
-    piece = share / config.accumulate  # the compiler counts the body of a loop once
+    piece = share / config.accumulate  # the compiler counts the body of a loop only once
     steps = known.images // config.batch_size
     host_rate = rate / where.hosts
     return {
@@ -46,27 +62,35 @@ def verdict(config, where, known, effort):
     }
 
 
-def with_share(config, where, share):
-    """The config with `share` images on each device, in one piece; checked."""
+def with_share(config: Config, where: aot.Topology, share: int) -> Config:
+    """Returns the checked config with `share` images on each device of `where`, and without accumulation."""
     size = share * len(where.devices)
     return dataclasses.replace(config, batch_size=size, accumulate=1).check()
 
 
-def largest(config, where, known):
-    """{"images_per_device", "batch_size", "peak", "compilations"}: the largest batch that fits, in few compilations at QUICK effort.
+def largest(config: Config, where: aot.Topology, known: Facts) -> dict[str, Any]:
+    """Searches the largest batch that fits, with few compilations at QUICK effort.
 
-    Peak memory is nearly linear in the batch: two small ones give the line, its end is tried, then neighbours until one fits and the next
-    does not. Shares are multiples of the batch-norm group where that lies on one device.
+    Peak memory is nearly linear in the batch size. Two small batches give the line. The search tries the batch at which the line reaches
+    the device's memory, then its neighbors, until one fits and the next larger one does not. The number of images per device is a multiple
+    of the batch-norm group if the group has at most 64 images, else of 8.
+
+    Args:
+      config: a checked Config.
+      where: the TPU slice.
+      known: facts about the dataset.
+    Returns:
+      {"images_per_device", "batch_size", "peak" (bytes per device), "compilations"}. 0 images if even the smallest batch does not fit.
     """
     group = config.batch_norm_group
     unit = group if group and group <= 64 else 8
-    tried = {}
+    tried: dict[int, Any] = {}
 
-    def peak(share):
-        """Bytes, or None where it does not fit."""
+    def peak(share: int) -> int | None:
+        """Returns the peak memory with `share` images per device, in bytes. None if it does not fit."""
         if share not in tried:
             made = abstract_programs(with_share(config, where, share), where, known)
-            found = aot.compiled(f"{where.name}: {share} images a device", *made.train, where, QUICK, made.parameters)
+            found = aot.compiled(f"{where.name}: {share} images per device", *made.train, where, QUICK, made.parameters)
             tried[share] = found.get("peak")
         return tried[share]
 
@@ -84,11 +108,19 @@ def largest(config, where, known):
     return {"images_per_device": best, "batch_size": best * len(where.devices), "peak": tried[best], "compilations": len(tried)}
 
 
-def levers(config, where, known):
-    """[{"lever", "fits", "peak"}]: settings that may make a config fit, each compiled at QUICK effort, until one does."""
+def levers(config: Config, where: aot.Topology, known: Facts) -> list[dict[str, Any]]:
+    """Tries settings that may make a configuration fit, one after another at QUICK effort, until one fits.
+
+    Args:
+      config: a checked Config that does not fit.
+      where: the TPU slice.
+      known: facts about the dataset.
+    Returns:
+      [{"lever": the flags, "fits", "peak": bytes per device or None}], in the order of the trials.
+    """
     share, group, found = config.batch_size // len(where.devices), config.batch_norm_group, []
     pieces = [n for n in (2, 4, 8, 16) if share % n == 0 and group and (share // n) % group == 0]
-    candidates = [(f"--config.accumulate={n}", {"accumulate": n}) for n in pieces]
+    candidates: list[tuple[str, dict[str, Any]]] = [(f"--config.accumulate={n}", {"accumulate": n}) for n in pieces]
     if group and not pieces and share % 2 == 0:
         half = share // 2
         candidates.append((f"--config.batch_norm_group={half} --config.accumulate=2", {"batch_norm_group": half, "accumulate": 2}))
@@ -104,16 +136,19 @@ def levers(config, where, known):
     return found
 
 
-def plan(config, topology, fit=False, quick=False):
-    """Compiles the training step and the evaluation of a config for TPU slices, and prints a table on standard error.
+def plan(config: Config, topology: Sequence[str], fit: bool = False, quick: bool = False) -> dict[str, Any]:
+    """Compiles the training step and the evaluation step of a configuration for TPU slices, and prints a table on standard error.
 
     Args:
-      config: a checked Config. topology: names such as "v5e:4x4". fit: also find the largest batch, or what would make it fit.
-      quick: compile in about a minute where `train` takes seven; bytes and times compare only with others of the same effort.
+      config: a checked Config.
+      topology: names of slices, such as "v5e:4x4".
+      fit: also find the largest batch that fits, and settings that make a run fit that does not.
+      quick: compile with less effort, in about one minute instead of the seven of `train`. Compare bytes and times only at equal effort.
     Returns:
-      {"topologies": {name: verdict}, "exit_code": DOES_NOT_FIT where one does not fit}; times are lower bounds, rates upper bounds.
+      {"topologies": {name: see verdict}}, and "exit_code": DOES_NOT_FIT if the run does not fit one of the slices. Times are lower bounds,
+      rates are upper bounds.
     Raises:
-      UserError: an unknown topology, no libtpu, a batch that does not divide, a dataset or teacher that is not known.
+      UserError: an unknown topology, libtpu is missing, a batch that does not divide over the devices, an unknown dataset or teacher.
     """
     places = [aot.topology(name) for name in topology]
     known, found = facts(config.data), {}
@@ -132,15 +167,20 @@ def plan(config, topology, fit=False, quick=False):
     return {"topologies": found, **({} if fits else {"exit_code": DOES_NOT_FIT})}
 
 
-def rows(found, places):
-    """The table of plan's result: a column a topology. places: {name: Topology}."""
+def rows(found: Mapping[str, Any], places: Mapping[str, aot.Topology]) -> list[list[str]]:
+    """Returns the table of plan's result, one column per topology, without empty rows.
 
-    def row(title, value, shown=str):
+    Args:
+      found: {name of the topology: see verdict}.
+      places: {name of the topology: Topology}.
+    """
+
+    def row(title: str, value: Callable[[Any, aot.Topology], Any], shown: Callable[[Any], str] = str) -> list[str]:
         cells = []
         for name, one in found.items():
             try:
                 cells.append(shown(value(one, places[name])))
-            except (KeyError, TypeError):  # what does not fit has no figures
+            except (KeyError, TypeError):  # a run that does not fit has no figures
                 cells.append("-")
         return [title, *cells]
 
@@ -150,31 +190,34 @@ def rows(found, places):
         ["", *found],
         row("verdict", lambda one, _: "fits" if one["fits"] else "does not fit"),
         row("chips, hosts", lambda one, _: f"{one['chips']}, {one['hosts']}"),
-        row("batch, images a device", lambda one, at: f"{one['batch_size']}, {one['batch_size'] // len(at.devices)}"),
-        row("HBM of a device, GiB", lambda _, at: at.chip.hbm * at.chips / len(at.devices), lambda size: f"{size:g}"),
+        row("batch, images per device", lambda one, at: f"{one['batch_size']}, {one['batch_size'] // len(at.devices)}"),
+        row("HBM per device, GiB", lambda _, at: at.chip.hbm * at.chips / len(at.devices), lambda size: f"{size:g}"),
         row("train: arguments, GiB", lambda one, _: one["train"]["arguments"], gib),
         row("    temporaries, GiB", lambda one, _: one["train"]["temporaries"], gib),
         row("    peak, GiB", lambda one, _: one["train"]["peak"], gib),
         row("evaluate: peak, GiB", lambda one, _: one["evaluate"]["peak"], gib),
-        row("GFLOP an image", lambda one, _: one["gigaflops_per_image"], few),
-        row("MB accessed an image", lambda one, _: one["megabytes_per_image"], few),
-        row("    of them in HBM", lambda one, _: one["hbm_megabytes_per_image"], few),
-        row("peaks of a chip, bfloat16 TFLOP/s, GB/s", lambda _, at: f"{at.chip.teraflops:g}, {at.chip.bandwidth:g}"),
+        row("GFLOP per image", lambda one, _: one["gigaflops_per_image"], few),
+        row("MB accessed per image", lambda one, _: one["megabytes_per_image"], few),
+        row("    of these in HBM", lambda one, _: one["hbm_megabytes_per_image"], few),
+        row("peaks per chip, bfloat16 TFLOP/s, GB/s", lambda _, at: f"{at.chip.teraflops:g}, {at.chip.bandwidth:g}"),
         row("    as published at", lambda _, at: at.chip.source),
-        row("a step at least, ms: arithmetic", lambda one, _: 1e3 * one["bounds"]["flops_seconds"], few),
+        row("step time at least, ms: arithmetic", lambda one, _: 1e3 * one["bounds"]["flops_seconds"], few),
         row("    memory bandwidth", lambda one, _: 1e3 * one["bounds"]["bytes_seconds"], few),
         row("    the limit is", lambda one, _: one["bounds"]["limit"]),
-        row("images/s at most: a chip", lambda one, _: one["images_per_second_per_chip_at_most"], few),
-        row("    the slice", lambda one, _: one["images_per_second_at_most"], few),
-        row("hours at least: an epoch", lambda one, _: one["hours_per_epoch_at_least"], few),
-        row("    the run", lambda one, _: one["hours_at_least"], few),
+        row("images/s at most: per chip", lambda one, _: one["images_per_second_per_chip_at_most"], few),
+        row("    whole slice", lambda one, _: one["images_per_second_at_most"], few),
+        row("hours at least: one epoch", lambda one, _: one["hours_per_epoch_at_least"], few),
+        row("    whole run", lambda one, _: one["hours_at_least"], few),
         row("collectives", lambda one, _: sum(kind["count"] for kind in one["train"]["collectives"].values())),
         row("    MB", lambda one, _: sum(kind["bytes"] for kind in one["train"]["collectives"].values()) / 1e6, few),
         row("    all-reduces that carry the gradients", lambda one, _: one["train"]["gradient_all_reduces"]),
-        row("images/s a host must deliver", lambda one, _: one["host_images_per_second"], few),
-        row("    cores for that", lambda one, _: one["host_cores"]),
-        row("largest batch, images a device", lambda one, _: one["largest"]["images_per_device"]),
-        row("what makes it fit", lambda one, _: next((lever["lever"] for lever in one["levers"] if lever["fits"]), "nothing tried")),
-        row("compiled in, s", lambda one, _: one["train"]["compile_seconds"] + one["evaluate"]["compile_seconds"], few),
+        row("images/s that each host must deliver", lambda one, _: one["host_images_per_second"], few),
+        row("    cores needed per host", lambda one, _: one["host_cores"]),
+        row("largest batch, images per device", lambda one, _: one["largest"]["images_per_device"]),
+        row(
+            "what makes it fit",
+            lambda one, _: next((lever["lever"] for lever in one["levers"] if lever["fits"]), "none of the settings tried"),
+        ),
+        row("time to compile, s", lambda one, _: one["train"]["compile_seconds"] + one["evaluate"]["compile_seconds"], few),
     ]
     return [line for line in lines if set(line[1:]) != {"-"}]

@@ -1,9 +1,13 @@
-"""The command `plot`: pictures of a run, of its recipe, of a network, and of the field."""
+"""The command `plot`: draws a run, its training images, a network, or a comparison of published binary networks."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from bnext_jax.config import Config
 from bnext_jax.errors import UserError
 from bnext_jax.plot import augmentation, comparison, curves, features, report
 
-# what -> {flag: whether it must be given}
+# kind of picture -> {flag: whether it is required}
 FLAGS = {
     "curves": {"workdir": False},
     "features": {"checkpoint": True, "layers": False},
@@ -13,15 +17,27 @@ FLAGS = {
 }
 
 
-def plot(files, workdir=None, config=None, checkpoint=None, layers=(), output=None):
-    """Draws one picture, or a report, and returns {"picture": its path}, of features and report more.
+def plot(
+    files: Sequence[str],
+    workdir: str | None = None,
+    config: Config | None = None,
+    checkpoint: str | None = None,
+    layers: Sequence[str] = (),
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Draws one picture, or writes a report.
 
     Args:
-      files: what to draw, a key of FLAGS; after "curves" work directories, after "features" an image, after "report" images.
-      workdir: of curves (as another one) and report. config: of augmentation. checkpoint, layers: of features.
-      output: the file to write; its ending says its kind (PNG, SVG or PDF); None = a name of its own.
+      files: a key of FLAGS, then its arguments: work directories for "curves", one image for "features", at most one for "report".
+      workdir: the run's folder, for "report"; one more folder for "curves".
+      config: a checked Config, for "augmentation".
+      checkpoint: a work directory or a PyTorch file, for "features".
+      layers: names of binary convolutions, for "features". () = five of those with 3x3 kernels.
+      output: the file to write. Its suffix selects the format: PNG, SVG or PDF; HTML for "report". None = a default name.
+    Returns:
+      {"picture": path}. For "features" and "report" see plot.features.features and plot.report.report.
     Raises:
-      UserError: another word, or what it needs is missing; see the functions.
+      UserError: an unknown kind of picture, a missing argument, or an error of the drawing function.
     """
     what, *rest = files or [""]
     if what not in FLAGS:
@@ -38,10 +54,10 @@ def plot(files, workdir=None, config=None, checkpoint=None, layers=(), output=No
         if not workdirs:
             raise UserError("plot curves needs --workdir=DIR, or work directories after its name")
         return {"picture": curves.curves(workdirs, output)}
-    if what == "features":
+    if what == "features" and checkpoint:
         return features.features(rest, checkpoint, layers, output)
-    if what == "report":
+    if what == "report" and workdir:
         return report.report(workdir, rest, output)
     if rest:
         raise UserError(f"plot {what} takes no file names, got {' '.join(rest)}")
-    return {"picture": augmentation.augmentation(config, output) if what == "augmentation" else comparison.comparison(output)}
+    return {"picture": augmentation.augmentation(config, output) if config else comparison.comparison(output)}

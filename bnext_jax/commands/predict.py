@@ -1,7 +1,10 @@
-"""The command `predict`: photos in, the five most probable classes out."""
+"""The command `predict`: prints the five most probable classes of each photo."""
 
 import logging
+import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,15 +25,17 @@ TOP = 5
 BATCH = 16
 
 
-def read_photo(path, transform, shape):
-    """One photo as the network was shown its images: the evaluation transform, then resized and cropped where that is not enough.
+def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads a photo and applies the network's evaluation transform. Resizes and crops the result if it has not the network's size.
 
     Args:
-      path: an image file that Pillow reads. transform: data.augment.transforms.Transform. shape: (height, width, 3) of the network.
+      path: an image file that Pillow can read.
+      transform: the evaluation transform.
+      shape: (height, width, 3) of the network's images, in pixels.
     Returns:
       uint8 array of `shape`.
     Raises:
-      UserError: no file, no image, or pixels that have no known range.
+      UserError: see open_photo.
     """
     image = transform(np.asarray(open_photo(path)), None)
     if image.shape != tuple(shape):  # networks for small images have no resize in their transform
@@ -39,44 +44,52 @@ def read_photo(path, transform, shape):
     return image
 
 
-def open_photo(path):
-    """A photo as Pillow's RGB image, upright. Raises UserError: no file, no image, or pixels that have no known range."""
+def open_photo(path: os.PathLike | str) -> Image.Image:
+    """Opens a photo as an RGB image of Pillow, turned upright by its EXIF orientation.
+
+    Raises:
+      UserError: the file does not exist, it is not an image, or the range of its pixels is unknown.
+    """
     try:
-        with Image.open(path) as photo:  # cameras note in EXIF how they were held
+        with Image.open(path) as photo:  # cameras record in EXIF how they were held
             return _eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")
-    except UserError:  # a ValueError too, and it has said what is wrong
+    except UserError:  # UserError is a ValueError; its message is already right
         raise
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no image that can be read: {error}") from error
-    except OSError as error:  # also what Pillow says of a truncated image
+        raise UserError(f"{path} is not a readable image: {error}") from error
+    except OSError as error:  # Pillow also raises it for a truncated image
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _eight_bits(path, photo):
-    """A photo as Pillow converts it rightly: 16 bits of grey lose their lower half, where Pillow would clip them."""
+def _eight_bits(path: os.PathLike | str, photo: Image.Image) -> Image.Image:
+    """Returns a photo that Pillow converts to RGB correctly. Drops the lower 8 bits of 16-bit gray, which Pillow would clip instead."""
     if photo.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
     if photo.mode in ("I", "F"):
-        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, whose range nothing tells; save it with 8 bits a channel")
+        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, and their range is unknown; save it with 8 bits per channel")
     return photo
 
 
-def predict(files, checkpoint=None, model=None):
-    """Classifies photos.
+def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | None = None, model: str | None = None) -> dict[str, Any]:
+    """Classifies photos, and prints the classes on standard error.
 
     Args:
-      files: image files. checkpoint: a work directory or a PyTorch file. model: without a checkpoint, the network whose
-        weights an installed package carries (roster.PACKAGED); with one, a check of its name.
+      files: image files.
+      checkpoint: a work directory or a PyTorch file, or None.
+      model: without a checkpoint: the model whose weights come from an installed package (roster.PACKAGED). With a checkpoint: the
+        expected name of its network.
     Returns:
       {"model", "epoch", "temperature", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
     Raises:
-      UserError: no photo, one that cannot be read, neither checkpoint nor model, or what load says.
+      UserError: no photo, a photo that cannot be read, neither checkpoint nor model, or the network cannot be loaded.
     """
     if not files:
         raise UserError("predict needs one image or more: predict --checkpoint=PATH IMAGE [IMAGE ...]")
-    if not checkpoint and not model:
-        raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
-    network, metadata = load(checkpoint or roster.packaged(model), model)
+    if checkpoint is None:
+        if model is None:
+            raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
+        checkpoint = roster.packaged(model)
+    network, metadata = load(checkpoint, model)
     seen = preprocessing.of(metadata)
     transform, shape = Transform(seen["eval_transform"]), tuple(seen["image_shape"])
     images = np.stack([read_photo(path, transform, shape) for path in files])
@@ -84,15 +97,16 @@ def predict(files, checkpoint=None, model=None):
     structure, params, batch_stats = split(network, training=False)
 
     @jax.jit
-    def probabilities(variables, images):
+    def probabilities(variables: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
             pixels = normalise(images, tuple(seen["mean"]), tuple(seen["std"]), np.dtype("float32"))
             return jax.nn.softmax(structure(variables, pixels)[0])
 
-    size, found = min(BATCH, len(images)), []
+    size = min(BATCH, len(images))
+    found: list[np.ndarray] = []
     with Progress("predict", -(-len(images) // size), 0) as progress:
         for start in range(0, len(images), size):
-            batch = np.resize(images[start : start + size], (size, *shape))  # repeats images where the last batch is short
+            batch = np.resize(images[start : start + size], (size, *shape))  # fills a short last batch with repeated images
             found.extend(np.asarray(probabilities({**params, **batch_stats}, batch))[: len(images) - start])
             progress.step()
     rows = [_best(path, row, names) for path, row in zip(files, found, strict=True)]
@@ -100,14 +114,19 @@ def predict(files, checkpoint=None, model=None):
     return {"model": metadata["model"]["name"], "epoch": metadata["epoch"], "temperature": metadata["temperature"], "images": rows}
 
 
-def _best(path, row, names):
+def _best(path: os.PathLike | str, row: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Returns one photo's entry of predict's result. `row` holds the probabilities of all classes, [C]."""
     order = np.argsort(-row, kind="stable")[:TOP]
     return {"file": str(path), "top5": [{"class": int(i), "name": names[i], "probability": float(row[i])} for i in order]}
 
 
-def table(rows):
-    """The predictions as text, one line a class. rows: the "images" of predict's result."""
-    lines = []
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Formats predictions as text, one line per class.
+
+    Args:
+      rows: "images" of predict's result.
+    """
+    lines: list[str] = []
     for row in rows:
         lines.append(row["file"])
         lines += [f"  {100 * best['probability']:5.1f} %  {best['class']:4d}  {best['name']}" for best in row["top5"]]

@@ -1,13 +1,14 @@
-"""The command `quickstart`: digits, two small real-valued teachers, a narrow binary student distilled from both."""
+"""The command `quickstart`: trains two small real-valued teachers on digits, and distills a narrow binary student from both."""
 
 import dataclasses
 import logging
 import os
 import time
+from typing import Any
 
 from bnext_jax import recipes
 from bnext_jax.analysis import count
-from bnext_jax.config import DistillConfig
+from bnext_jax.config import Config, DistillConfig
 from bnext_jax.data.prepare import prepare
 from bnext_jax.host.progress import duration
 from bnext_jax.io import checkpoint
@@ -19,27 +20,35 @@ FOLDER = "runs/quickstart"
 TEACHERS = {"assistant": "EfficientNet", "main": "ConvNeXt"}
 
 
-def configs(root, seed, form=""):
-    """{"assistant", "main", "student"}: the checked configurations, with the teachers' folders below `root`. form: "" or "smoke"."""
+def configs(root: os.PathLike | str, seed: int, form: str = "") -> dict[str, Config]:
+    """Makes the checked configurations of the three runs.
+
+    Args:
+      root: folder of the three runs; the student's configuration names the teachers' folders in it.
+      seed: random seed of all three runs.
+      form: "" or "smoke".
+    Returns:
+      {"assistant", "main", "student": Config}, in the order of training.
+    """
     made = {role: recipes.digits_teacher(form or role) for role in TEACHERS}
     made["student"] = recipes.digits_student(form or "distilled")
-    root = os.path.abspath(root)  # so that another spelling of the same folder resumes
+    root = os.path.abspath(root)  # another spelling of the same folder must resume the same run
     made["student"].distill = DistillConfig(main=f"{root}/main", assistants=(f"{root}/assistant",))
     return {role: dataclasses.replace(config, seed=seed).check() for role, config in made.items()}
 
 
-def quickstart(workdir=FOLDER, seed=0, form=""):
-    """Trains teachers and student, evaluates them, draws the curves. Started again, it resumes where it was.
+def quickstart(workdir: os.PathLike | str = FOLDER, seed: int = 0, form: str = "") -> dict[str, Any]:
+    """Trains the teachers and the student, evaluates them, and draws the curves. A second call resumes an interrupted one.
 
     Args:
       workdir: folder of the three runs.
-      seed: of initial weights, order and augmentation.
-      form: "" or "smoke" (minutes to seconds, for tests).
+      seed: random seed of initialization, image order and augmentation.
+      form: "" or "smoke" (seconds instead of minutes, for tests).
     Returns:
-      {"student": test top-1 in percent, "teachers": {role: top-1}, "binary", "bytes", "parameters", "binary_weights",
-      "train_seconds": of all three, compilation included, "picture", "workdir"}.
+      {"student": test top-1 in percent, "teachers": {role: top-1 in percent}, "binary": whether all binary weights are exactly +-1,
+      "bytes", "parameters", "binary_weights", "train_seconds": of all three runs, with compilation, "picture", "workdir"}.
     Raises:
-      UserError: whatever `train` refuses.
+      UserError: see `train`.
     """
     root, made = workdir, configs(workdir, seed, form)
     prepare(made["student"].data)

@@ -1,45 +1,58 @@
-"""The commands and their flags, as data: what `bnext` reads, explains and calls. Importing this imports no command."""
+"""The commands of `bnext` and their flags, as data: for parsing, for help, and for calling. This module imports no command.
+
+The texts here are what users read in `bnext --help` and `bnext COMMAND --help`.
+"""
 
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 from bnext_jax.errors import UserError
 
 
-def whole(name, text):
-    """The whole number in a flag's text. Raises UserError where it is none."""
+def whole(name: str, text: str) -> int:
+    """Parses a whole number.
+
+    Args:
+      name: the flag's name, for the message.
+      text: the flag's value.
+    Returns:
+      The number.
+    Raises:
+      UserError: the text is not a whole number.
+    """
     try:
         return int(text)
     except ValueError as error:
-        raise UserError(f"--{name} {text!r} is no whole number") from error
+        raise UserError(f"--{name} {text!r} is not a whole number") from error
 
 
-def words(name, text):
-    """The words of a flag's text, joined by ",": a tuple. name: of the flag."""
+def words(name: str, text: str) -> tuple[str, ...]:
+    """Splits a flag's value at commas. Drops spaces around the words and empty words. `name` is not used."""
     del name
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def wholes(name, text):
-    """The whole numbers of a flag's text, joined by ",", with or without brackets: a tuple. Raises UserError where one is none."""
+def wholes(name: str, text: str) -> tuple[int, ...]:
+    """Parses whole numbers, joined by commas, with or without brackets around all of them. Arguments and errors: see `whole`."""
     return tuple(whole(name, part) for part in words(name, text.strip("()[]")))
 
 
-def path(name, text):
-    """A path, "~" expanded. Raises UserError where it is empty."""
+def path(name: str, text: str) -> str:
+    """Expands "~" in a path. Raises UserError for an empty path. Arguments: see `whole`."""
     if not text:
         raise UserError(f"--{name} is empty; name a path")
     return os.path.expanduser(text)
 
 
-def as_it_is(name, text):
-    """The text itself. name: of the flag."""
+def as_it_is(name: str, text: str) -> str:
+    """Returns the text unchanged. `name` is not used."""
     del name
     return text
 
 
-CONFIG, SWITCH = "config", "switch"  # kinds of flags that are no text: a configuration file, a flag without a value
+CONFIG, SWITCH = "config", "switch"  # kinds of flags whose value is not a text: a configuration file, and a flag without a value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +60,13 @@ class Flag:
     """One flag of a command.
 
     Attributes:
-      name: as it is typed behind "--".
-      meaning: one sentence.
-      value: what stands for its value in the help.
-      kind: (flag's name, text) -> the command's argument; or CONFIG or SWITCH.
-      default: the command's argument where the flag is not given.
-      needed: whether it must be given.
-      repeated: whether it may be given several times; the argument is then a tuple.
+      name: the flag's name, without "--".
+      meaning: what the flag does, as one sentence for the help.
+      value: placeholder for the flag's value in the help.
+      kind: a function (flag's name, text) -> the command's argument; or CONFIG or SWITCH.
+      default: the command's argument if the flag is not given.
+      needed: whether the flag is required.
+      repeated: whether the flag may be given several times. The argument is then a tuple.
     """
 
     name: str
@@ -64,16 +77,24 @@ class Flag:
     needed: bool = False
     repeated: bool = False
 
+    def read(self, text: str) -> Any:
+        """Converts the text of the flag to the command's argument. Raises UserError for text that does not fit."""
+        return self.kind(self.name, text) if callable(self.kind) else text
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """One command.
 
     Attributes:
-      summary: one line. does: a paragraph. flags: its Flags. files: what stands for its file names in the help, "" where it takes none.
-      examples: lines to type, without the program's name.
-      module, function: what is called, with the flags' names (and "files") as keyword arguments.
-      several: whether it may run as one of several processes.
+      summary: one line for the list of commands.
+      does: one paragraph for the command's help.
+      flags: the command's Flags.
+      examples: command lines, without the program's name.
+      module: the module of the function that runs the command.
+      function: the function's name. It takes the flags' names (and "files") as keyword arguments.
+      files: placeholder for file names in the help; "" if the command takes no file names.
+      several: whether the command may run in several processes at once.
     """
 
     summary: str
@@ -86,23 +107,34 @@ class Command:
     several: bool = False
 
 
-def _config(needed=True, meaning="the run's configuration: a Python file with get_config(), and a form of it behind a colon"):
+def _config(
+    needed: bool = True, meaning: str = "configuration: a Python file with get_config(); FORM is the argument of get_config"
+) -> Flag:
     return Flag("config", meaning, "FILE.py[:FORM]", CONFIG, needed=needed)
 
 
-CHECKPOINT = Flag("checkpoint", "a work directory, of which the newest readable checkpoint counts, or a PyTorch file", "PATH", path)
+CHECKPOINT = Flag("checkpoint", "a work directory (its newest readable checkpoint is used) or a PyTorch file", "PATH", path)
 NEEDED_CHECKPOINT = dataclasses.replace(CHECKPOINT, needed=True)
-GATE_BITS = Flag("gate_bits", "take the network as its quantized edition with gates of 4 or 8 bits; else as it is", "4|8", whole)
+GATE_BITS = Flag(
+    "gate_bits", "use the quantized edition of the network, with gates of 4 or 8 bits; default: the network as it is", "4|8", whole
+)
 
 COMMANDS = {
     "train": Command(
-        "trains a network, or goes on with a run",
-        "Trains the network of a configuration, with or without teachers, and evaluates it. On a work directory with checkpoints it goes on"
-        " from the newest whole one, bit for bit as if it had never stopped. SIGTERM or Ctrl-C saves and ends with code 75: the same"
-        " command goes on. Every field of the configuration is a flag: --config.FIELD=VALUE; with --config=FILE --help they are listed.",
+        "train a network, or resume a run",
+        "Trains the network of a configuration, with or without teachers, and evaluates it. If the work directory holds checkpoints, the"
+        " run resumes from the newest undamaged one, and the result is bit for bit the same as without the interruption. On SIGTERM or"
+        " Ctrl-C the run saves a checkpoint and exits with code 75; the same command resumes it. Every field of the configuration is a"
+        " flag: --config.FIELD=VALUE. `train --config=FILE --help` lists the fields.",
         (
             _config(),
-            Flag("workdir", "folder of checkpoints, logs and configuration; new, empty or of the same run", "DIR", path, needed=True),
+            Flag(
+                "workdir",
+                "folder for checkpoints, logs and configuration: a new or empty folder, or the folder of the same run",
+                "DIR",
+                path,
+                needed=True,
+            ),
         ),
         (
             "train --config=configs/digits_student.py:labels --workdir=runs/digits",
@@ -114,13 +146,18 @@ COMMANDS = {
         several=True,
     ),
     "evaluate": Command(
-        "top-1 and top-5 over every image of a split",
-        "Evaluates a network over the evaluation split, every image counted once. An image that cannot be decoded is named, and no accuracy"
-        " is given.",
+        "measure top-1 and top-5 on the evaluation split",
+        "Evaluates a network on the evaluation split. Every image counts once. If an image cannot be decoded, the command names it and"
+        " reports no accuracy.",
         (
             NEEDED_CHECKPOINT,
-            _config(needed=False, meaning="whose dataset and batch size to use; else those of the checkpoint"),
-            Flag("predictions", "write one row an image: label, prediction, probability, the five likeliest", "FILE.csv", path),
+            _config(needed=False, meaning="configuration with the dataset and the batch size; default: the checkpoint's own"),
+            Flag(
+                "predictions",
+                "write a CSV file, one row per image: label, prediction, its probability, the five most probable classes",
+                "FILE.csv",
+                path,
+            ),
             GATE_BITS,
         ),
         ("evaluate --checkpoint=runs/tiny", "evaluate --checkpoint=bnext_tiny.pth.tar --config=configs/imagenet_bnext_tiny.py"),
@@ -129,11 +166,15 @@ COMMANDS = {
         several=True,
     ),
     "predict": Command(
-        "the five likeliest classes of photos",
-        "Classifies photos, with the preprocessing that the network was evaluated with.",
+        "print the five most probable classes of photos",
+        "Classifies photos with the preprocessing of the network's evaluation.",
         (
             CHECKPOINT,
-            Flag("model", "without --checkpoint: weights that an installed package carries; with it: a check of its name", "NAME"),
+            Flag(
+                "model",
+                "without --checkpoint: use the weights of this model from an installed package; with --checkpoint: check the model's name",
+                "NAME",
+            ),
         ),
         ("predict --checkpoint=runs/tiny cat.jpg dog.jpg", "predict --model=tf_efficientnet_lite0 cat.jpg"),
         "bnext_jax.commands.predict",
@@ -141,13 +182,19 @@ COMMANDS = {
         files="IMAGE [IMAGE ...]",
     ),
     "convert": Command(
-        "PyTorch files to work directories and back",
-        "Converts; the direction follows from --output: a PyTorch file by its suffix (.pth.tar, .pth, .safetensors), else a work directory."
-        " Nothing in a file is run.",
+        "convert PyTorch files to work directories, and back",
+        "Converts a trained network. The suffix of --output selects the direction: .pth.tar, .pth, .pt, .bin or .safetensors writes a"
+        " PyTorch file, any other path a work directory. No code in a file is executed.",
         (
-            Flag("source", "a PyTorch file, a work directory, or the tag of a teacher, which is fetched", "PATH", path, needed=True),
-            Flag("output", "what to write; it must not exist", "PATH", path, needed=True),
-            Flag("model", "a check of the network's name", "NAME"),
+            Flag(
+                "source",
+                "a PyTorch file, a work directory, or the tag of a teacher, whose weights are then downloaded",
+                "PATH",
+                path,
+                needed=True,
+            ),
+            Flag("output", "the file or folder to write; it must not exist", "PATH", path, needed=True),
+            Flag("model", "check that the source holds this model", "NAME"),
             GATE_BITS,
         ),
         (
@@ -158,13 +205,13 @@ COMMANDS = {
         "convert",
     ),
     "prepare": Command(
-        "writes a dataset once, in the form that training reads",
-        "Writes the configuration's dataset as array_record, with counts, class names and checksums beside it. Started again,"
-        " an interrupted preparation begins anew.",
+        "prepare a dataset for training, once",
+        "Writes the configuration's dataset as array_record files, and a file with its counts, class names and checksums. Downloads the"
+        " dataset if necessary. An interrupted preparation must run again; it starts from the beginning.",
         (
             _config(),
-            Flag("source", "a folder of class folders: DIR/train/CLASS/IMAGE, and DIR/val or DIR/test", "DIR", path),
-            Flag("manual_dir", "folder of files that cannot be downloaded, for ImageNet its two tar files", "DIR", path),
+            Flag("source", "folder of images in class folders: DIR/train/CLASS/IMAGE, and DIR/val or DIR/test", "DIR", path),
+            Flag("manual_dir", "folder of files that you must download yourself: for ImageNet its two tar files", "DIR", path),
         ),
         (
             "prepare --config=configs/cifar10_bnext18.py",
@@ -174,53 +221,65 @@ COMMANDS = {
         "prepare_config",
     ),
     "count": Command(
-        "multiply-accumulates, OPs, degree of binarization, sizes",
-        "Counts networks by tracing them: binary, 8-bit, 4-bit and float multiply-accumulates, OPs, degree of binarization, parameters and"
-        " sizes, with the published figures beside.",
+        "count operations, degree of binarization, parameters and sizes",
+        "Traces networks and counts their binary, 8-bit, 4-bit and float multiply-accumulates, OPs, degree of binarization, parameters and"
+        " sizes. Shows the published figures below its own.",
         (
             CHECKPOINT,
-            Flag("model", "names of models, joined by commas; the published BNexts where nothing is named", "NAME[,NAME]", words, ()),
-            Flag("widths", "of a BNext of your own: the stem's, then one a block", "32,64,...", wholes, ()),
-            Flag("classes", "outputs of the classifier; 1000 where it is not given", "N", whole),
-            Flag("resolution", "pixels a side; 224, or a checkpoint's own", "N", whole),
+            Flag("model", "names of models, joined by commas; default: the published BNext networks", "NAME[,NAME]", words, ()),
+            Flag("widths", "channels of your own BNext: of the stem, then of each block", "32,64,...", wholes, ()),
+            Flag("classes", "number of classes; default: 1000", "N", whole),
+            Flag("resolution", "height and width of the image, in pixels; default: 224, or the checkpoint's own size", "N", whole),
             GATE_BITS,
-            Flag("per_layer", "a table of layers instead of one of networks", kind=SWITCH, default=False),
-            Flag("output", "write the table too", "FILE.md|.csv", path),
+            Flag("per_layer", "print a table of layers instead of a table of networks", kind=SWITCH, default=False),
+            Flag("output", "also write the table to a file", "FILE.md|.csv", path),
         ),
         ("count --model=bnext_tiny", "count --widths=32,64,128 --classes=10 --resolution=32 --per_layer"),
         "bnext_jax.commands.count",
         "count",
     ),
     "plan": Command(
-        "does a run fit a TPU slice, and how fast is it at most?",
-        "Compiles the training step and the evaluation of a configuration for TPU slices that are not here. Exit code 3 where one does not"
-        " fit.",
+        "check whether a run fits a TPU slice, and estimate its highest speed",
+        "Compiles the training step and the evaluation step of a configuration for TPU slices, on a machine without TPUs. Prints the memory"
+        " of each device and lower bounds of the times. Exits with code 3 if the run does not fit one of the slices.",
         (
             _config(),
-            Flag("topology", "the slice, GENERATION:AxB; may be repeated", "v5e:4x4", needed=True, repeated=True),
-            Flag("fit", "also find the largest batch that fits, or what would make the run fit", kind=SWITCH, default=False),
-            Flag("quick", "compile with less effort, in a minute instead of several", kind=SWITCH, default=False),
+            Flag(
+                "topology",
+                "TPU slice, GENERATION:AxB or GENERATION:AxBxC; may be given several times",
+                "v5e:4x4",
+                needed=True,
+                repeated=True,
+            ),
+            Flag(
+                "fit",
+                "also find the largest batch that fits; if the run does not fit, try settings that may make it fit",
+                kind=SWITCH,
+                default=False,
+            ),
+            Flag("quick", "compile with less effort: about one minute instead of several", kind=SWITCH, default=False),
         ),
         ("plan --config=configs/imagenet_bnext_tiny.py --topology=v5e:2x4 --quick",),
         "bnext_jax.commands.plan",
         "plan",
     ),
     "plot": Command(
-        "curves, feature maps, augmentation, comparison, a report",
-        "Draws: `curves DIR [DIR ...]` the log of one or several runs; `features IMAGE` what binary convolutions are given; `augmentation`"
-        " what the recipe makes of images; `comparison` published binary networks; `report [IMAGE]` a run as one HTML page.",
+        "draw curves, feature maps, augmentation, a comparison or a report",
+        "WHAT is one of: `curves DIR [DIR ...]`, the logs of one or more runs; `features IMAGE`, the binary feature maps of an image;"
+        " `augmentation`, training images before and after the transforms; `comparison`, published binary networks; `report [IMAGE]`, a run"
+        " as one HTML page.",
         (
-            Flag("workdir", "of curves and report", "DIR", path),
-            _config(needed=False, meaning="of augmentation"),
-            dataclasses.replace(CHECKPOINT, meaning="of features: a work directory or a PyTorch file"),
+            Flag("workdir", "for curves and report: the run's folder", "DIR", path),
+            _config(needed=False, meaning="for augmentation: the configuration"),
+            dataclasses.replace(CHECKPOINT, meaning="for features: a work directory or a PyTorch file"),
             Flag(
                 "layers",
-                "of features: names of binary convolutions, joined by commas; else five of those with 3x3 kernels",
+                "for features: names of binary convolutions, joined by commas; default: five of those with 3x3 kernels",
                 "NAME[,NAME]",
                 words,
                 (),
             ),
-            Flag("output", "the file to write; else a name of its own", "FILE.png|.svg|.pdf|.html", path),
+            Flag("output", "the file to write; each picture has a default name", "FILE.png|.svg|.pdf|.html", path),
         ),
         ("plot curves runs/a runs/b", "plot report --workdir=runs/tiny", "plot features --checkpoint=runs/tiny cat.jpg"),
         "bnext_jax.commands.plot",
@@ -228,12 +287,12 @@ COMMANDS = {
         files="WHAT [FILE ...]",
     ),
     "quickstart": Command(
-        "see it work in five minutes, without a dataset",
-        "Trains two small real-valued teachers on scanned digits, distils a binary network from both, evaluates all three, draws the"
-        " curves. Started again, it goes on where it was.",
+        "train a binary network in five minutes, without a dataset",
+        "Trains two small real-valued teachers on scanned digits, distills a binary network from both, evaluates all three networks, and"
+        " draws the curves. The same command resumes an interrupted run.",
         (
-            Flag("workdir", "folder of the three runs", "DIR", path, "runs/quickstart"),
-            Flag("seed", "of initial weights, order and augmentation", "N", whole, 0),
+            Flag("workdir", "folder for the three runs", "DIR", path, "runs/quickstart"),
+            Flag("seed", "random seed of initialization, image order and augmentation", "N", whole, 0),
         ),
         ("quickstart", "quickstart --workdir=/tmp/quickstart --seed=1"),
         "bnext_jax.commands.quickstart",

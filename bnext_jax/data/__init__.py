@@ -1,1 +1,1 @@
-"""Data: datasets on disk (TFDS, array_record), transforms, and the pipeline of global batches (Grain)."""
+"""Data: datasets on disk (TFDS, array_record), image transforms, and the pipeline that makes global batches (Grain)."""

@@ -1,6 +1,6 @@
-"""The command `prepare`: writes a dataset once, as array_record, with its counts, class names and checksums beside it.
+"""The command `prepare`: writes a dataset once, as array_record, with a manifest of its counts, class names and checksums.
 
-TFDS writes beside the final folder and renames it when all is there; what an interrupted preparation left is removed at the next start.
+TFDS writes to a temporary folder and renames it when the dataset is complete. The next start removes what an interrupted preparation left.
 """
 
 import concurrent.futures
@@ -10,32 +10,41 @@ import logging
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING, Any
 
+from etils import epath
+
+from bnext_jax.config import Config, DataConfig
 from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.files import sha256, write_whole
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 log = logging.getLogger(__name__)
-# The official files, which have to be fetched by hand: name -> bytes; and the images that they hold.
+# The official files, which a user has to download by hand: name -> size in bytes; and the number of images in each split.
 IMAGENET, IMAGENET_FILES = "imagenet2012", {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}
 IMAGENET_COUNTS = {"train": 1_281_167, "validation": 50_000}
 
 
-def prepare_config(config, source=None, manual_dir=None):
-    """The command: prepare() of a Config's dataset."""
+def prepare_config(config: Config, source: str | None = None, manual_dir: str | None = None) -> dict[str, Any]:
+    """Runs the command `prepare` for the dataset of a Config; see prepare."""
     return prepare(config.data, source, manual_dir)
 
 
-def prepare(data, source=None, manual_dir=None):
-    """Writes the dataset of a config, unless it is there.
+def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None = None) -> dict[str, Any]:
+    """Writes the dataset of a config, unless it exists already.
 
     Args:
-      data: DataConfig. source: a folder of class folders (data.datasets.folders) that becomes the dataset; None = a dataset of TFDS.
-      manual_dir: folder of the files that TFDS cannot download, for ImageNet its two tar files.
+      data: names the dataset and its directory.
+      source: a folder of class folders (data.datasets.folders) to make the dataset from; None: a dataset of TFDS, or digits.
+      manual_dir: folder with the files that TFDS cannot download; for ImageNet, its two tar files.
     Returns:
-      {"dataset", "directory", "splits": {name: examples}, "classes", "bytes", "sha256": of the manifest's list of files}.
+      {"dataset": name, "directory": path, "splits": {name: number of examples}, "classes": number, "bytes": size of all files,
+      "sha256": checksum of the manifest's list of files}.
     Raises:
-      UserError: an unknown dataset, no classes, files that are missing or incomplete, no network, or no room.
+      UserError: the dataset is unknown or has no classes, files are missing or incomplete, or there is no network or no free space.
     """
     if source and manual_dir:
         raise UserError("prepare takes --source or --manual_dir, not both")
@@ -56,8 +65,8 @@ def prepare(data, source=None, manual_dir=None):
     }
 
 
-def _write(data, source, manual_dir):
-    """Writes the dataset; returns its folder."""
+def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> epath.Path:
+    """Writes the dataset and returns its folder."""
     import tensorflow_datasets as tfds
 
     root = folder(data)
@@ -68,18 +77,18 @@ def _write(data, source, manual_dir):
     class_names(builder, data.name)
     if data.name == IMAGENET and not source:
         _check_imagenet_files(manual_dir)
-    if builder.is_prepared():  # in a folder of a TFDS config of its own
+    if builder.is_prepared():  # some TFDS datasets have a subfolder per TFDS config, which prepared_folder does not find
         return builder.data_path
     log.info("preparing %s in %s", data.name, builder.data_dir)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if source or not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # ours has the remaining time; and bars are for terminals
+        tfds.disable_progress_bar()  # our own bar shows the remaining time; and without a terminal there are no bars
     options = tfds.download.DownloadConfig(manual_dir=manual_dir) if manual_dir else None
     try:
         builder.download_and_prepare(download_config=options, file_format=FILE_FORMAT)
     except UserError:
         raise
-    except Exception as error:  # TFDS and its downloader raise many kinds; each means that there is no dataset
+    except Exception as error:  # TFDS and its downloader raise many types; each means failure
         raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}") from error
     counts = {str(name): split.num_examples for name, split in builder.info.splits.items()}
     missing = {name: number for name, number in IMAGENET_COUNTS.items() if counts.get(name) != number}
@@ -89,8 +98,8 @@ def _write(data, source, manual_dir):
     return builder.data_path
 
 
-def _builder(data, root, source):
-    """The TFDS builder that can write a DataConfig's dataset. Raises UserError for a name that TFDS does not know."""
+def _builder(data: DataConfig, root: epath.Path, source: str | None) -> "tfds.core.DatasetBuilder":
+    """Makes the TFDS builder that writes the dataset. Raises UserError if TFDS does not know the name."""
     import tensorflow_datasets as tfds
 
     if source:
@@ -111,8 +120,8 @@ def _builder(data, root, source):
         ) from error
 
 
-def _check_imagenet_files(manual_dir):
-    """Raises UserError unless both tar files are there and whole, before hours are spent on them."""
+def _check_imagenet_files(manual_dir: str | None) -> None:
+    """Raises UserError unless both tar files exist with the right size. Checked first, because preparation takes hours."""
     if not manual_dir:
         raise UserError(
             f"ImageNet cannot be downloaded without an account: get {' and '.join(IMAGENET_FILES)} from image-net.org and name their"
@@ -125,8 +134,11 @@ def _check_imagenet_files(manual_dir):
             raise UserError(f"{path} has {found} bytes instead of {size}" if found else f"{path} is missing; get it from image-net.org")
 
 
-def _manifest(where, builder, name):
-    """The manifest beside a dataset: read, or made if the dataset was written without one or preparing stopped in between."""
+def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str) -> dict[str, Any]:
+    """Reads the manifest in a dataset's folder. Writes it first if it is missing.
+
+    It is missing if another program wrote the dataset, or if preparation stopped before the manifest.
+    """
     path = where / MANIFEST
     if path.exists():
         return json.loads(path.read_text())

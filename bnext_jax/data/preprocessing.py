@@ -1,24 +1,39 @@
-"""How images are scaled before a network sees them: what a network says itself, else one fallback for every command.
+"""The preprocessing of images for a network: from the network's metadata, or a fallback that all commands share.
 
-Preprocessing is JSON data in a checkpoint's metadata: {"mean", "std" (of pixels in [0, 1], a channel each), "eval_transform" (one line of
-data.augment.transforms), "image_shape" [height, width, 3]}.
+Preprocessing is JSON data in a checkpoint's metadata, a dict with these keys:
+
+    mean, std        of pixels in [0, 1], one number per channel
+    eval_transform   one line of data.augment.transforms
+    image_shape      [height, width, 3]
 """
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+from bnext_jax.config import DataConfig
 from bnext_jax.data.datasets.imagenet import CLASSES
 from bnext_jax.distill import roster
 
 log = logging.getLogger(__name__)
-SIZE, RESIZED = 224, 235  # BNext's evaluation on ImageNet: SPEC section 3
-CIFAR = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
+SIZE, RESIZED = 224, 235  # pixels; BNext's evaluation on ImageNet: docs/spec.md, section 3
+CIFAR: dict[str, Any] = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
 CIFAR_CLASSES = (10, 100)
 
 
-def published(name, num_classes):
-    """The preprocessing of a network published for ImageNet; None with other than 1,000 classes. name: a model's."""
-    if num_classes != CLASSES:
-        return None
+def published(name: str, num_classes: int) -> dict[str, Any] | None:
+    """Returns the preprocessing that a network was published with for ImageNet.
+
+    Args:
+      name: the model's name, a key of bnext_jax.models.table.MODELS.
+      num_classes: number of classes.
+    Returns:
+      the preprocessing; None if there are not 1,000 classes.
+    """
+    return _for_imagenet(name) if num_classes == CLASSES else None
+
+
+def _for_imagenet(name: str) -> dict[str, Any]:
     teacher = roster.of_model(name)
     size = SIZE if teacher is None else teacher.size
     line = f"resize({RESIZED})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
@@ -26,15 +41,15 @@ def published(name, num_classes):
     return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [size, size, 3]}
 
 
-def of(metadata, data=None):
-    """The preprocessing of a trained network.
+def of(metadata: Mapping[str, Any], data: DataConfig | None = None) -> dict[str, Any]:
+    """Returns the preprocessing of a trained network.
 
     Args:
-      metadata: of a checkpoint or a PyTorch file, see io.load.
-      data: DataConfig that stands in where the network says nothing (its mean and std are the network's then), or None.
+      metadata: metadata of a checkpoint or a PyTorch file, see io.load.
+      data: if the metadata has no preprocessing, the mean, std and eval_transform of `data` apply.
     Returns:
-      The network's own preprocessing; where it says none, with `data` {"mean", "std", "eval_transform"} of it, else the published recipes'
-      for its number of classes (SPEC section 3), with a warning.
+      the first that exists: the preprocessing in the metadata; {"mean", "std", "eval_transform"} of `data`; the published recipes'
+      preprocessing for the number of classes (docs/spec.md, section 3), with a warning.
     """
     known = metadata["preprocessing"]
     if known is not None:
@@ -42,9 +57,9 @@ def of(metadata, data=None):
     if data is not None:
         return {"mean": list(data.mean), "std": list(data.std), "eval_transform": data.eval_transform}
     classes = metadata["model"]["num_classes"]
-    assumed = CIFAR if classes in CIFAR_CLASSES else published("bnext", CLASSES)
+    assumed = CIFAR if classes in CIFAR_CLASSES else _for_imagenet("bnext")
     log.warning(
-        "%s does not say how its images were scaled; taken: %s pixels, mean %s, std %s",
+        "%s does not say how its images were scaled; assuming %s pixels, mean %s, std %s",
         metadata.get("source", "the network"), assumed["image_shape"][0], assumed["mean"], assumed["std"],
     )  # fmt: skip
     return assumed

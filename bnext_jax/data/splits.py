@@ -1,13 +1,17 @@
-"""The splits of datasets that data.prepare wrote, read by index without TensorFlow."""
+"""Reads the splits of prepared datasets (data.prepare) by index, without TensorFlow."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
+
+from bnext_jax.config import DataConfig
 from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.data.prepare import prepare
 from bnext_jax.data.store import class_names, open_builder, prepared_folder
 from bnext_jax.errors import UserError
 
-DECODED_BYTES = 256 * 2**20  # a split stays decoded in memory where all of it fits in this (digits and CIFAR do)
+DECODED_BYTES = 256 * 2**20  # limit per split: if the whole decoded split fits (digits, CIFAR), it stays in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,44 +19,55 @@ class Source:
     """One split of a prepared dataset.
 
     Attributes:
-      name, split: for messages. records: random access, records[i] = {"image": encoded bytes, "label": int}.
-      class_names: one a class, in label order.
+      name: name of the dataset, for messages.
+      split: name of the split, for messages.
+      records: random access: records[i] = {"image": encoded bytes, "label": int, "file_name": bytes or str (optional)}.
+      class_names: one name per class, in label order.
+      decoded: {index: decoded example}, the images that stay in memory, see example.
     """
 
     name: str
     split: str
-    records: object
+    records: Any
     class_names: tuple
 
-    decoded: dict = dataclasses.field(default_factory=dict, repr=False)  # images kept in memory, see example()
+    decoded: dict = dataclasses.field(default_factory=dict, repr=False)
 
-    def __getstate__(self):
-        """A copy for a worker process starts without the kept images: threads may be adding to them, and it keeps its own."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state to pickle for a worker process, without the decoded images.
+
+        Other threads may be adding decoded images at the same time. The worker keeps its own.
+        """
         return {**vars(self), "decoded": {}}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def example(self, index):
-        """(image, label) of one record: a Photo, or uint8 [H,W,3], kept in memory, where images are small and few.
+    def example(self, index: int) -> tuple[Photo | np.ndarray, int]:
+        """Reads one example.
 
-        Raises photo.Undecodable.
+        Args:
+          index: position in the split.
+        Returns:
+          (image, label). image: a Photo, or uint8 [H,W,3] from memory where the whole decoded split fits in DECODED_BYTES.
+        Raises:
+          photo.Undecodable: the image cannot be decoded.
         """
         return self.named_example(index)[:2]
 
-    def named_example(self, index):
-        """(image, label, name of the file that the record was made from, bytes, b"" where the dataset does not know it); see example."""
+    def named_example(self, index: int) -> tuple[Photo | np.ndarray, int, bytes]:
+        """Like `example`, but returns (image, label, file name). The file name is b"" if the dataset does not have one."""
         kept = self.decoded.get(index)
         if kept is None:
             record = self.records[index]
-            image, *others = Photo(record["image"]), int(record["label"]), _file_name(record)
+            image, label, name = Photo(record["image"]), int(record["label"]), _file_name(record)
             if 3 * image.height * image.width * len(self) > DECODED_BYTES:
-                return image, *others
-            kept = self.decoded[index] = image.pixels(), *others
+                return image, label, name
+            kept = self.decoded[index] = image.pixels(), label, name
         return kept
 
-    def describe(self, index):
-        """Text: an image's name in the dataset and, where it cannot be decoded, why."""
+    def describe(self, index: int) -> str:
+        """Returns text: the image's file name, index and split; and if the image cannot be decoded, why."""
         record = self.records[index]
         text = f"{_file_name(record).decode(errors='replace')} ".lstrip()
         try:
@@ -62,20 +77,21 @@ class Source:
         return f"{text}(image {index} of {self.split})"
 
 
-def _file_name(record):
+def _file_name(record: dict[str, Any]) -> bytes:
     name = record.get("file_name", b"")
     return name if isinstance(name, bytes) else str(name).encode()
 
 
-def open_source(data, split):
-    """One split of a prepared dataset; `digits` is prepared on first use.
+def open_source(data: DataConfig, split: str) -> Source:
+    """Opens one split of a prepared dataset. Prepares `digits` on first use.
 
     Args:
-      data: DataConfig. split: the split's name, in TFDS's syntax ("train", "train[:90%]").
+      data: names the dataset and its directory.
+      split: the split, in TFDS's syntax ("train", "train[:90%]").
     Returns:
-      Source.
+      the Source.
     Raises:
-      UserError: see open_builder; also an unknown split.
+      UserError: the dataset cannot be opened (see store.open_builder), or the split is unknown.
     """
     import tensorflow_datasets as tfds
 

@@ -1,25 +1,35 @@
-"""Datasets on disk: where they lie, and whether they are whole. data.prepare writes them, data.splits reads them."""
+"""Finds and checks the prepared datasets on disk or in a bucket. data.prepare writes them, data.splits reads them."""
 
 import json
 import os
 import re
 import threading
+from typing import TYPE_CHECKING
 
 from etils import epath
 
+from bnext_jax.config import DataConfig
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.host.process import program
 from bnext_jax.io.files import sha256
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 FILE_FORMAT = "array_record"
-MANIFEST = "prepared.json"  # beside the dataset: counts, class names, size and sha256 of each file
-REACHABLE_SECONDS = 25  # within which a bucket has to answer
+MANIFEST = "prepared.json"  # in the dataset's folder: counts, class names, size and sha256 of each file
+REACHABLE_SECONDS = 25  # time limit for an answer from a bucket
 
 
-def folder(data):
-    """The folder of all datasets (epath.Path) of a DataConfig: a local one, or a bucket's (gs://...).
+def folder(data: DataConfig) -> epath.Path:
+    """Returns the folder of all datasets: a local folder, or a bucket's (gs://...).
 
-    Raises UserError where a bucket does not answer within REACHABLE_SECONDS.
+    Args:
+      data: its `directory` names the folder; "" = ~/tensorflow_datasets.
+    Returns:
+      the folder, which need not exist.
+    Raises:
+      UserError: the bucket cannot be reached, or does not answer within REACHABLE_SECONDS.
     """
     if not data.directory:
         return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
@@ -29,16 +39,16 @@ def folder(data):
     return path
 
 
-def _check_reachable(name, path):
-    outcome = []
+def _check_reachable(name: str, path: epath.Path) -> None:
+    outcome: list[bool | Exception] = []
 
     def ask():
         try:
             outcome.append(path.exists())
-        except Exception as error:  # each file system has kinds of its own
+        except Exception as error:  # each file system has its own exception types
             outcome.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)  # clients of buckets retry for many minutes; nothing can stop them
+    thread = threading.Thread(target=ask, daemon=True)  # bucket clients retry for many minutes and cannot be stopped
     thread.start()
     thread.join(REACHABLE_SECONDS)
     if not outcome or isinstance(outcome[0], Exception):
@@ -49,15 +59,24 @@ def _check_reachable(name, path):
         )
 
 
-def prepared_folder(data):
-    """The newest version's folder of a prepared dataset (epath.Path), or None."""
+def prepared_folder(data: DataConfig) -> epath.Path | None:
+    """Returns the folder of a prepared dataset's newest version; None if the dataset is not prepared."""
     where = [path.parent for path in (folder(data) / data.name).glob("*/features.json")]
     versions = [path for path in where if re.fullmatch(r"[0-9]+([.][0-9]+)*", path.name)]  # not incomplete.XXXXXX_1.0.0
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
-def class_names(builder, name):
-    """The names of a TFDS builder's classes, in label order. Raises UserError where it is no classification dataset."""
+def class_names(builder: "tfds.core.DatasetBuilder", name: str) -> tuple[str, ...]:
+    """Returns the class names of a dataset, in label order.
+
+    Args:
+      builder: the dataset's TFDS builder.
+      name: the dataset's name, for the message.
+    Returns:
+      one name per class; the label's number as text where TFDS has no names.
+    Raises:
+      UserError: the dataset is not a classification dataset.
+    """
     features = builder.info.features
     missing = [key for key in ("image", "label") if key not in features]
     if missing or not hasattr(features["label"], "num_classes"):
@@ -66,10 +85,15 @@ def class_names(builder, name):
     return tuple(label.names or map(str, range(label.num_classes)))
 
 
-def open_builder(data):
-    """The TFDS builder of a prepared dataset, read-only.
+def open_builder(data: DataConfig) -> "tfds.core.DatasetBuilder":
+    """Opens a prepared dataset for reading.
 
-    Raises UserError where it is not prepared, was prepared in another format, or has lost bytes since.
+    Args:
+      data: names the dataset and its directory.
+    Returns:
+      a read-only TFDS builder.
+    Raises:
+      UserError: the dataset is not prepared, has another file format, or has damaged files (their sizes differ from the manifest's).
     """
     import tensorflow_datasets as tfds
 
@@ -78,7 +102,7 @@ def open_builder(data):
         raise UserError(f"dataset {data.name} is not in {folder(data)}; run `{program()} prepare` with this config first")
     try:
         builder = tfds.builder_from_directory(where)
-    except Exception as error:  # its many files can be damaged in many ways
+    except Exception as error:  # damaged files raise many types of errors
         raise UserError(f"the dataset in {where} cannot be opened ({one_line(error)}); remove it and run `prepare` again") from error
     if builder.info.file_format is None or builder.info.file_format.value != FILE_FORMAT:
         raise UserError(
@@ -89,10 +113,10 @@ def open_builder(data):
     return builder
 
 
-def _check_sizes(where):
-    """Compares the sizes of a local dataset's files with its manifest, where it has one."""
+def _check_sizes(where: epath.Path) -> None:
+    """Compares the sizes of a local dataset's files with its manifest, if there is one."""
     manifest = where / MANIFEST
-    if "://" in os.fspath(where) or not manifest.exists():  # asking a bucket for each of a thousand files takes a minute
+    if "://" in os.fspath(where) or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
         return
     for name, noted in json.loads(manifest.read_text())["files"].items():
         found = (where / name).stat().length if (where / name).exists() else 0
@@ -102,8 +126,8 @@ def _check_sizes(where):
             )
 
 
-def checksum(data):
-    """sha256 of a prepared dataset's manifest, which holds those of its files; "" where it has none. data: DataConfig."""
+def checksum(data: DataConfig) -> str:
+    """Returns the sha256 of a dataset's manifest, which contains the checksums of all files; "" if there is no manifest."""
     where = prepared_folder(data)
     manifest = where / MANIFEST if where else None
     return sha256(manifest) if manifest and manifest.exists() else ""

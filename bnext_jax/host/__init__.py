@@ -1,1 +1,1 @@
-"""The process and the terminal that a command runs in."""
+"""The process and the terminal in which a command runs."""

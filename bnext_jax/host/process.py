@@ -1,4 +1,4 @@
-"""The process that a command runs in."""
+"""The process in which a command runs: missing packages, memory, restarts, and settings for libtpu."""
 
 import glob
 import importlib.util
@@ -7,12 +7,13 @@ import pathlib
 import subprocess
 import sys
 import traceback
+from typing import Any
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-# Packages that a command may need beside the core: module -> (extra of pyproject.toml, package)
+# Packages that some commands need in addition to the core: module -> (extra in pyproject.toml, package)
 EXTRAS = {
     "array_record": ("train", "array-record"),
     "clu": ("train", "clu"),
@@ -31,27 +32,31 @@ EXTRAS = {
 }
 
 
-def needs(module):
-    """Text: which package a module comes with, and how to get it. module: a key of EXTRAS."""
+def needs(module: str) -> str:
+    """Returns a message that names the package of a module, and how to install it.
+
+    Args:
+      module: a key of EXTRAS.
+    """
     extra, package = EXTRAS[module]
     return f"needs {package}, which is not installed; `pip install {package}`, or install bnext_jax with its extra [{extra}]"
 
 
-def missing_package(error):
-    """needs() of a ModuleNotFoundError for a package of ours, None of any other."""
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """Returns the message of `needs` if the missing module is in EXTRAS, else None."""
     module = (error.name or "").split(".")[0]
     return needs(module) if module in EXTRAS else None
 
 
-def program():
-    """How this program is called: "python main.py" in a clone, else "bnext"."""
+def program() -> str:
+    """Returns how the user calls this program: "python main.py" if main.py was started, else "bnext"."""
     return "python main.py" if os.path.basename(sys.argv[0]) == "main.py" else "bnext"
 
 
-def revision():
-    """The commit of the checkout that runs, abbreviated, with "+" where Python files differ from it; "" where this is no checkout."""
+def revision() -> str:
+    """Returns the abbreviated commit of this checkout, with "+" if Python files differ from the commit. "" outside a checkout."""
 
-    def git(*words):
+    def git(*words: str) -> str:
         try:
             done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired):
@@ -62,30 +67,30 @@ def revision():
     return commit + ("+" if commit and git("status", "--porcelain", "--", "*.py") else "")
 
 
-def memory_bytes():
-    """Bytes of this machine's memory; None where the system does not tell."""
+def memory_bytes() -> int | None:
+    """Returns the size of this machine's memory in bytes. None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system, or one without the name
+    except (AttributeError, ValueError, OSError):  # not a POSIX system, or one without these names
         return None
 
 
-def restart_with_huge_pages():
-    """Starts this program again, once, with glibc's allocator asking the kernel for huge pages; elsewhere than Linux it does nothing.
+def restart_with_huge_pages() -> None:
+    """Restarts this program once, so that glibc's allocator asks for huge pages. Only on Linux, and only if GLIBC_TUNABLES is not set.
 
-    XLA's CPU client allocates its workspace (1.5 GB for BNext-T, batch 8) anew at each step, and the faults of its
-    4 KiB pages cost a sixth of the step's time (benchmarks/train_step.py). The setting is read when a program starts.
+    XLA's CPU client allocates its workspace (1.5 GB for BNext-T at batch 8) anew in every step. The page faults of 4 KiB pages cost one
+    sixth of the step's time (benchmarks/train_step.py). glibc reads the setting only when a program starts, hence the restart.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLE
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # with -m and -X, which sys.argv does not have
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # orig_argv also has -m and -X; sys.argv does not
 
 
-def abandoned(told):
-    """Whether an error that nothing can catch comes from a read that Orbax abandoned, where another one failed.
+def abandoned(told: Any) -> bool:
+    """Returns whether an exception raised in a destructor or callback comes from a read that Orbax abandoned.
 
-    A damaged checkpoint leaves hundreds of Orbax's coroutines on a closed event loop, and each complains when it is
-    collected, be it much later and in another thread. The failure itself has been told by then.
+    When one read of a damaged checkpoint fails, Orbax leaves hundreds of coroutines on a closed event loop. Each of them raises when it is
+    garbage-collected, possibly much later and in another thread. The failure itself has been reported by then.
 
     Args:
       told: the argument of sys.unraisablehook.
@@ -95,13 +100,13 @@ def abandoned(told):
     return str(told.exc_value) == "Event loop is closed" or any("orbax" in pathlib.Path(name).parts for name in passed)
 
 
-def silence_abandoned():
-    """Makes sys.unraisablehook, as it is now, pass over what is `abandoned`."""
+def silence_abandoned() -> None:
+    """Wraps the present sys.unraisablehook, so that it ignores every exception that is `abandoned`."""
     telling = sys.unraisablehook
     sys.unraisablehook = lambda told: None if abandoned(told) else telling(told)
 
 
-# What libtpu else asks Google's metadata server for, minutes long where nothing answers, and how much it prints.
+# Without these values libtpu asks Google's metadata server for them, and waits for minutes if it gets no answer. The last two silence logs.
 WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -112,13 +117,13 @@ WITHOUT_TPU = {
 }
 
 
-def on_tpu():
-    """Whether this machine has TPU chips and the library that drives them; asks for no devices."""
+def on_tpu() -> bool:
+    """Returns whether this machine has TPU chips and libtpu. Does not ask JAX for devices."""
     return bool(importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")))
 
 
-def without_tpu():
-    """Tells libtpu, where it is installed for `plan` on a machine without TPUs, not to look for any. To be called before JAX starts."""
+def without_tpu() -> None:
+    """Tells libtpu not to look for TPUs, if it is installed on a machine without them (for `plan`). Call this before JAX starts."""
     if importlib.util.find_spec("libtpu") and not on_tpu():
         for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)

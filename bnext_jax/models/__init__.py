@@ -1,1 +1,1 @@
-"""One file a network; `table` has them all by name."""
+"""The networks, one file each. `table` lists all of them by name."""

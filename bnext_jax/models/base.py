@@ -1,46 +1,69 @@
-"""What all networks share: a config of their own, frozen and hashable."""
+"""The base class of all network configs. A config is frozen and hashable."""
 
 import dataclasses
+from typing import Any, Self
+
+from flax import nnx
 
 from bnext_jax.errors import UserError
 
-BITS = (4, 8)  # of a low-bit layer
+BITS = (4, 8)  # possible bits of a low-bit layer
 
 
-def _tuples(value):
-    """Lists, as JSON and command lines give them, as tuples, at every depth."""
+def _tuples(value: Any) -> Any:
+    """Converts lists to tuples at every depth. JSON and command lines give lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """The arguments of one network, checked when made. Plain values and tuples alone: Flax NNX hashes a module's static attributes."""
+    """The arguments of one network. The constructor checks them.
 
-    def __post_init__(self):
+    Fields hold only plain values and tuples, because Flax NNX hashes the static attributes of a module.
+    """
+
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _tuples(getattr(self, field.name)))
         self.check()
 
-    def check(self):
-        """Raises UserError for values that make no network."""
+    def check(self) -> None:
+        """Raises UserError for values that do not make a network."""
 
-    def resolved(self, num_classes):
-        """The same config with every default that depends on the number of classes filled in."""
+    def resolved(self, num_classes: int) -> Self:
+        """Fills in every default that depends on the number of classes. Returns a new config."""
         del num_classes
         return self
 
-    def edition(self, gate_bits):
-        """The config of this network's quantized edition with gates of gate_bits (4 or 8), or None where it has no such edition."""
+    def edition(self, gate_bits: int) -> Self | None:
+        """The config of this network's quantized edition, with gates of gate_bits (4 or 8). None if there is no such edition."""
         del gate_bits
         return None
 
 
-def check_bits(name, value):
-    """Raises UserError unless a field holds bits of a low-bit layer, or None."""
+class TableModel(nnx.Module):
+    """A network of models.table: images [N,H,W,3], normalized -> logits [N,classes].
+
+    Attributes:
+      config: the network's config, resolved.
+      classifier: the last layer, nn.layers.Linear.
+    """
+
+    config: Any
+    classifier: Any
+
+    @property
+    def total_stride(self) -> int:
+        """How much the network downsamples an image. It accepts images whose sides are multiples of this."""
+        return 1
+
+
+def check_bits(name: str, value: int | None) -> None:
+    """Raises UserError unless `value`, the value of the field `name`, is 4, 8 or None."""
     if value not in (None, *BITS):
         raise UserError(f"{name} is {value}; it is 4 or 8, or None")
 
 
-def default_stride(num_classes):
-    """The stride of BNext's stems by the reference's rule: 2 with 1000 classes, 1 otherwise (SPEC section 1)."""
+def default_stride(num_classes: int) -> int:
+    """The default stride of BNext's stems, as in the reference code: 2 with 1000 classes, else 1 (docs/spec.md, section 1)."""
     return 2 if num_classes == 1000 else 1

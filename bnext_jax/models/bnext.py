@@ -1,18 +1,24 @@
-"""BNext-T, S, M and L: a real stem, binary blocks, a real head (SPEC section 1; paper, table 1)."""
+"""BNext-T, S, M and L: a real stem, binary blocks, a real head.
+
+See Guo et al. 2022, arXiv 2211.12933, table 1, and docs/spec.md, section 1.
+"""
 
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig, check_bits, default_stride
+from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, default_stride
 from bnext_jax.nn.bnext_units import BasicBlock
 from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
 
-# One entry per feature map: the stem's width, then each block's.
+# The stem's width, then the width of each block.
 WIDTHS = {
     "bnext_tiny": (32, 64, *[128] * 2, *[256] * 2, *[512] * 6, *[1024] * 2),
     "bnext_small": (48, 96, *[192] * 2, *[384] * 2, *[768] * 6, *[1536] * 2),
@@ -21,18 +27,18 @@ WIDTHS = {
 }
 
 
-def check_widths(widths):
-    """Raises UserError unless each width equals the one before it or doubles it, and the first is at least 8."""
+def check_widths(widths: Sequence[int]) -> None:
+    """Raises UserError unless there are two or more widths, the first is at least 8, and each keeps or doubles the previous width."""
     steps_fit = all(after in (before, 2 * before) for before, after in itertools.pairwise(widths))
     if len(widths) < 2 or min(widths) < 8 or not steps_fit:
         raise UserError(
-            f"widths {tuple(widths)} are not a BNext: give the stem's width (8 or more) and one width a block,"
-            " each the same as the one before it or twice as large"
+            f"widths {tuple(widths)} are not a BNext: give the stem's width (8 or more), then one width per block,"
+            " each equal to the previous width or twice as large"
         )
 
 
-def check_stride(stride):
-    """Raises UserError unless a stem's stride is 1, 2 or None."""
+def check_stride(stride: int | None) -> None:
+    """Raises UserError unless the stride of a stem is 1, 2 or None."""
     if stride not in (None, 1, 2):
         raise UserError(f"stem_stride is {stride}; it is 1 or 2, or None")
 
@@ -42,12 +48,15 @@ class BNextConfig(NetworkConfig):
     """The arguments of a BNext.
 
     Attributes:
-      widths: the stem's width, then one a block.
-      stem_stride: 1 or 2; None = the reference's rule, 2 with 1000 classes and 1 otherwise.
-      elm_attention, info_recoupling: the ablation's switches.
-      gate_bits, stem_bits, classifier_bits: of the quantized edition's layers, 4 or 8; None = float.
+      widths: channels of the stem, then of each block.
+      stem_stride: 1 or 2, in pixels; None means 2 with 1000 classes, else 1, as in the reference code.
+      elm_attention: False replaces ELM attention by 3x3 feed-forward units (ablation).
+      info_recoupling: False removes info-recoupling (ablation).
+      gate_bits: bits of the gates in the quantized edition, 4 or 8; None means float.
+      stem_bits: bits of the stem in the quantized edition, 4 or 8; None means float.
+      classifier_bits: bits of the classifier in the quantized edition, 4 or 8; None means float.
     Raises:
-      UserError: widths that are no BNext, another stride, other bits.
+      UserError: widths that do not make a BNext, another stride, other bits.
     """
 
     widths: tuple[int, ...]
@@ -58,46 +67,50 @@ class BNextConfig(NetworkConfig):
     stem_bits: int | None = None
     classifier_bits: int | None = None
 
-    def check(self):
+    def check(self) -> None:
         """Raises UserError, see the class."""
         check_widths(self.widths)
         check_stride(self.stem_stride)
         for name in ("gate_bits", "stem_bits", "classifier_bits"):
             check_bits(name, getattr(self, name))
 
-    def resolved(self, num_classes):
-        """The same config with the stem's stride filled in."""
+    def resolved(self, num_classes: int) -> Self:
+        """Fills in the stride of the stem. Returns a new config."""
         return dataclasses.replace(self, stem_stride=self.stem_stride or default_stride(num_classes))
 
-    def edition(self, gate_bits):
-        """The config of the quantized edition: gates of gate_bits, stem and classifier of 8 (SPEC section 5)."""
+    def edition(self, gate_bits: int) -> Self:
+        """The config of the quantized edition: gates of gate_bits, stem and classifier of 8 bits (docs/spec.md, section 5)."""
         return dataclasses.replace(self, gate_bits=gate_bits, stem_bits=8, classifier_bits=8)
 
 
 class Stem(nnx.Module):
-    """Real 3x3 convolution and batch norm, without activation; the state dict's PReLU there is never used."""
+    """A real 3x3 convolution and batch norm, without activation.
 
-    def __init__(self, features, stride, *, bits=None, rngs):
+    The PyTorch state dict holds a PReLU here. The stem keeps it but never uses it.
+    """
+
+    def __init__(self, features: int, stride: int, *, bits: int | None = None, rngs: nnx.Rngs) -> None:
         self.conv = Conv(3, features, 3, stride, weight_bits=bits, rngs=rngs)
         self.norm = BatchNorm(features)
         self.prelu = PReLU(features, slope=float(features), kind=Buffer)
 
-    def __call__(self, images):
-        """[N,H,W,3] -> ([N,H/stride,W/stride,C], its channel means [N,C])."""
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps images [N,H,W,3] to (map [N,H/stride,W/stride,C], its channel means [N,C])."""
         return self.norm.with_means(self.conv(images))
 
 
-class BNext(nnx.Module):
-    """The network.
+class BNext(TableModel):
+    """BNext-T, S, M or L, by its config.
 
     Args:
-      config: BNextConfig, resolved.
+      config: a BNextConfig after `resolved`.
       num_classes: outputs of the classifier.
+      rngs: random streams; the network draws its parameters from "params".
     """
 
-    def __init__(self, config, num_classes, *, rngs):
+    def __init__(self, config: BNextConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config, widths = config, config.widths
-        self.stem = Stem(widths[0], config.stem_stride, bits=config.stem_bits, rngs=rngs)
+        self.stem = Stem(widths[0], config.stem_stride or default_stride(num_classes), bits=config.stem_bits, rngs=rngs)
         blocks = []
         for i, (inputs, features) in enumerate(itertools.pairwise(widths), start=1):
             blocks.append(
@@ -117,16 +130,16 @@ class BNext(nnx.Module):
         self.temperature = Temperature(jnp.ones(()))
 
     @property
-    def total_stride(self):
-        """By how much the network shrinks an image; its sides must be multiples of this."""
+    def total_stride(self) -> int:
+        """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
         return self.stem.conv.stride * math.prod(block.unit3x3.stride for block in self.blocks)
 
-    def __call__(self, images, temperature=None):
-        """Logits.
+    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Computes the logits.
 
         Args:
-          images: [N,H,W,3], normalised; their type is the type of the computation.
-          temperature: scalar T of the binary weights; None = the network's own Temperature.
+          images: [N,H,W,3], normalized. Their type is the type of the computation.
+          temperature: scalar T of the binary weights; None means the network's own Temperature.
         Returns:
           [N, num_classes] in float32 (float64 for float64 images).
         Raises:

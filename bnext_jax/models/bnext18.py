@@ -1,14 +1,16 @@
-"""BNext-18: the ResNet-18 frame, each residual pair being an ELM attention unit and a 3x3 feed-forward unit."""
+"""BNext-18: the frame of ResNet-18. Each residual pair is an ELM attention unit and a 3x3 feed-forward unit (docs/spec.md, section 1)."""
 
 import dataclasses
 import math
+from typing import Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig, default_stride
+from bnext_jax.models.base import NetworkConfig, TableModel, default_stride
 from bnext_jax.models.bnext import check_stride
 from bnext_jax.nn.bnext_units import KERNEL_QUANTIZER_18, BinaryFeedForward, ElmAttention18
 from bnext_jax.nn.layers import BatchNorm, Conv, Linear, PReLU, Temperature, channel_means
@@ -22,9 +24,9 @@ class BNext18Config(NetworkConfig):
     """The arguments of a BNext-18.
 
     Attributes:
-      stem_stride: 2 = the ImageNet stem (7x7 stride 2, then 3x3 max pool stride 2); 1 = CIFAR's (3x3 stride 1, no pool);
-        None = 2 with 1000 classes and 1 otherwise.
-      widths: channels of the four stages; the first is the stem's.
+      stem_stride: 2 is the ImageNet stem (7x7 with stride 2, then 3x3 max pool with stride 2). 1 is the CIFAR stem (3x3 with stride 1,
+          no pool). None means 2 with 1000 classes, else 1.
+      widths: channels of each stage. The stem has the width of the first stage.
     Raises:
       UserError: widths of fewer than 8 channels, no widths, another stride.
     """
@@ -32,43 +34,45 @@ class BNext18Config(NetworkConfig):
     stem_stride: int | None = None
     widths: tuple[int, ...] = WIDTHS
 
-    def check(self):
+    def check(self) -> None:
         """Raises UserError, see the class."""
         check_stride(self.stem_stride)
         if not self.widths or min(self.widths) < 8:
             raise UserError(f"widths {self.widths} are not a BNext-18: give the channels of each stage, 8 or more")
 
-    def resolved(self, num_classes):
-        """The same config with the stem's stride filled in."""
+    def resolved(self, num_classes: int) -> Self:
+        """Fills in the stride of the stem. Returns a new config."""
         return dataclasses.replace(self, stem_stride=self.stem_stride or default_stride(num_classes))
 
 
 class Block18(nnx.Module):
-    """Attention unit (stride and widening here), then a 3x3 feed-forward unit."""
+    """An attention unit, which applies the stride and the widening, then a 3x3 feed-forward unit."""
 
-    def __init__(self, inputs, features, stride, *, rngs):
+    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
         self.attention = ElmAttention18(inputs, features, stride, rngs=rngs)
         self.feed_forward = BinaryFeedForward(features, 3, kernel_quantizer=KERNEL_QUANTIZER_18, rngs=rngs)
 
-    def __call__(self, x, temperature):
-        """[N,H,W,C] -> [N,H/stride,W/stride,C']."""
+    def __call__(self, x: jax.Array, temperature: jax.Array | float) -> jax.Array:
+        """Maps x [N,H,W,C] to [N,H/stride,W/stride,C'], at scalar temperature T."""
         return self.feed_forward(self.attention(x, temperature), temperature)
 
 
-class BNext18(nnx.Module):
-    """The network.
+class BNext18(TableModel):
+    """BNext-18.
 
     Args:
-      config: BNext18Config, resolved.
+      config: a BNext18Config after `resolved`.
       num_classes: outputs of the classifier.
+      rngs: random streams; the network draws its parameters from "params".
     """
 
-    def __init__(self, config, num_classes, *, rngs):
+    def __init__(self, config: BNext18Config, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config, widths = config, config.widths
         self.downsample = config.stem_stride == 2
         size, stride = (7, 2) if self.downsample else (3, 1)
         self.conv = Conv(3, widths[0], size, stride, rngs=rngs)
         self.norm = BatchNorm(widths[0])
+        stages: list[nnx.List[Block18]]
         stages, inputs = [], widths[0]
         for features in widths:
             stage = []
@@ -83,15 +87,21 @@ class BNext18(nnx.Module):
         self.temperature = Temperature(jnp.ones(()))
 
     @property
-    def total_stride(self):
-        """By how much the network shrinks an image; its sides must be multiples of this."""
+    def total_stride(self) -> int:
+        """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
         stem = 4 if self.downsample else 1
         return stem * math.prod(block.attention.stride for stage in self.stages for block in stage)
 
-    def __call__(self, images, temperature=None):
-        """[N,H,W,3] normalised, scalar T or None (the network's own) -> logits [N,num_classes] in float32 (float64 for float64).
+    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Computes the logits.
 
-        Raises UserError for a height or width that a stride cannot halve.
+        Args:
+          images: [N,H,W,3], normalized. Their type is the type of the computation.
+          temperature: scalar T of the binary weights; None means the network's own Temperature.
+        Returns:
+          [N, num_classes] in float32 (float64 for float64 images).
+        Raises:
+          UserError: a height or width that a stride cannot halve.
         """
         temperature = self.temperature[...] if temperature is None else temperature
         x = self.norm(self.conv(images))

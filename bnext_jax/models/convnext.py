@@ -1,4 +1,4 @@
-"""ConvNeXt: patches, then stages of depthwise 7x7 blocks with layer norm and layer scale, downsampled in between."""
+"""ConvNeXt: a patch stem, then stages of depthwise 7x7 blocks with layer norm and layer scale. A downsampling layer separates stages."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig
+from bnext_jax.models.base import NetworkConfig, TableModel
 from bnext_jax.nn.depthwise import DepthwiseConv
 from bnext_jax.nn.layers import Conv, Linear, accumulation_dtype, channel_means
 
@@ -25,11 +25,12 @@ class ConvNeXtConfig(NetworkConfig):
     """The arguments of a ConvNeXt; the defaults are ConvNeXt-T's.
 
     Attributes:
-      widths, depths: channels and number of blocks, one each a stage.
-      patch: side in pixels of the squares that the stem turns into positions.
-      layer_scale: gamma at first.
+      widths: channels of each stage.
+      depths: number of blocks of each stage.
+      patch: side in pixels of the square that the stem maps to one position.
+      layer_scale: initial value of gamma.
     Raises:
-      UserError: widths and depths that do not match.
+      UserError: no stages, widths and depths of different lengths, or a value below 1.
     """
 
     widths: tuple[int, ...] = SIZES["convnext_tiny"]["widths"]
@@ -37,24 +38,24 @@ class ConvNeXtConfig(NetworkConfig):
     patch: int = PATCH
     layer_scale: float = 1e-6
 
-    def check(self):
+    def check(self) -> None:
         """Raises UserError, see the class."""
         if not self.widths or len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
             raise UserError(
-                f"widths {self.widths} and depths {self.depths} are not a ConvNeXt: give one positive width and one"
-                " positive depth for each of one or more stages"
+                f"widths {self.widths} and depths {self.depths} are not a ConvNeXt: give one or more stages,"
+                " each with one positive width and one positive depth"
             )
 
 
 class LayerNorm(nnx.Module):
-    """(x - mean) / sqrt(var + 1e-6) * scale + bias over the last axis, var biased; computed in at least float32."""
+    """(x - mean) / sqrt(var + 1e-6) * scale + bias over the last axis, with the biased variance, computed in at least float32."""
 
-    def __init__(self, features):
+    def __init__(self, features: int) -> None:
         self.scale = nnx.Param(jnp.ones((features,)), decay="rest")
         self.bias = nnx.Param(jnp.zeros((features,)), decay="rest")
 
-    def __call__(self, x):
-        """[..., C] -> [..., C], the type of x."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes x [..., C]. The result has the shape and type of x."""
         y = x.astype(accumulation_dtype(x.dtype))
         y = y - y.mean(-1, keepdims=True)
         y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON)
@@ -62,17 +63,17 @@ class LayerNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + gamma * linear(gelu(linear(norm(depthwise 7x7(x))))), C -> 4C -> C, gamma one factor per channel."""
+    """x + gamma * linear(gelu(linear(norm(depthwise 7x7(x))))), with C -> 4C -> C channels. gamma has one factor per channel."""
 
-    def __init__(self, features, layer_scale, *, rngs):
+    def __init__(self, features: int, layer_scale: float, *, rngs: nnx.Rngs) -> None:
         self.depthwise = DepthwiseConv(features, KERNEL, bias=True, rngs=rngs)
         self.norm = LayerNorm(features)
         self.expand = Linear(features, EXPANSION * features, rngs=rngs)
         self.project = Linear(EXPANSION * features, features, rngs=rngs)
         self.gamma = nnx.Param(jnp.full((features,), layer_scale), decay="rest")
 
-    def __call__(self, x):
-        """[N,H,W,C] -> [N,H,W,C], the type of x."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [N,H,W,C] to the same shape and type."""
         y = self.expand(self.norm(self.depthwise(x)))
         y = self.project(jax.nn.gelu(y, approximate=False))
         return x + y * self.gamma[...].astype(x.dtype)
@@ -81,24 +82,25 @@ class Block(nnx.Module):
 class Downsample(nnx.Module):
     """Layer norm, then a 2x2 convolution with stride 2."""
 
-    def __init__(self, inputs, features, *, rngs):
+    def __init__(self, inputs: int, features: int, *, rngs: nnx.Rngs) -> None:
         self.norm = LayerNorm(inputs)
         self.conv = Conv(inputs, features, 2, 2, padding=0, bias=True, rngs=rngs)
 
-    def __call__(self, x):
-        """[N,H,W,inputs] -> [N,H/2,W/2,features], the type of x."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [N,H,W,inputs] to [N,H/2,W/2,features], in the type of x."""
         return self.conv(self.norm(x))
 
 
-class ConvNeXt(nnx.Module):
-    """The network.
+class ConvNeXt(TableModel):
+    """A ConvNeXt.
 
     Args:
-      config: ConvNeXtConfig.
+      config: a ConvNeXtConfig.
       num_classes: outputs of the classifier.
+      rngs: random streams; the network draws its parameters from "params".
     """
 
-    def __init__(self, config, num_classes, *, rngs):
+    def __init__(self, config: ConvNeXtConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config, widths, depths, patch = config, config.widths, config.depths, config.patch
         self.divisor = patch * 2 ** (len(widths) - 1)
         self.stem = Conv(3, widths[0], patch, patch, padding=0, bias=True, rngs=rngs)
@@ -113,16 +115,26 @@ class ConvNeXt(nnx.Module):
         self.head_norm = LayerNorm(widths[-1])
         self.classifier = Linear(widths[-1], num_classes, rngs=rngs)
 
-    def features(self, images):
-        """The last map, before pooling and the head's norm: [N,H,W,3] -> [N,H',W',C], the type of images.
+    @property
+    def total_stride(self) -> int:
+        """How much the network downsamples an image: its sides must be multiples of this."""
+        return self.divisor
 
-        H' = H / (patch * 2^(stages - 1)), W' likewise. Raises UserError where that divides H or W unevenly.
+    def features(self, images: jax.Array) -> jax.Array:
+        """Computes the last feature map, before the pooling and the norm of the head.
+
+        Args:
+          images: [N,H,W,3], normalized.
+        Returns:
+          [N,H/d,W/d,C] with d = patch * 2^(stages - 1), in the type of images.
+        Raises:
+          UserError: H or W is not a positive multiple of d.
         """
         height, width = images.shape[1:3]
         if height % self.divisor or width % self.divisor or not height * width:
             raise UserError(
-                f"images of {height}x{width} do not divide into the {self.divisor}x{self.divisor} pixels behind one"
-                f" position of this ConvNeXt's last map; use a height and a width that are multiples of {self.divisor}"
+                f"images of {height}x{width} do not fit this ConvNeXt, which downsamples by {self.divisor};"
+                f" use a height and a width that are multiples of {self.divisor}"
             )
         x = self.stem_norm(self.stem(images))
         for i, stage in enumerate(self.stages):
@@ -132,16 +144,16 @@ class ConvNeXt(nnx.Module):
                 x = block(x)
         return x
 
-    def __call__(self, images, temperature=None):
-        """Logits.
+    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Computes the logits.
 
         Args:
-          images: [N,H,W,3], normalised; their type is the type of the computation.
-          temperature: ignored; every network has this signature.
+          images: [N,H,W,3], normalized. Their type is the type of the computation.
+          temperature: ignored. All networks have this signature.
         Returns:
           [N, num_classes] in float32 (float64 for float64 images).
         Raises:
-          UserError: a height or width that the patches and the stages' halvings do not divide.
+          UserError: a height or width that `features` does not take.
         """
         x = self.features(images)
         return self.classifier(self.head_norm(channel_means(x)))

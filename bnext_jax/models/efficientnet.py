@@ -1,19 +1,20 @@
-"""EfficientNet in timm's PyTorch form, and EfficientNet-Lite as TensorFlow trained it; STYLES says how they differ."""
+"""EfficientNet as in timm (PyTorch), and EfficientNet-Lite as in TensorFlow. STYLES holds the differences."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig
+from bnext_jax.models.base import NetworkConfig, TableModel
 from bnext_jax.nn.depthwise import DepthwiseConv
 from bnext_jax.nn.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
-# B0's stages: expansion (1 = depthwise-separable), kernel side, stride of the first block, width, number of blocks.
+# The stages of B0: expansion (1 is a depthwise-separable block), kernel side, stride of the first block, width, number of blocks.
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -24,18 +25,28 @@ STAGES = (
     (6, 3, 1, 320, 1),
 )
 WIDTH_STEP = 8
-SQUEEZE = 0.25  # width of the excitation's bottleneck, as a part of the block's input width
+SQUEEZE = 0.25  # width of the bottleneck of squeeze-and-excitation, as a fraction of the block's input width
 
 
-def scaled_width(width, factor):
-    """width * factor as the nearest multiple of 8 (halves go up), or the next one where that loses more than 10 %."""
+def scaled_width(width: int, factor: float) -> int:
+    """Rounds width * factor to the nearest multiple of 8, at least 8. Halves round up.
+
+    If the result is below 90 % of width * factor, the next multiple of 8 replaces it.
+    """
     exact = width * factor
     rounded = max(WIDTH_STEP, math.floor(exact / WIDTH_STEP + 0.5) * WIDTH_STEP)
     return rounded if rounded >= 0.9 * exact else rounded + WIDTH_STEP
 
 
-def scaled(width_factor, depth_factor):
-    """EfficientNet's arguments for one compound scale: B0's widths and depths (rounded up) times the two factors."""
+def scaled(width_factor: float, depth_factor: float) -> dict[str, Any]:
+    """The arguments of an EfficientNet at one compound scale.
+
+    Args:
+      width_factor: multiplies B0's widths; `scaled_width` rounds them.
+      depth_factor: multiplies B0's numbers of blocks, which are rounded up.
+    Returns:
+      Fields of an EfficientNetConfig: stem_width, head_width, stages.
+    """
     return {
         "stem_width": scaled_width(STEM_WIDTH, width_factor),
         "head_width": scaled_width(HEAD_WIDTH, width_factor),
@@ -56,16 +67,18 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What the two editions do differently.
+    """The differences between the PyTorch and the TensorFlow Lite form.
 
     Attributes:
-      activation: of every convolution but the projections. excitation: whether blocks have squeeze-and-excitation.
-      padding: of convolutions larger than 1x1, see nn.layers.Conv. epsilon: of batch norm.
+      activation: activation after every convolution but the projections.
+      excitation: whether blocks have squeeze-and-excitation.
+      padding: padding of convolutions larger than 1x1, see nn.layers.Conv.
+      epsilon: epsilon of batch norm.
     """
 
     activation: Callable
     excitation: bool
-    padding: str | None
+    padding: Literal["SAME"] | None
     epsilon: float
 
 
@@ -75,8 +88,8 @@ STYLES = {
 }
 
 
-def check_stages(stages):
-    """Raises UserError unless there is a stage and every one is five positive integers with an odd kernel side."""
+def check_stages(stages: Sequence[Sequence[int]]) -> None:
+    """Raises UserError unless there is at least one stage, and each stage is five positive integers with an odd kernel side."""
     for stage in stages:
         if len(stage) != 5 or any(not isinstance(n, int) or n < 1 for n in stage) or stage[1] % 2 == 0:
             raise UserError(
@@ -93,8 +106,8 @@ class EfficientNetConfig(NetworkConfig):
     Attributes:
       stem_width: channels of the 3x3 stem.
       head_width: channels of the 1x1 convolution before the pooling.
-      stages: one (expansion, kernel side, stride, width, number of blocks) a stage; see STAGES.
-      stem_stride: of the stem, in pixels.
+      stages: (expansion, kernel side, stride, width, number of blocks) of each stage; see STAGES.
+      stem_stride: stride of the stem, in pixels.
       style: a key of STYLES.
     Raises:
       UserError: stages of another form, an unknown style.
@@ -106,7 +119,7 @@ class EfficientNetConfig(NetworkConfig):
     stem_stride: int = 2
     style: str = "pytorch"
 
-    def check(self):
+    def check(self) -> None:
         """Raises UserError, see the class."""
         check_stages(self.stages)
         if self.style not in STYLES:
@@ -114,27 +127,32 @@ class EfficientNetConfig(NetworkConfig):
 
 
 class SqueezeExcitation(nnx.Module):
-    """x * sigmoid(W2 silu(W1 m + b1) + b2) with m the channel means of x; W1: C -> squeezed, W2: squeezed -> C."""
+    """x * sigmoid(W2 silu(W1 m + b1) + b2). m are the channel means of x. W1: C -> squeezed, W2: squeezed -> C."""
 
-    def __init__(self, features, squeezed, *, rngs):
+    def __init__(self, features: int, squeezed: int, *, rngs: nnx.Rngs) -> None:
         self.reduce = Linear(features, squeezed, decay="weights", rngs=rngs)
         self.expand = Linear(squeezed, features, decay="weights", rngs=rngs)
 
-    def __call__(self, x):
-        """[N,H,W,C] -> [N,H,W,C], the type of x; the gate itself is computed in at least float32."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [N,H,W,C] to the same shape and type. The gate runs in at least float32."""
         mean = channel_means(x)
         return x * spatial(jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(mean)))), x.dtype)
 
 
 class InvertedResidual(nnx.Module):
-    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection, plus the input where shapes agree.
+    """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection. Adds the input if the shapes agree.
 
     Args:
-      inputs, features: channels in and out. size: depthwise kernel side. stride: of the depthwise convolution.
-      expansion: inner width / inputs; 1 leaves the expansion out: the depthwise-separable block. style: a Style.
+      inputs: input channels.
+      features: output channels.
+      size: side of the depthwise kernel, odd.
+      stride: stride of the depthwise convolution, in pixels.
+      expansion: inner width / inputs. 1 leaves out the 1x1 expansion, which gives the depthwise-separable block.
+      style: a Style.
+      rngs: random streams; the block draws its parameters from "params".
     """
 
-    def __init__(self, inputs, features, size, stride, expansion, *, style, rngs):
+    def __init__(self, inputs: int, features: int, size: int, stride: int, expansion: int, *, style: Style, rngs: nnx.Rngs) -> None:
         inner = inputs * expansion
         self.activation = style.activation
         self.residual = stride == 1 and inputs == features
@@ -146,10 +164,10 @@ class InvertedResidual(nnx.Module):
         self.project = Conv(inner, features, 1, rngs=rngs)
         self.project_norm = BatchNorm(features, epsilon=style.epsilon)
 
-    def __call__(self, x):
-        """[N,H,W,inputs] -> [N,ceil(H/stride),ceil(W/stride),features], the type of x."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x [N,H,W,inputs] to [N,ceil(H/stride),ceil(W/stride),features], in the type of x."""
         y = x
-        if self.expand is not None:
+        if self.expand is not None and self.expand_norm is not None:
             y = self.activation(self.expand_norm(self.expand(y)))
         y = self.activation(self.depthwise_norm(self.depthwise(y)))
         if self.excitation is not None:
@@ -158,16 +176,16 @@ class InvertedResidual(nnx.Module):
         return x + y if self.residual else y
 
 
-class EfficientNet(nnx.Module):
-    """The network.
+class EfficientNet(TableModel):
+    """An EfficientNet. It takes images of any size: a stride of 2 halves an odd height or width and rounds up, as in PyTorch.
 
     Args:
-      config: EfficientNetConfig.
+      config: an EfficientNetConfig.
       num_classes: outputs of the classifier.
-    Any image size will do: a stride of 2 takes an odd height or width to the half rounded up, as in PyTorch.
+      rngs: random streams; the network draws its parameters from "params".
     """
 
-    def __init__(self, config, num_classes, *, rngs):
+    def __init__(self, config: EfficientNetConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config, stem_width, head_width, style = config, config.stem_width, config.head_width, STYLES[config.style]
         self.activation = style.activation
         self.stem = Conv(3, stem_width, 3, config.stem_stride, padding=style.padding, rngs=rngs)
@@ -185,20 +203,20 @@ class EfficientNet(nnx.Module):
         self.head_norm = BatchNorm(head_width, epsilon=style.epsilon)
         self.classifier = Linear(head_width, num_classes, rngs=rngs)
 
-    def features(self, images):
-        """The last map, after the head's norm and activation: [N,H,W,3] -> [N,H',W',head_width], the type of images."""
+    def features(self, images: jax.Array) -> jax.Array:
+        """Maps images [N,H,W,3] to the last feature map [N,H',W',head_width], after the norm and the activation of the head."""
         x = self.activation(self.stem_norm(self.stem(images)))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
         return self.activation(self.head_norm(self.head(x)))
 
-    def __call__(self, images, temperature=None):
-        """Logits.
+    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Computes the logits.
 
         Args:
-          images: [N,H,W,3], normalised; their type is the type of the computation.
-          temperature: ignored; every network has this signature.
+          images: [N,H,W,3], normalized. Their type is the type of the computation.
+          temperature: ignored. All networks have this signature.
         Returns:
           [N, num_classes] in float32 (float64 for float64 images).
         """

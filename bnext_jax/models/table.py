@@ -1,12 +1,14 @@
-"""Every network by name."""
+"""The table of all networks by name."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 
 from bnext_jax.errors import UserError, nearest
-from bnext_jax.models.base import NetworkConfig
+from bnext_jax.models.base import NetworkConfig, TableModel
 from bnext_jax.models.bnext import WIDTHS, BNext, BNextConfig
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
@@ -15,42 +17,48 @@ from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConf
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One name of the table: the network's class, the class of its config, the config's arguments that the name stands for."""
+    """One entry of the table.
 
-    network: type[nnx.Module]
+    Attributes:
+      network: class of the network, called with (config, num_classes, rngs=rngs).
+      config: class of the network's config.
+      arguments: fields of the config that the name sets.
+    """
+
+    network: Callable[..., TableModel]
     config: type[NetworkConfig]
     arguments: dict
 
 
 MODELS = {
     **{name: Entry(BNext, BNextConfig, {"widths": widths}) for name, widths in WIDTHS.items()},
-    "bnext": Entry(BNext, BNextConfig, {}),  # widths=(...) of your own
+    "bnext": Entry(BNext, BNextConfig, {}),  # needs widths=(...)
     "bnext18": Entry(BNext18, BNext18Config, {}),
     **{name: Entry(EfficientNet, EfficientNetConfig, scale) for name, scale in SCALES.items()},
-    "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # stages=(...), stem_width, head_width of your own
+    "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
-    "convnext": Entry(ConvNeXt, ConvNeXtConfig, {}),  # widths=(...), depths=(...) of your own
+    "convnext": Entry(ConvNeXt, ConvNeXtConfig, {}),  # takes widths=(...), depths=(...)
 }
 
 
-def entry(name):
+def entry(name: str) -> Entry:
     """The Entry of a name. Raises UserError for a name that is not in the table."""
     if name not in MODELS:
         raise UserError(f"there is no model {name!r}{nearest(name, MODELS)}; one of: {', '.join(MODELS)}")
     return MODELS[name]
 
 
-def model_config(name, num_classes=1000, **arguments):
-    """The config of a network, complete.
+def model_config(name: str, num_classes: int = 1000, **arguments: Any) -> NetworkConfig:
+    """Makes the complete config of a network.
 
     Args:
       name: a key of MODELS.
       num_classes: outputs of the classifier.
-      **arguments: fields of the network's config, e.g. elm_attention=False, stem_stride=1.
+      **arguments: fields of the network's config, for example elm_attention=False or stem_stride=1.
     Returns:
       A frozen NetworkConfig.
     Raises:
-      UserError: an unknown name, an argument that this network does not take or needs and lacks, a value that makes no network.
+      UserError: an unknown name, an argument that the network does not take, a missing argument, a value that does not make a network.
     """
     made = entry(name)
     known = {field.name: field for field in dataclasses.fields(made.config)}
@@ -63,25 +71,31 @@ def model_config(name, num_classes=1000, **arguments):
     return made.config(**given).resolved(num_classes)
 
 
-def create_model(name, num_classes=1000, *, rngs, **arguments):
-    """A network with fresh parameters, as an evaluation view (running statistics).
+def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **arguments: Any) -> TableModel:
+    """Creates a network with new parameters, as an evaluation view (it uses running statistics).
+
+    Example:
+      >>> model = create_model("bnext_tiny", num_classes=10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      (1, 10)
 
     Args:
-      name: a key of MODELS: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18; "bnext" with widths=(...); the teachers
-        efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, and both families by arguments.
+      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Teachers:
+          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
+          arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: fields of the network's config, see model_config.
     Returns:
-      An nnx.Module: images [N,H,W,3], normalised -> logits [N,num_classes] in float32.
+      An nnx.Module. It maps normalized images [N,H,W,3] to logits [N,num_classes] in float32.
     Raises:
-      UserError: as model_config.
+      UserError: see model_config.
     """
     config = model_config(name, num_classes, **arguments)
     model = MODELS[name].network(config, num_classes, rngs=rngs)
     return nnx.view(model, use_running_average=True, raise_if_not_found=False)
 
 
-def abstract_model(name, num_classes=1000, **arguments):
-    """The same network with shapes in place of arrays: nothing is computed. Arguments and errors as create_model's."""
+def abstract_model(name: str, num_classes: int = 1000, **arguments: Any) -> TableModel:
+    """Creates a network with shapes in place of arrays. It computes nothing. See create_model for arguments and errors."""
     return nnx.eval_shape(lambda: create_model(name, num_classes, rngs=nnx.Rngs(jax.random.key(0)), **arguments))

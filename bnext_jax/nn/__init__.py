@@ -1,1 +1,1 @@
-"""What networks are made of."""
+"""The building blocks of networks: quantizers, layers, convolutions, units."""

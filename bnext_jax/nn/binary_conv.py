@@ -1,39 +1,60 @@
-"""The binary convolution: a quantized map convolved with quantized latent weights."""
+"""The binary convolution: a quantized feature map, convolved with quantized latent weights."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import convolution, plain
+from bnext_jax.nn.quantizers import ActivationQuantizer, WeightQuantizer
 
 PADDINGS = ("torch", "same")
 
 
 class LatentWeight(nnx.Param):
-    """A real weight behind a binary one. Metadata: quantizer (a WeightQuantizer), bounds (the quantizer's), decay (weight-decay group)."""
+    """A latent weight: the real number behind a binary weight.
+
+    Metadata: `quantizer` (a WeightQuantizer), `bounds` (those of the quantizer), `decay` (the weight-decay group).
+    """
 
 
 class BinaryConv(nnx.Module):
-    """y = conv_k(input_quantizer(x + shift), kernel_quantizer(w, T)); no bias.
+    """y = conv_k(input_quantizer(x + shift), kernel_quantizer(w, T)), without bias.
 
-    Padding comes after the quantizer: with pad_value 0 border taps contribute 0, which is neither level.
+    The layer pads after it quantizes. With pad_value 0, border taps contribute 0, which is neither of the two levels.
 
     Args:
-      inputs: channels in.
-      features: channels out.
+      inputs: input channels.
+      features: output channels.
       size: side of the kernel, odd.
-      stride: in pixels.
-      input_quantizer: an ActivationQuantizer; None = the input is quantized already.
+      stride: positive integer, in pixels.
+      input_quantizer: an ActivationQuantizer; None means that the input is already quantized.
       kernel_quantizer: a WeightQuantizer.
-      padding: "torch": size // 2 pixels on all sides. "same": TensorFlow's rule, ceil(side / stride) positions, the odd pixel below and on
-        the right.
-      pad_value: what is padded.
+      padding: "torch" pads size // 2 pixels on all sides. "same" is TensorFlow's rule: ceil(side / stride) output positions, and an odd
+          pixel goes to the bottom and to the right.
+      pad_value: value of the padded pixels.
+      rngs: random streams; the layer draws its latent weights from "params".
     Raises:
-      UserError: an unknown padding.
+      UserError: the padding is unknown.
     """
 
-    def __init__(self, inputs, features, size, stride=1, *, input_quantizer, kernel_quantizer, padding="torch", pad_value=0, rngs):
+    def __init__(
+        self,
+        inputs: int,
+        features: int,
+        size: int,
+        stride: int = 1,
+        *,
+        input_quantizer: ActivationQuantizer | None,
+        kernel_quantizer: WeightQuantizer,
+        padding: str = "torch",
+        pad_value: float = 0,
+        rngs: nnx.Rngs,
+    ) -> None:
         if padding not in PADDINGS:
             raise UserError(f"padding is {padding!r}; one of: {', '.join(PADDINGS)}")
         self.stride, self.padding, self.pad_value = stride, padding, pad_value
@@ -41,14 +62,16 @@ class BinaryConv(nnx.Module):
         values = kernel_quantizer.initialize(rngs.params(), (size, size, inputs, features))
         self.kernel = LatentWeight(values, quantizer=kernel_quantizer, bounds=kernel_quantizer.bounds, decay="weights")
 
-    def __call__(self, x, temperature=None, *, shift=None, dtype=None):
-        """The convolution.
+    def __call__(
+        self, x: jax.Array, temperature: jax.Array | float | None = None, *, shift: jax.Array | None = None, dtype: Any = None
+    ) -> jax.Array:
+        """Quantizes the input and the kernel, and convolves them.
 
         Args:
-          x: [N,H,W,inputs].
-          temperature: scalar T for the kernel's quantizer.
-          shift: [inputs], added before the input is quantized; None = nothing.
-          dtype: type of the sums and of the output; None = that of x.
+          x: [N, H, W, inputs], any floating type.
+          temperature: scalar T for the kernel quantizer.
+          shift: [inputs], added to x before the input quantizer; None adds nothing.
+          dtype: type of the sums and of the output; None means the type of x.
         Returns:
           [N, ceil(H/stride), ceil(W/stride), features].
         """
@@ -59,8 +82,8 @@ class BinaryConv(nnx.Module):
         padded = jnp.pad(binary, ((0, 0), *self._pads(x.shape[1:3]), (0, 0)), constant_values=self.pad_value)
         return plain(padded, kernel, self.stride, dtype, pads=((0, 0), (0, 0)))
 
-    def _pads(self, sides):
-        """((top, bottom), (left, right)) in pixels."""
+    def _pads(self, sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Padding ((top, bottom), (left, right)) in pixels for a map with these sides (H, W)."""
         size = self.kernel.shape[0]
         if self.padding == "torch":
             return ((size // 2, size // 2),) * 2

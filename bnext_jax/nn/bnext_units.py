@@ -1,44 +1,64 @@
-"""The units and the block of BNext (paper, section 3): info-recoupling, ELM attention, binary feed-forward.
+"""The units and the block of BNext: info-recoupling, ELM attention, binary feed-forward (Guo et al. 2022, arXiv 2211.12933, section 3).
 
-All units share one form. With y = prelu_2(batch_norm_1(binary_conv(sign(x + shift)))), z = y (feed-forward) or
-y * residual (ELM attention), per-image gate factors g and batch_norm_2 linear in its input,
+All units share one form. Let y = prelu_2(batch_norm_1(binary_conv(sign(x + shift)))). Let z = y in a feed-forward unit and
+z = y * residual in ELM attention. Let g be the gate factors of each image. batch_norm_2 is affine in its input, so
 
     out = batch_norm_2(g * z) + residual = z * (g * a) + b + residual
 
-where a and b follow from the per-image sums of z alone: the gated map is never written to memory. The gate sees only
-the channel means of scale * x' + (1 - scale) * y, so that mixed map is never formed either. Neither are y and z: epilogue
-takes both the sums and `out` from the convolution's output. And a feed-forward unit knows the channel means of `out`
-without reading it, so units hand means on.
+a and b follow from the gate factors and the per-image sums of z and z^2, so the code never writes the gated map to memory. It never
+forms the mixed map scale * x' + (1 - scale) * y either, because the gate needs only its channel means. It does not form y or z:
+nn/epilogue.py computes the sums and `out` from the output of the convolution. A feed-forward unit also computes the channel means of
+`out` without reading `out`. So each unit passes channel means to the next unit.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.nn import epilogue
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
-from bnext_jax.nn.quantizers import AnnealedSign, SteSign
+from bnext_jax.nn.quantizers import AnnealedSign, SteSign, WeightQuantizer
 
 SCALE_AT_FIRST = 0.5
 INPUT_QUANTIZER = SteSign(clip_value=1.5)
 KERNEL_QUANTIZER = AnnealedSign()
-KERNEL_QUANTIZER_18 = AnnealedSign(exact_below=1e-5)  # BNext-18's
+KERNEL_QUANTIZER_18 = AnnealedSign(exact_below=1e-5)  # for BNext-18
 
 
 class BinaryUnit(nnx.Module):
-    """What ELM attention and the feed-forward unit share; see the module's text.
+    """The common part of ELM attention and the feed-forward unit. See the module's docstring for the formulas.
 
     Args:
-      inputs, features: channels in and out (they differ only in BNext-18's attention unit).
-      size: kernel side, 1 or 3. stride: 1 or 2; with 2 height and width must be even.
-      info_recoupling: False removes `scale` and the gate (r = y).
-      norm_kind, prelu_kind: nnx.Param, or Buffer where the unit never uses its second norm, its first PReLU.
-      kernel_quantizer: of the convolution. gate_bits: of the quantized gate, None = float.
+      inputs: input channels.
+      features: output channels. They differ from `inputs` only in BNext-18's attention unit.
+      size: kernel side, 1 or 3.
+      stride: 1 or 2. With stride 2, height and width must be even.
+      info_recoupling: False removes `scale` and the gate, so r = y.
+      norm_kind: type of batch_norm_2's parameters: nnx.Param, or Buffer in a unit that never uses batch_norm_2.
+      prelu_kind: type of prelu_1's slope: nnx.Param, or Buffer in a unit that never uses prelu_1.
+      kernel_quantizer: weight quantizer of the convolution.
+      gate_bits: bits of a quantized gate, 4 or 8; None means a float gate.
+      rngs: random streams; the unit draws its parameters from "params".
     """
 
     def __init__(
-        self, inputs, features, size, stride, *, info_recoupling, norm_kind, prelu_kind, kernel_quantizer, gate_bits=None, rngs
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        features: int,
+        size: int,
+        stride: int,
+        *,
+        info_recoupling: bool,
+        norm_kind: type[nnx.Variable],
+        prelu_kind: type[nnx.Variable],
+        kernel_quantizer: WeightQuantizer,
+        gate_bits: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.stride = stride
         self.shift = nnx.Param(jnp.zeros((inputs,)), decay="weights")
         self.conv = BinaryConv(
@@ -47,38 +67,59 @@ class BinaryUnit(nnx.Module):
         self.norm1, self.norm2 = BatchNorm(features), BatchNorm(features, kind=norm_kind)
         self.activation1, self.activation2 = PReLU(inputs, kind=prelu_kind), PReLU(features)
         if info_recoupling:
-            self.scale = nnx.Param(jnp.full((features,), SCALE_AT_FIRST), bounds=(0.0, 1.0), decay="weights")
-            self.gate = Gate(features, bits=gate_bits, rngs=rngs)
+            self.scale: nnx.Param | None = nnx.Param(jnp.full((features,), SCALE_AT_FIRST), bounds=(0.0, 1.0), decay="weights")
+            self.gate: Gate | None = Gate(features, bits=gate_bits, rngs=rngs)
         else:
             self.scale = self.gate = None
 
-    def convolved(self, x, temperature):
-        """binary_conv(sign(x + shift)) [N,H',W',C'] and, per image, batch_norm_1's factor and offset and prelu_2's slope, [N,C'] each."""
+    def convolved(self, x: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, ...]:
+        """Convolves the binarized input x [N,H,W,C], and returns the values that turn the result into y.
+
+        Returns:
+          (c, a, b, slope). c is binary_conv(sign(x + shift)), [N,H',W',C']. a and b are the factor and the offset of batch_norm_1,
+          and slope is that of prelu_2, [N,C'] each.
+        """
         exact = accumulation_dtype(x.dtype) if self.norm1.use_running_average else None  # sums of +-1 stay exact in evaluation
         c = self.conv(x, temperature, shift=self.shift[...], dtype=exact)
         vectors = *self.norm1.affine(*channel_sums(c), c.shape[1] * c.shape[2]), self.activation2.slope[...]
         return c, *(jnp.broadcast_to(one, (c.shape[0], c.shape[-1])) for one in vectors)
 
-    def factors(self, mixed_mean, y_mean):
-        """Gate factors [N,C] from the channel means [N,C] of the info-recoupling mix's two maps, or ones without it."""
-        if self.gate is None:
+    def factors(self, mixed_mean: jax.Array, y_mean: jax.Array) -> jax.Array:
+        """Gate factors [N,C']: gate(scale * mixed_mean + (1 - scale) * y_mean). Ones without info-recoupling.
+
+        `mixed_mean` [N,C'] are the channel means of the map that the gate mixes with y. `y_mean` [N,C'] are those of y.
+        """
+        if self.gate is None or self.scale is None:
             return jnp.ones_like(y_mean)
         scale = self.scale[...].astype(y_mean.dtype)
         return self.gate(scale * mixed_mean + (1 - scale) * y_mean)
 
-    def pooled(self, x, activation=lambda x: x):
-        """activation(x), average-pooled 2x2 where the unit has stride 2."""
+    def pooled(self, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+        """Applies an elementwise activation to x [N,H,W,C], then average-pools 2x2 if the unit has stride 2."""
         return average_pool(x, activation) if self.stride == 2 else activation(x)
 
-    def __call__(self, x, temperature):
-        """x [N,H,W,C], temperature scalar -> [N,H/stride,W/stride,C']. Raises UserError for odd sizes at stride 2."""
-        return self.step(x, channel_means(x), temperature)[0]
+    def __call__(self, x: jax.Array, temperature: jax.Array | float) -> jax.Array:
+        """Maps x [N,H,W,C] to [N,H/stride,W/stride,C'], at scalar temperature T.
 
-    def joined(self, x, temperature, mixed_mean, residual, attends):
-        """What batch_norm_2(gate(mix) * z) + residual, z = y * residual (attends) or y, is made of; see epilogue.
+        Raises:
+          UserError: the unit has stride 2, and the height or the width is odd.
+        """
+        return self.step(x, channel_means(x), temperature)[0]  # type: ignore[attr-defined]  # each subclass has a step
 
-        x: the unit's input. mixed_mean: [N,C'], of what the gate mixes with y. residual: [N,H',W',C'].
-        Returns ((c, a, b, slope, factor) for epilogue.output, batch_norm_2's offset [N,C'], channel means of all but the residual [N,C']).
+    def joined(
+        self, x: jax.Array, temperature: jax.Array | float, mixed_mean: jax.Array, residual: jax.Array, attends: bool
+    ) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array]:
+        """Computes the parts of out = batch_norm_2(gate(mix) * z) + residual for nn/epilogue.py.
+
+        Args:
+          x: the unit's input, [N,H,W,C].
+          temperature: scalar T of the binary weights.
+          mixed_mean: channel means of the map that the gate mixes with y, [N,C'].
+          residual: [N,H',W',C'].
+          attends: True for z = y * residual, False for z = y.
+        Returns:
+          (parts, offset, mean). parts is (c, a, b, slope, factor), one entry of `units` for epilogue.output. offset is that of
+          batch_norm_2, [N,C']. mean holds the channel means of batch_norm_2's output, so without the residual, [N,C'].
         """
         y = self.convolved(x, temperature)
         positions = y[0].shape[1] * y[0].shape[2]
@@ -90,30 +131,63 @@ class BinaryUnit(nnx.Module):
 
 
 class BinaryFeedForward(BinaryUnit):
-    """out = batch_norm_2(gate(mix) * y) + x', x' = pool(x); without info-recoupling out = y + x' (norm2 is skipped)."""
+    """The binary feed-forward unit: out = batch_norm_2(gate(mix) * y) + x', with x' = pool(x).
 
-    def __init__(self, features, size, stride=1, *, info_recoupling=True, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=None, rngs):
+    Without info-recoupling, out = y + x': the unit skips batch_norm_2. `features` are the channels in and out.
+    See BinaryUnit for the arguments.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        size: int,
+        stride: int = 1,
+        *,
+        info_recoupling: bool = True,
+        kernel_quantizer: WeightQuantizer = KERNEL_QUANTIZER,
+        gate_bits: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         norm_kind = nnx.Param if info_recoupling else Buffer
         super().__init__(
             features, features, size, stride, info_recoupling=info_recoupling, norm_kind=norm_kind,
             prelu_kind=Buffer, kernel_quantizer=kernel_quantizer, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
-    def parts(self, x, residual, mean, temperature):
-        """For side_by_side: (epilogue.output's, batch_norm_2's offset [N,C], the output's channel means [N,C]); pooling keeps means."""
+    def parts(
+        self, x: jax.Array, residual: jax.Array, mean: jax.Array, temperature: jax.Array | float
+    ) -> tuple[tuple[jax.Array, ...], jax.Array, jax.Array]:
+        """Computes the parts of the unit's output for `side_by_side`.
+
+        Args:
+          x: the unit's input, [N,H,W,C].
+          residual: pool(x), [N,H',W',C].
+          mean: channel means of x, [N,C]. They are those of the residual too, because pooling keeps means.
+          temperature: scalar T of the binary weights.
+        Returns:
+          (parts, offset, mean): see BinaryUnit.joined for parts and offset. mean holds the channel means of the unit's output, [N,C].
+        """
         if self.gate is not None:
             unit, offset, added = self.joined(x, temperature, mean, residual, attends=False)
             return unit, offset, mean + added
         y = self.convolved(x, temperature)
         return (*y, jnp.ones_like(y[-1])), jnp.zeros_like(y[-1]), mean + epilogue.sums(*y)[0] / (y[0].shape[1] * y[0].shape[2])
 
-    def step(self, x, mean, temperature):
-        """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
+    def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+        """Computes the unit from its input and the channel means of its input. See `side_by_side`."""
         return side_by_side([self], x, mean, temperature)
 
 
-def side_by_side(units, x, mean, temperature):
-    """Feed-forward units of one input, concatenated on channels: ([N,H/stride,W/stride,units*C], its channel means [N,units*C])."""
+def side_by_side(
+    units: Sequence[BinaryFeedForward], x: jax.Array, mean: jax.Array, temperature: jax.Array | float
+) -> tuple[jax.Array, jax.Array]:
+    """Applies feed-forward units of equal stride to one input x [N,H,W,C], and concatenates their outputs on channels.
+
+    `mean` [N,C] are the channel means of x.
+
+    Returns:
+      (output [N,H/stride,W/stride,len(units)*C], its channel means [N,len(units)*C]).
+    """
     residual = units[0].pooled(x)
     units, *vectors = zip(*(unit.parts(x, residual, mean, temperature) for unit in units), strict=True)
     offset, mean = (jnp.concatenate(part, axis=-1) for part in vectors)
@@ -121,41 +195,59 @@ def side_by_side(units, x, mean, temperature):
 
 
 class ElmAttention(BinaryUnit):
-    """Element-wise attention, 3x3: res = pool(prelu_1(x)); out = batch_norm_2(gate(mix) * y * res) + res."""
+    """The ELM (element-wise) attention unit, 3x3: out = batch_norm_2(gate(mix) * y * res) + res, with res = pool(prelu_1(x)).
 
-    def __init__(self, features, stride=1, *, info_recoupling=True, gate_bits=None, rngs):
+    `features` are the channels in and out. See BinaryUnit for the arguments.
+    """
+
+    def __init__(
+        self, features: int, stride: int = 1, *, info_recoupling: bool = True, gate_bits: int | None = None, rngs: nnx.Rngs
+    ) -> None:
         super().__init__(
             features, features, 3, stride, info_recoupling=info_recoupling, norm_kind=nnx.Param,
             prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
-    def step(self, x, mean, temperature):
-        """The unit with the channel means [N,C] of its input, in and out: ([N,H/stride,W/stride,C], [N,C])."""
+    def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+        """Computes the unit from its input x [N,H,W,C] and the channel means [N,C] of x.
+
+        Returns:
+          (output [N,H/stride,W/stride,C], its channel means [N,C]).
+        """
         return self.attended(x, mean, self.pooled(x, self.activation1), temperature)
 
-    def attended(self, x, mixed_mean, residual, temperature):
-        """(output, its channel means) for a residual [N,H',W',C'], the gate mixing a map of channel means mixed_mean [N,C'] with y."""
+    def attended(
+        self, x: jax.Array, mixed_mean: jax.Array, residual: jax.Array, temperature: jax.Array | float
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes the unit for a given residual. See `joined` for the arguments.
+
+        Returns:
+          (output [N,H',W',C'], its channel means [N,C']).
+        """
         unit, offset, _ = self.joined(x, temperature, mixed_mean, residual, attends=True)
         out = epilogue.add_offset(epilogue.output(True, (unit,), residual), offset)
         return out, channel_means(out)
 
 
 class Shortcut18(nnx.Module):
-    """BNext-18's shortcut where the shape changes: average pool 2x2, real 1x1 convolution, batch norm."""
+    """BNext-18's shortcut in units that change the shape: average pool 2x2, real 1x1 convolution, batch norm."""
 
-    def __init__(self, inputs, features, *, rngs):
+    def __init__(self, inputs: int, features: int, *, rngs: nnx.Rngs) -> None:
         self.conv = Conv(inputs, features, 1, rngs=rngs)
         self.norm = BatchNorm(features)
 
-    def __call__(self, x):
-        """[N,H,W,C] -> [N,H/2,W/2,C']. Raises UserError for odd sizes."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [N,H,W,C] to [N,H/2,W/2,C']. Raises UserError for an odd height or width."""
         return self.norm(self.conv(average_pool(x)))
 
 
 class ElmAttention18(ElmAttention):
-    """BNext-18's attention unit: it mixes its residual, not x, and carries the stride and the widening."""
+    """BNext-18's attention unit. Its gate mixes the residual (not x) with y. The unit applies the block's stride and widening.
 
-    def __init__(self, inputs, features, stride=1, *, rngs):
+    The stride must be 2 where `features` differs from `inputs`. See BinaryUnit for the arguments.
+    """
+
+    def __init__(self, inputs: int, features: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:
         super(ElmAttention, self).__init__(
             inputs, features, 3, stride, info_recoupling=True, norm_kind=nnx.Param,
             prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER_18, rngs=rngs,
@@ -163,8 +255,8 @@ class ElmAttention18(ElmAttention):
         changes = stride != 1 or inputs != features
         self.shortcut = Shortcut18(inputs, features, rngs=rngs) if changes else None
 
-    def step(self, x, mean, temperature):
-        """As ElmAttention's, but C' channels come out and the means of x are not used."""
+    def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+        """Does what ElmAttention.step does, with C' output channels. It ignores `mean`, the channel means of x."""
         residual = self.activation1(x)
         if self.shortcut is not None:
             residual = self.shortcut(residual)
@@ -172,26 +264,35 @@ class ElmAttention18(ElmAttention):
 
 
 class BasicBlock(nnx.Module):
-    """A 3x3 unit, then one 1x1 feed-forward unit, or two side by side, concatenated on channels, where the width doubles.
+    """A block of BNext: a 3x3 unit, then one 1x1 feed-forward unit.
+
+    Where the width doubles, two 1x1 units stand side by side. The block concatenates their outputs on channels.
 
     Args:
-      inputs, features: channels in and out; features is inputs or 2 * inputs.
-      stride: 1 or 2, carried by the 3x3 unit. elm_attention: whether the 3x3 unit is ELM attention.
+      inputs: input channels.
+      features: output channels, inputs or 2 * inputs.
+      stride: stride of the 3x3 unit, 1 or 2.
+      elm_attention: True makes the 3x3 unit ELM attention, False a feed-forward unit.
+      rngs: see BinaryUnit.
       **options: info_recoupling and gate_bits, see BinaryUnit.
     """
 
-    def __init__(self, inputs, features, stride, *, elm_attention, rngs, **options):
+    def __init__(self, inputs: int, features: int, stride: int, *, elm_attention: bool, rngs: nnx.Rngs, **options: Any) -> None:
         if elm_attention:
-            self.unit3x3 = ElmAttention(inputs, stride, rngs=rngs, **options)
+            self.unit3x3: ElmAttention | BinaryFeedForward = ElmAttention(inputs, stride, rngs=rngs, **options)
         else:
             self.unit3x3 = BinaryFeedForward(inputs, 3, stride, rngs=rngs, **options)
         self.units1x1 = nnx.List(BinaryFeedForward(inputs, 1, rngs=rngs, **options) for _ in range(features // inputs))
 
-    def step(self, x, mean, temperature):
-        """The block with the channel means of its input, in and out: ([N,H/stride,W/stride,features], [N,features])."""
+    def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+        """Computes the block from its input x [N,H,W,inputs] and the channel means [N,inputs] of x.
+
+        Returns:
+          (output [N,H/stride,W/stride,features], its channel means [N,features]).
+        """
         x, mean = self.unit3x3.step(x, mean, temperature)
         return side_by_side(list(self.units1x1), x, mean, temperature)
 
-    def __call__(self, x, temperature):
-        """x [N,H,W,inputs], temperature scalar -> [N,H/stride,W/stride,features]."""
+    def __call__(self, x: jax.Array, temperature: jax.Array | float) -> jax.Array:
+        """Maps x [N,H,W,inputs] to [N,H/stride,W/stride,features], at scalar temperature T."""
         return self.step(x, channel_means(x), temperature)[0]

@@ -1,11 +1,13 @@
-"""Dense k x k convolutions with PyTorch's padding of k // 2 on all sides, with a lowering for each platform.
+"""Dense k x k convolutions with PyTorch's padding (k // 2 pixels on all sides) and one lowering per platform.
 
-On accelerators the plain convolution is right. On CPU, XLA's own lowering of the kernel gradient and of strided or
-low-resolution convolutions is slow, so there they become k * k matrix products over shifted views (measured by
-benchmarks/train_step.py). Both are the same sums in another order; bnext_jax.nn.lowering chooses.
+Accelerators run XLA's convolution. On a CPU, XLA's lowering is slow for the kernel gradient, and for strided or low-resolution
+convolutions. There the code uses k * k matrix products over shifted views instead (measured by benchmarks/train_step.py).
+Both forms compute the same sums in a different order. bnext_jax.nn.lowering chooses the form.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,30 @@ from jax import lax
 
 from bnext_jax.nn import lowering
 
-# Below this many output positions per image a sum of matrix products beats XLA's CPU convolution.
+# Below this number of output positions per image, a sum of matrix products is faster than XLA's CPU convolution.
 FEW_POSITIONS = 100
 
 
-def plain(x, kernel, stride, dtype=None, groups=1, pads=None):
-    """XLA's convolution: what accelerators get. Arguments as convolution's; groups: feature groups; pads: None = k // 2 on all sides."""
+def plain(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int,
+    dtype: Any = None,
+    groups: int = 1,
+    pads: Sequence[tuple[int, int]] | None = None,
+) -> jax.Array:
+    """XLA's convolution, the form for accelerators.
+
+    Args:
+      x: see `convolution`.
+      kernel: [k, k, C / groups, O], the type of x.
+      stride: see `convolution`.
+      dtype: see `convolution`.
+      groups: number of feature groups.
+      pads: ((top, bottom), (left, right)) in pixels; None means k // 2 on all sides.
+    Returns:
+      [N, H', W', O]. With the default pads H' = ceil(H/stride), and W' likewise.
+    """
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -32,7 +52,7 @@ def plain(x, kernel, stride, dtype=None, groups=1, pads=None):
 
 
 def _taps(x, size, stride):
-    """The size * size shifted, strided views of zero-padded x [N,H,W,C], each [N*H'*W', C], row by row."""
+    """The size * size shifted and strided views of zero-padded x [N,H,W,C]. Each is [N*H'*W', C]; taps come row by row."""
     n, height, width, channels = x.shape
     if size == stride == 1:
         return [x.reshape(n * height * width, channels)]
@@ -48,7 +68,7 @@ def _taps(x, size, stride):
 
 
 def _matmul(x, kernel, stride, dtype):
-    """The same convolution as `plain`, as a sum of k * k matrix products."""
+    """The convolution of `plain`, computed as a sum of k * k matrix products."""
     size, _, inputs, features = kernel.shape
     taps = kernel.reshape(size * size, inputs, features)
     products = [jnp.matmul(view, tap, preferred_element_type=dtype) for view, tap in zip(_taps(x, size, stride), taps, strict=True)]
@@ -68,7 +88,7 @@ def _transpose_input(form, cotangent, kernel, stride, shape):
 
 
 def _cpu_input_gradient(cotangent, kernel, stride, shape):
-    if stride == 1:  # the transpose of a stride-1 convolution is a convolution with the turned kernel
+    if stride == 1:  # the transpose of a stride-1 convolution is a convolution with the kernel rotated by 180 degrees
         return _cpu_forward(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), 1, cotangent.dtype)
     return _transpose_input(_matmul, cotangent, kernel, stride, shape)
 
@@ -85,18 +105,20 @@ def _cpu_kernel_gradient(x, cotangent, size, stride):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolution(x, kernel, stride=1, dtype=None):
-    """Zero-padded convolution: y[n,i,j,o] = sum over taps (u,v) and c of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,c,o].
+def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1, dtype: Any = None) -> jax.Array:
+    """Convolves with zero padding of k // 2 pixels on all sides.
+
+    y[n,i,j,o] = sum over taps (u,v) and channels c of x[n, i*stride+u-k//2, j*stride+v-k//2, c] * kernel[u,v,c,o].
+    Both gradients are the exact transposes of this linear map.
 
     Args:
       x: [N, H, W, C]; float16, bfloat16, float32 or float64.
-      kernel: [k, k, C, O] with odd k, the same type as x.
-      stride: positive integer; the output is [N, ceil(H/stride), ceil(W/stride), O].
-      dtype: type in which the result is summed and returned; None = the type of x. float32 keeps sums of +-1 exact
-        (below 2^24 terms) where x is bfloat16.
+      kernel: [k, k, C, O] with odd k, the type of x.
+      stride: positive integer, in pixels.
+      dtype: type of the sums and of the result; None means the type of x. With float32, sums of +-1 are exact (below 2^24 terms)
+          even where x is bfloat16.
     Returns:
       [N, ceil(H/stride), ceil(W/stride), O].
-    Both gradients are the exact transposes of this linear map.
     """
     return lowering.choose(lambda x, k: _cpu_forward(x, k, stride, dtype), lambda x, k: plain(x, k, stride, dtype), x, kernel)
 

@@ -1,22 +1,27 @@
-"""What follows a unit's convolution, with a backward pass that reads the maps once less than automatic differentiation's.
+"""The part of a BNext unit after its convolution. Its backward pass reads the maps once less than automatic differentiation.
 
-With the convolution's output c, batch_norm_1 as an affine map a c + b, u = a c + b, y = prelu(u) and z = y (feed-forward)
-or y r (ELM attention), a unit needs sums over each image's positions, and then z A + B + r, where A and B follow from
-those sums. The gradients of a, b and the slope are again sums over positions. Automatic differentiation takes them of the
-whole gradient of u, which is known only after the gradients of A and B are, so in another pass over the maps. But A, B
-and the sums' gradients are constant over an image's positions: they can be taken out of the sums, and then every sum is
-one of maps that are known before. Training on a TPU is bound by memory traffic, and a compiler that fuses takes these
-sums in the very pass that writes the gradient of the unit's output: benchmarks/tpu_step.py has the figures.
+Forward. Let c be the output of the convolution and r the residual. batch_norm_1 is the affine map u = a c + b. Then y = prelu(u), and
+z = y (feed-forward) or z = y r (ELM attention). The unit first needs sums of y, z and z^2 over the positions of each image (`sums`).
+A and B follow from these sums. The output is z A + B + r (`output` and `add_offset`).
 
-Two units may stand side by side, their outputs concatenated. `output` takes them together, and B is added on its own (`add_offset`)
-afterwards: so the sums are of the concatenated map's gradient, in the pass that writes it, and with them that of the next
-unit's shift.
+Backward. The gradients of a, b and the slope are sums over positions too. Automatic differentiation sums the complete gradient of u.
+That gradient is known only after the gradients of A and B, so these sums need another pass over the maps. But A, B and the gradients
+of the sums are constant over the positions of an image. This module moves them out of the sums. The remaining sums need only maps
+that are known earlier. Memory traffic limits training on a TPU. A compiler that fuses operations computes these sums in the pass that
+writes the gradient of the unit's output. benchmarks/tpu_step.py measures the effect.
 
-Shapes throughout: c, r [N,H,W,C]; a, b, slope, A, B and sums [N,C]: the slope too, so that the gradients from `sums` and from
-`output` are added before they are summed over images, and devices exchange one. Arithmetic in at least float32.
+Two units may stand side by side, with their outputs concatenated. `output` takes both units together, and `add_offset` adds B in a
+separate operation. So the sums are sums over the gradient of the concatenated map. The compiler computes them in the pass that writes
+this gradient, together with the sum for the gradient of the next unit's shift.
+
+Shapes: c and r are [N,H,W,C]. a, b, slope, A, B and the sums are [N,C]. The slope is [N,C] for a reason: its gradients from `sums` and
+from `output` are added before the sum over images, so devices exchange one array instead of two.
+The arithmetic runs in at least float32.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +34,7 @@ def _total(x):
 
 
 def _maps(c, a, b, slope, r):
-    """(c, y, its derivative by u, min(u, 0), r or None) in the type of sums."""
+    """(c, y, dy/du, min(u, 0), r or None), in the type in which sums are computed."""
     kind = accumulation_dtype(c.dtype)
     c, slope = c.astype(kind), spatial(slope, kind)
     u = c * spatial(a, kind) + spatial(b, kind)
@@ -38,14 +43,19 @@ def _maps(c, a, b, slope, r):
 
 
 def _like(values, others):
-    """values in the types of others."""
+    """Casts each value to the type of the other array at the same place."""
     return [value.astype(other.dtype) for value, other in zip(values, others, strict=True)]
 
 
 def _vectors(terms, maps):
-    """Gradients [N,C] of (a, b, slope) where dL/dy is the sum over terms of factor [N,C] * weight [N,H,W,C]; maps: of _maps."""
+    """Gradients [N,C] of (a, b, slope).
+
+    Args:
+      terms: pairs (factor [N,C], weight [N,H,W,C]). dL/dy is the sum of factor * weight over the pairs.
+      maps: the result of _maps.
+    """
     c, _, derivative, below, _ = maps
-    grads = [0, 0, 0]
+    grads: list[Any] = [0, 0, 0]
     for factor, weight in terms:
         of_u = weight * derivative
         parts = _total(of_u * c), _total(of_u), _total(weight * below)
@@ -54,14 +64,24 @@ def _vectors(terms, maps):
 
 
 def _of_c(terms, a, maps):
-    """The gradient [N,H,W,C] of c, see _vectors."""
+    """The gradient [N,H,W,C] of c. See _vectors for `terms` and `maps`."""
     kind = maps[0].dtype
     return sum(spatial(factor, kind) * weight for factor, weight in terms) * maps[2] * spatial(a, kind)
 
 
 @jax.custom_vjp
-def sums(c, a, b, slope, r=None):
-    """(sum of y, sum of z, sum of z*z) over the positions of each image, see the module's text; r=None: z = y."""
+def sums(c: jax.Array, a: jax.Array, b: jax.Array, slope: jax.Array, r: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Sums of y, z and z^2 over the positions of each image. See the module's docstring for the formulas.
+
+    Args:
+      c: output of the convolution, [N,H,W,C].
+      a: factor of batch_norm_1, [N,C].
+      b: offset of batch_norm_1, [N,C].
+      slope: slope of the PReLU, [N,C].
+      r: residual, [N,H,W,C], for z = y r; None for z = y.
+    Returns:
+      (sum of y, sum of z, sum of z^2), [N,C] each, in at least float32.
+    """
     _, y, _, _, r = _maps(c, a, b, slope, r)
     z = y if r is None else y * r
     return _total(y), _total(z), _total(jnp.square(z))
@@ -85,10 +105,15 @@ sums.defvjp(lambda *arguments: (sums(*arguments), arguments), _sums_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def output(attends, units, r):
-    """z * factor + r of units side by side, concatenated on channels: [N,H,W,units*C], in the type of r.
+def output(attends: bool, units: Sequence[tuple[jax.Array, ...]], r: jax.Array) -> jax.Array:
+    """z A + r of each unit, concatenated on channels. See the module's docstring for the formulas.
 
-    attends: z = y r, otherwise z = y. units: (c, a, b, slope, factor) of each, factor: A of the module's text.
+    Args:
+      attends: True for z = y r, False for z = y.
+      units: (c, a, b, slope, A) of each unit, in the shapes of the module's docstring.
+      r: residual of all units, [N,H,W,C].
+    Returns:
+      [N,H,W,len(units)*C], in the type of r.
     """
 
     def one(c, a, b, slope, factor):
@@ -101,12 +126,14 @@ def output(attends, units, r):
 
 def _output_backward(attends, saved, cotangent):
     units, r = saved
-    *together, factors = (jnp.concatenate(one, axis=-1) for one in zip(*units, strict=True))
-    maps = _maps(*together, jnp.concatenate([r] * len(units), axis=-1))
+    c, a, b, slope, factors = (jnp.concatenate(one, axis=-1) for one in zip(*units, strict=True))
+    maps = _maps(c, a, b, slope, jnp.concatenate([r] * len(units), axis=-1))
     _, y, _, _, upcast_r = maps
     weight = cotangent.astype(y.dtype) * (upcast_r if attends else 1)
     vectors = (jnp.split(one, len(units), axis=-1) for one in (*_vectors([(factors, weight)], maps), _total(weight * y)))
 
+    grads: list[tuple[jax.Array, ...]]
+    grad_r: Any
     grads, grad_r = [], 0
     parts = jnp.split(cotangent, len(units), axis=-1)
     for (c, a, b, slope, factor), g, *of_them in zip(units, parts, *vectors, strict=True):
@@ -126,6 +153,6 @@ def _output_forward(attends, *arguments):
 output.defvjp(_output_forward, _output_backward)
 
 
-def add_offset(x, offset):
-    """x + offset, in the type of x, added in at least float32: x [N,H,W,C], offset [N,C]."""
+def add_offset(x: jax.Array, offset: jax.Array) -> jax.Array:
+    """Adds an offset [N,C] to a map x [N,H,W,C]. The addition runs in at least float32; the result has the type of x."""
     return (x.astype(accumulation_dtype(x.dtype)) + spatial(offset, accumulation_dtype(x.dtype))).astype(x.dtype)

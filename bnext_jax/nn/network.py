@@ -1,29 +1,32 @@
-"""The state of training as plain data, and what the network's metadata says about it.
+"""The variables of a network as plain data, and the metadata of these variables.
 
-Variables travel as flat dicts {"blocks/0/unit3x3/scale": array}: plain leaves cost the host little per step (measured by
-benchmarks/train_step.py), a checkpoint's keys are readable, and bounds and decay groups are looked up by the same path.
+Variables are flat dicts {"blocks/0/unit3x3/scale": array}. Plain leaves cost the host little time per step (measured by
+benchmarks/train_step.py). Checkpoints have readable keys. Bounds and decay groups use the same paths as keys.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.nn.binary_conv import LatentWeight
 
 
-def _variables(state):
+def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
     return {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
 
 
-def flatten(state):
-    """nnx.State -> {"a/b/0": array}."""
+def flatten(state: nnx.State) -> dict[str, jax.Array]:
+    """Converts an nnx.State to a flat dict {"a/b/0": array}."""
     return {path: variable.get_value() for path, variable in _variables(state).items()}
 
 
-def unflatten(flat):
-    """{"a/b/0": array} -> the nested dict that nnx.merge takes (digits are list positions)."""
-    nested = {}
+def unflatten(flat: Mapping[str, Any]) -> dict[str | int, Any]:
+    """Converts a flat dict {"a/b/0": array} to the nested dict that nnx.merge takes. A key of digits is a position in a list."""
+    nested: dict[str | int, Any] = {}
     for path, value in flat.items():
         *parents, leaf = (int(key) if key.isdigit() else key for key in path.split("/"))
         node = nested
@@ -33,13 +36,13 @@ def unflatten(flat):
     return nested
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # compared and hashed by identity, as jit wants it
+@dataclasses.dataclass(frozen=True, eq=False)  # eq=False: compared and hashed by identity, which jit needs
 class Network:
-    """A network split into structure and data.
+    """The structure of a network, without its variables.
 
     Attributes:
-      graphdef: the structure, to be merged with variables inside jit.
-      bounds: {path: (low, high)} of the parameters that are projected after each update.
+      graphdef: the structure. __call__ merges it with variables inside jit.
+      bounds: {path: (low, high)} of the parameters that `project` clips after each update.
       decay_groups: {path: "weights" or "rest"} of every parameter.
       latent: {path: WeightQuantizer} of the latent weights.
     """
@@ -49,24 +52,41 @@ class Network:
     decay_groups: dict
     latent: dict
 
-    def has_exact_signs(self, temperature):
-        """Whether all binary weights are exact signs at this temperature, as their quantizers say; None for a network without any."""
+    def has_exact_signs(self, temperature: float) -> bool | None:
+        """Whether all quantizers give exact signs at this temperature. None for a network without binary weights."""
         return all(quantizer.is_exact(temperature) for quantizer in self.latent.values()) if self.latent else None
 
-    def __call__(self, variables, images, temperature=None):
-        """Logits and the variables that the forward changed: ({path: array}, [N,H,W,3], scalar) -> ([N,C], {path: array})."""
+    def __call__(
+        self, variables: Mapping[str, jax.Array], images: jax.Array, temperature: jax.Array | float | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Runs the forward pass.
+
+        Args:
+          variables: {path: array}, all variables of the network.
+          images: [N,H,W,3], normalized.
+          temperature: scalar T of the binary weights; None means the network's own Temperature.
+        Returns:
+          (logits [N,C], {path: array} of the batch statistics after the pass).
+        """
         model = nnx.merge(self.graphdef, unflatten(variables))
         logits = model(images, temperature)
         return logits, flatten(nnx.state(model, nnx.BatchStat))
 
 
-def split(model, *, training, batch_norm_group=None):
-    """(Network, params, batch_stats) of a module: both flat dicts; batch_stats holds all that is not a parameter.
+def split(
+    model: nnx.Module, *, training: bool, batch_norm_group: int | None = None
+) -> tuple[Network, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Splits a module into structure and variables.
 
-    training: batch statistics, with groups of `batch_norm_group` examples; otherwise running statistics.
+    Args:
+      model: the module, abstract or not.
+      training: True for batch statistics, False for running statistics.
+      batch_norm_group: number of examples that share batch statistics; None means the whole batch.
+    Returns:
+      (Network, params, batch_stats). params and batch_stats are flat dicts. batch_stats holds all variables that are not parameters.
     """
     view = nnx.view(model, use_running_average=not training, batch_norm_group=batch_norm_group, raise_if_not_found=False)
-    graphdef, params, rest = nnx.split(view, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(view, nnx.Param, ...)  # type: ignore[misc]
     variables = _variables(params)
     bounds = {path: v.get_metadata().get("bounds") for path, v in variables.items()}
     network = Network(
@@ -78,12 +98,29 @@ def split(model, *, training, batch_norm_group=None):
     return network, flatten(params), flatten(rest)
 
 
-def fill(model, params, batch_stats):
-    """A module of the same structure as `model` (abstract or not) that holds these flat dicts of arrays. Paths must match exactly."""
+def fill(model: nnx.Module, params: Mapping[str, jax.Array], batch_stats: Mapping[str, jax.Array]) -> nnx.Module:
+    """Makes a module with the structure of `model` and the given variables.
+
+    Args:
+      model: the module, abstract or not.
+      params: flat dict of the parameters. The paths must match those of the model exactly.
+      batch_stats: flat dict of all other variables. The paths must match exactly too.
+    Returns:
+      A new module.
+    """
     graphdef, _ = nnx.split(model)
     return nnx.merge(graphdef, unflatten({**params, **batch_stats}))
 
 
-def project(params, bounds):
-    """Clips each parameter that has bounds to them, after each update: latent weights to their quantizer's, `scale` to [0, 1]."""
+def project(params: Mapping[str, jax.Array], bounds: Mapping[str, tuple[float, float]]) -> dict[str, jax.Array]:
+    """Clips each parameter to its bounds, if it has any. The training step calls this after each update.
+
+    Latent weights have the bounds of their quantizer, and `scale` has [0, 1].
+
+    Args:
+      params: {path: array}.
+      bounds: {path: (low, high)}.
+    Returns:
+      {path: array}, the same paths as params.
+    """
     return {path: jnp.clip(p, *bounds[path]) if path in bounds else p for path, p in params.items()}

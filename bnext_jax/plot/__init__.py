@@ -1,1 +1,1 @@
-"""Pictures: of a run, of its recipe, of a network, of the field."""
+"""Pictures of a run, of its augmentation, of a network's feature maps, and of published binary networks."""

@@ -1,4 +1,8 @@
-"""A contact sheet of the recipe: images as they are, as evaluation sees them, and as training does."""
+"""Draws a contact sheet of the augmentation: raw images, the images that evaluation sees, and the images that training sees."""
+
+import os
+import random
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,25 +14,32 @@ from bnext_jax.data.pipeline import augmentation_rng
 from bnext_jax.errors import UserError
 from bnext_jax.plot.figures import picture_path, save, subplots
 
-ROWS, AUGMENTED = 6, 6
-INCHES = 1.6  # an image's side
+if TYPE_CHECKING:
+    from bnext_jax.config import Config
+
+ROWS, AUGMENTED = 6, 6  # images, and augmented versions of each
+INCHES = 1.6  # side of one image
 SHORT = {"PosterizeIncreasing": "Posterize", "SolarizeIncreasing": "Solarize", "TranslateXRel": "TranslateX", "TranslateYRel": "TranslateY"}
 
 
-def augmentation(config, output=None):
-    """Draws images of the training split: raw, evaluated, and augmented in the run's first epochs, with RandAugment's draws.
+def augmentation(config: "Config", output: os.PathLike | str | None = None) -> str:
+    """Draws images of the training split, one row an image.
+
+    A row shows the raw image, the image after the evaluation transform, and the augmented image of each of the first epochs. The
+    titles give RandAugment's draws.
 
     Args:
-      config: a checked Config. output: see picture_path; None = augmentation.png.
+      config: a checked Config.
+      output: the picture's path, see picture_path; None = augmentation.png.
     Returns:
       The picture's path.
     Raises:
-      UserError: no dataset, no image that can be decoded, or the picture cannot be written.
+      UserError: the dataset is missing, no image can be decoded, or the picture cannot be written.
     """
     path = picture_path(output or "augmentation.png")
     source = splits.open_source(config.data, config.data.train_split)
     train, evaluation = Transform(config.data.train_transform), Transform(config.data.eval_transform)
-    rows = []
+    rows: list[list[tuple[np.ndarray, str]]] = []
     for index in np.random.default_rng(config.seed).permutation(len(source)):
         if len(rows) < ROWS:
             try:
@@ -48,8 +59,8 @@ def augmentation(config, output=None):
     return save(figure, path)
 
 
-def _row(source, index, train, evaluation, seed):
-    """[(image, text), ...] of one image: raw, evaluated, augmented."""
+def _row(source: splits.Source, index: int, train: Transform, evaluation: Transform, seed: int) -> list[tuple[np.ndarray, str]]:
+    """One row as [(image, title), ...]: raw, evaluated, then augmented once an epoch."""
     image, label = source.example(index)
     raw = image.pixels() if isinstance(image, Photo) else image
     name = imagenet.readable(source.class_names, len(source.class_names))[label]
@@ -57,9 +68,12 @@ def _row(source, index, train, evaluation, seed):
     return cells + [_augmented(train, image, augmentation_rng(seed, epoch, index), epoch) for epoch in range(AUGMENTED)]
 
 
-def _augmented(transform, image, rng, epoch):
-    """(image, text): what Transform does, step by step, with RandAugment's draws looked up on the way."""
-    drawn = []
+def _augmented(transform: Transform, image: "np.ndarray | Photo", rng: random.Random, epoch: int) -> tuple[np.ndarray, str]:
+    """Applies the transform step by step; returns (image, title). The title lists RandAugment's draws.
+
+    The draws are read ahead with the same random state, which is then set back. So the image is the one that training sees.
+    """
+    drawn: list[tuple[str, float | None]] = []
     for function, arguments in transform.steps:
         if function is randaugment:
             before = rng.getstate()
@@ -70,5 +84,5 @@ def _augmented(transform, image, rng, epoch):
     return np.asarray(image.pixels() if isinstance(image, Photo) else image), text or f"epoch {epoch}"
 
 
-def _shown(argument):
+def _shown(argument: float | None) -> str:
     return "" if argument is None else f" {argument:.3g}"

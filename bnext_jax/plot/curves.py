@@ -1,14 +1,22 @@
-"""Curves of one or several runs: loss, top-1, flip ratio, temperature, learning rate, share of exactly binary weights."""
+"""Draws the curves of one or several runs: loss, top-1, flip ratio, temperature, learning rate, share of exactly binary weights."""
 
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from etils import epath
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.logs import read_metrics
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 
-# (title, [(key, what it is, line style)], logarithmic, factor)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# (title, ((key in the log, legend, line style), ...), whether the axis is logarithmic, factor from the log's unit to the title's)
 PANELS = (
     ("loss (nats)", (("train_loss", "training loss", ":"), ("test_loss", "cross-entropy on the evaluation split", "-")), True, 1),
     ("top-1 (%)", (("train_top1", "training images", ":"), ("test_top1", "evaluation split", "-")), False, 1),
@@ -19,14 +27,23 @@ PANELS = (
 )
 
 
-def curves(workdirs, output=None, title="", teachers=None):
-    """Draws what metrics.jsonl holds by epoch, a colour a run; returns the picture's path.
+def curves(
+    workdirs: Sequence[os.PathLike | str],
+    output: os.PathLike | str | None = None,
+    title: str = "",
+    teachers: Mapping[str, float] | None = None,
+) -> str:
+    """Draws the values of metrics.jsonl against the epoch, one color a run.
 
     Args:
-      workdirs: work directories with logs. output: see picture_path; None = curves.png in the first of them.
-      title: above the picture. teachers: {name: top-1 in percent}, drawn as lines to compare with.
+      workdirs: work directories with logs, at least one.
+      output: the picture's path, see picture_path; None = curves.png in the first work directory.
+      title: text above the picture.
+      teachers: {name: top-1 in percent}; each is drawn as a horizontal line in the top-1 panel.
+    Returns:
+      The picture's path.
     Raises:
-      UserError: no logs, or the picture cannot be written.
+      UserError: a work directory has no logs, or the picture cannot be written.
     """
     runs = {}
     for workdir in workdirs:
@@ -50,16 +67,16 @@ def curves(workdirs, output=None, title="", teachers=None):
     return save(figure, path)
 
 
-def read_logs(workdir):
-    """io.logs.read_metrics of a work directory. Raises UserError where there are none."""
+def read_logs(workdir: os.PathLike | str) -> list[dict[str, Any]]:
+    """The lines of a work directory's metrics.jsonl, see io.logs.read_metrics. Raises UserError where there are none."""
     lines = read_metrics(workdir)
     if not lines:
         raise UserError(f"{workdir} holds no logs (metrics.jsonl); give a work directory that `train` wrote")
     return lines
 
 
-def _short(paths):
-    """{path: name for the legend}: the paths without what all of them begin with."""
+def _short(paths: Sequence[str]) -> dict[str, str]:
+    """{path: name for the legend}. The name is the path without the parent folders that all paths share."""
     parts = [pathlib.Path(path).parts for path in paths]
     shared = 0
     while len(paths) > 1 and all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
@@ -67,14 +84,17 @@ def _short(paths):
     return {path: "/".join(p[shared:]) for path, p in zip(paths, parts, strict=True)}
 
 
-def _shade_exact(axis, lines):
-    """The epochs in which signs are exact, T = 0."""
+def _shade_exact(axis: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
+    """Shades the epochs with exact signs, T = 0."""
     exact = next((line["epoch"] for line in lines if line.get("temperature") == 0), None)
     if exact is not None:
         axis.axvspan(exact - 0.5, lines[-1]["epoch"], color="#2a9d5c", alpha=0.10, linewidth=0)
 
 
-def _legends(figure, axes, names, teachers, runs):
+def _legends(
+    figure: "Figure", axes: np.ndarray, names: Mapping[str, str], teachers: Mapping[str, float], runs: Sequence[Sequence[Mapping[str, Any]]]
+) -> None:
+    """Draws the legends and the teachers' lines, and sets the limits of the top-1 panel."""
     from matplotlib.lines import Line2D
 
     def styles(axis, keys, more=()):
@@ -85,7 +105,7 @@ def _legends(figure, axes, names, teachers, runs):
     styles(loss, PANELS[0][1])
     bests = [max((line[key] for line in lines for key in ("test_top1", "train_top1") if key in line), default=0) for lines in runs]
     low = min([*bests, *teachers.values()])
-    if low > 80:  # the beginning matters less than the end
+    if low > 80:  # show the end of training in detail; the first epochs may fall outside
         top1.set_ylim(min(80, low - 20), 100.5)
     lines = [top1.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"{name} {value:.1f} %")
              for (name, value), colour in zip(teachers.items(), COLOURS[1:] * len(teachers), strict=False)]  # fmt: skip

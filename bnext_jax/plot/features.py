@@ -1,7 +1,13 @@
-"""What a binary network sees: the signs that its binary convolutions multiply, channel by channel, and its latent weights by layer."""
+"""Draws the binary feature maps of a network, one picture a channel, and the distribution of its latent weights by layer.
+
+A binary feature map is the input of a binary convolution after its quantizer: the signs that the convolution multiplies.
+"""
 
 import math
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +21,58 @@ from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.normalise import normalise
+from bnext_jax.nn.quantizers import ActivationQuantizer
 from bnext_jax.plot.figures import picture_path, save, subplots, tidy
 
-LONGEST = 1024  # pixels of an image's longer side; larger ones are made smaller
-CHANNELS = 64  # of a layer, at most
-LAYERS = 5  # drawn where none are named
-NEGATIVE, ZERO, POSITIVE, GAP = (24, 32, 54), (190, 60, 60), (246, 240, 225), (120, 130, 145)  # colours, 0 to 255
+LONGEST = 1024  # pixels of an image's longer side; larger images are scaled down
+CHANNELS = 64  # channels drawn of one layer, at most
+LAYERS = 5  # layers drawn where none are named
+NEGATIVE, ZERO, POSITIVE, GAP = (24, 32, 54), (190, 60, 60), (246, 240, 225), (120, 130, 145)  # RGB colors, 0 to 255
 BINS = 61
 
 
 class Tap:
-    """Stands for a convolution's input quantizer and keeps what it gives. quantizer: ActivationQuantizer. kept: {name: array}."""
+    """Replaces the input quantizer of a convolution: computes the same and keeps the result.
 
-    def __init__(self, quantizer, name, kept):
+    Args:
+      quantizer: the convolution's input quantizer.
+      name: key of the result.
+      kept: dict that receives the result.
+    """
+
+    def __init__(self, quantizer: ActivationQuantizer, name: str, kept: dict[str, jax.Array]) -> None:
         self._quantizer, self._name, self._kept = quantizer, name, kept
 
-    def __call__(self, x, shift=None):
+    def __call__(self, x: jax.Array, shift: jax.Array | None = None) -> jax.Array:
+        """The quantizer's result, see ActivationQuantizer."""
         self._kept[self._name] = self._quantizer(x, shift)
         return self._kept[self._name]
 
 
-def convolutions(model):
-    """{name: BinaryConv} of those that quantize their input, in the order of their paths; a name is the path without "/conv" at its end."""
+def convolutions(model: nnx.Module) -> dict[str, BinaryConv]:
+    """The binary convolutions that quantize their input.
+
+    Args:
+      model: a network, abstract or not.
+    Returns:
+      {name: BinaryConv} in the order of the paths. A name is the module's path without "/conv" at its end.
+    """
     found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv) and module.input_quantizer}
     ordered = sorted(found, key=lambda path: [(isinstance(part, str), part) for part in path])
     return {"/".join(map(str, path)).removesuffix("/conv"): found[path] for path in ordered}
 
 
-def fitted(image, stride, longest=LONGEST):
-    """An image whose sides a network can take: at most `longest` pixels, cropped about its centre to multiples of stride.
+def fitted(image: np.ndarray, stride: int, longest: int = LONGEST) -> np.ndarray:
+    """Scales an image down and crops it to a size that a network takes.
 
-    image: uint8 [H,W,3]. Raises UserError where it is too small.
+    Args:
+      image: uint8 [H, W, 3].
+      stride: the network's total stride in pixels; both sides become multiples of it.
+      longest: pixels of the longer side, at most.
+    Returns:
+      uint8 [H', W', 3], cropped about the center.
+    Raises:
+      UserError: a side, once scaled down, is shorter than the stride.
     """
     height, width = image.shape[:2]
     if max(height, width) > longest:
@@ -59,25 +86,27 @@ def fitted(image, stride, longest=LONGEST):
     return image[top : top + rows, left : left + columns]
 
 
-def signs(model, images, names):
-    """What chosen binary convolutions multiply.
+def signs(model: nnx.Module, images: np.ndarray | jax.Array, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Computes the binary inputs of chosen convolutions.
 
     Args:
-      model: an evaluation view with arrays.
-      images: [N,H,W,3], normalised.
-      names: of convolutions.
+      model: a network in evaluation mode, with arrays.
+      images: [N, H, W, 3], normalized.
+      names: names of convolutions, see convolutions.
     Returns:
-      {name: int8 [N,H',W',C]}: -1 the quantizer's low level, +1 its high one, 0 another value (that at 0), in the order of paths.
+      {name: int8 [N, H', W', C]} in the order of the paths: -1 at the quantizer's low level, +1 at its high level, 0 at any other value
+      (the value that some quantizers give at 0).
     """
     graphdef, variables = nnx.split(model)
-    known = {name: conv.input_quantizer for name, conv in convolutions(model).items()}
+    known: dict[str, Any] = {name: conv.input_quantizer for name, conv in convolutions(model).items()}
 
     @jax.jit
     def forward(variables, images):
+        kept: dict[str, jax.Array]
         network, kept = nnx.merge(graphdef, variables), {}
         for name, conv in convolutions(network).items():
             if name in names:
-                conv.input_quantizer = nnx.static(Tap(conv.input_quantizer, name, kept))
+                conv.input_quantizer = nnx.static(Tap(known[name], name, kept))  # type: ignore[assignment]
         network(images)
         return {name: level_of(maps, known[name].levels) for name, maps in kept.items()}
 
@@ -85,14 +114,27 @@ def signs(model, images, names):
     return {name: np.asarray(found[name]) for name in known if name in names}
 
 
-def level_of(maps, levels):
-    """int8 of the shape of maps: -1 at the lower of two levels, +1 at the higher, 0 elsewhere."""
+def level_of(maps: jax.Array, levels: tuple[float, float]) -> jax.Array:
+    """Maps two levels to signs.
+
+    Args:
+      maps: values of any shape.
+      levels: (low, high).
+    Returns:
+      int8 of the same shape: -1 at the low level, +1 at the high level, 0 elsewhere.
+    """
     low, high = levels
     return (maps == high).astype(jnp.int8) - (maps == low).astype(jnp.int8)
 
 
-def grid(maps):
-    """One picture of the channels of a layer: int8 [H,W,C] -> uint8 [*,*,3], at most CHANNELS of them, row by row in their order."""
+def grid(maps: np.ndarray) -> np.ndarray:
+    """Tiles the channels of one layer into one picture, row by row in their order.
+
+    Args:
+      maps: int8 [H, W, C] of -1, 0 and +1; only the first CHANNELS channels are drawn.
+    Returns:
+      uint8 [rows * (H + gap) + gap, columns * (W + gap) + gap, 3].
+    """
     height, width, channels = maps.shape
     shown = min(channels, CHANNELS)
     columns = math.ceil(math.sqrt(shown * height / width))
@@ -108,10 +150,17 @@ def grid(maps):
     return picture
 
 
-def names_of_layers(model, layers=()):
-    """The convolutions to draw: those named in `layers`; () = LAYERS of those with 3x3 kernels, [] where there are none.
+def names_of_layers(model: nnx.Module, layers: Sequence[str] = ()) -> list[str]:
+    """The names of the convolutions to draw.
 
-    Raises UserError for one that the network does not have.
+    Args:
+      model: a network.
+      layers: names of convolutions, with or without "/conv"; () = LAYERS of the convolutions whose kernel is larger than 1x1, evenly
+        spaced.
+    Returns:
+      Names as convolutions gives them; [] where none are named and the network has no such convolution.
+    Raises:
+      UserError: the network has no convolution of a given name.
     """
     known = convolutions(model)
     if layers:
@@ -124,16 +173,21 @@ def names_of_layers(model, layers=()):
     return [spatial[round(i)] for i in np.linspace(0, len(spatial) - 1, min(LAYERS, len(spatial)))]
 
 
-def features(words, checkpoint, layers=(), output=None):
-    """Draws the binary feature maps of an image, and the latent weights' distribution in a picture beside it.
+def features(
+    words: Sequence[str], checkpoint: os.PathLike | str, layers: Sequence[str] = (), output: os.PathLike | str | None = None
+) -> dict[str, Any]:
+    """Draws the binary feature maps of an image, and the distribution of the latent weights in a second picture.
 
     Args:
-      words: [an image file]. checkpoint: a work directory or PyTorch file. layers: names of convolutions, see convolutions; () = LAYERS of
-      those with 3x3 kernels. output: see picture_path; None = features.png. The second picture has "_weights" before the ending.
+      words: one image file.
+      checkpoint: a work directory or a PyTorch file.
+      layers: names of convolutions, see names_of_layers.
+      output: path of the first picture, see picture_path; None = features.png. The second picture has "_weights" before the ending.
     Returns:
-      {"picture", "weights": paths, "layers": {name: share of +1}}.
+      {"picture": path, "weights": path, "layers": {name: share of +1, from 0 to 1}}.
     Raises:
-      UserError: no image or one too small or unreadable, an unknown layer, a network without binary units.
+      UserError: not exactly one image, an image that is too small or unreadable, an unknown layer, a network without binary
+        convolutions.
     """
     path = picture_path(output or "features.png")
     if len(words) != 1:
@@ -151,19 +205,37 @@ def features(words, checkpoint, layers=(), output=None):
     }
 
 
-def maps_of(model, metadata, image, names):
-    """{name: int8 [H,W,C]}: the signs of one uint8 image [H,W,3], scaled as the network's metadata say; see signs."""
+def maps_of(model: nnx.Module, metadata: Mapping[str, Any], image: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Computes the binary feature maps of one image, see signs.
+
+    Args:
+      model: a network in evaluation mode, with arrays.
+      metadata: the network's metadata; its preprocessing normalizes the image.
+      image: uint8 [H, W, 3].
+      names: names of convolutions.
+    Returns:
+      {name: int8 [H', W', C]}.
+    """
     scale = preprocessing.of(metadata)
     pixels = normalise(image[None], tuple(scale["mean"]), tuple(scale["std"]), np.dtype("float32"))
     return {name: maps[0] for name, maps in signs(model, pixels, names).items()}
 
 
-def draw_maps(image, kept, path, caption):
-    """Draws an image and the grids of its feature maps ({name: [H,W,C]}); returns the picture's path."""
+def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: os.PathLike, caption: str) -> str:
+    """Draws an image and the grids of its feature maps.
+
+    Args:
+      image: uint8 [H, W, 3].
+      kept: {name: int8 [H', W', C]}, see maps_of.
+      path: where to write the picture.
+      caption: text above the image.
+    Returns:
+      The picture's path.
+    """
     panels = len(kept) + 1
     columns = 2 if panels in (2, 4) else min(3, panels)
     rows = math.ceil(panels / columns)
-    high = 5 * min(2.0, max(0.5, image.shape[0] / image.shape[1])) + 0.3  # inches, as the image is shaped
+    high = 5 * min(2.0, max(0.5, image.shape[0] / image.shape[1])) + 0.3  # inches; follows the image's aspect ratio
     figure, axes = subplots(rows, columns, figsize=(5 * columns, high * rows), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -177,8 +249,19 @@ def draw_maps(image, kept, path, caption):
     return save(figure, path)
 
 
-def weights(model, metadata, path):
-    """Draws how the latent weights of each layer lie, within their bounds as far as they reach; returns the picture's path."""
+def weights(model: nnx.Module, metadata: Mapping[str, Any], path: os.PathLike) -> str:
+    """Draws the distribution of the latent weights, one row a layer.
+
+    The horizontal axis ends at the quantizers' bounds, or earlier where the weights do not reach the bounds. Weights beyond the axis
+    count in the outermost bins.
+
+    Args:
+      model: a network with binary convolutions, with arrays.
+      metadata: the network's metadata; its temperature is drawn as two dashed lines where it lies within the axis.
+      path: where to write the picture.
+    Returns:
+      The picture's path.
+    """
     values = {name: np.asarray(conv.kernel[...]).ravel() for name, conv in convolutions(model).items()}
     bounds = [max(conv.kernel_quantizer.bounds) for conv in convolutions(model).values() if conv.kernel_quantizer.bounds]
     reach = min(*bounds, np.inf, 1.05 * max(np.quantile(np.abs(w), 0.999) for w in values.values()))

@@ -1,15 +1,21 @@
-"""What all pictures share: matplotlib without a screen, one style, endings, writing."""
+"""Helpers for all pictures: matplotlib without a screen, one style, file types, writing."""
 
 import io
+import os
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.files import write_whole
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#1f5fa8", "#c8553d", "#2a9d5c", "#8a5fb0", "#e09f3e", "#4a4e57")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -23,21 +29,38 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.8,
-    "svg.hashsalt": "bnext_jax",  # the same picture, the same file
-    "pdf.fonttype": 42,  # text stays text, as journals want it
+    "svg.hashsalt": "bnext_jax",  # equal pictures give equal files
+    "pdf.fonttype": 42,  # TrueType: text stays text, as journals ask
 }
 
 
-def picture_path(output):
-    """The path of a picture to write. Raises UserError for an ending that is none of SUFFIXES, before any work is done."""
+def picture_path(output: os.PathLike | str) -> epath.Path:
+    """The path of a picture to write. Call it before the work starts.
+
+    Args:
+      output: path of the picture.
+    Returns:
+      The path.
+    Raises:
+      UserError: the path does not end in one of SUFFIXES.
+    """
     path = epath.Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"the picture {path} needs one of the endings {', '.join(SUFFIXES)}")
     return path
 
 
-def subplots(rows, columns, figsize, **options):
-    """(figure, axes) of matplotlib in our style, drawn in memory; figsize in inches."""
+def subplots(rows: int, columns: int, figsize: tuple[float, float], **options: Any) -> tuple["Figure", Any]:
+    """Makes a matplotlib figure in our style, drawn in memory.
+
+    Args:
+      rows: number of panels from top to bottom.
+      columns: number of panels from left to right.
+      figsize: (width, height) in inches.
+      **options: more arguments of matplotlib.pyplot.subplots.
+    Returns:
+      (figure, axes) as pyplot.subplots gives them.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,15 +70,31 @@ def subplots(rows, columns, figsize, **options):
     return pyplot.subplots(rows, columns, figsize=figsize, layout="constrained", **options)
 
 
-def tidy(axis, title, below="", beside=""):
-    """Title and labels of one panel."""
+def tidy(axis: "Axes", title: str, below: str = "", beside: str = "") -> None:
+    """Sets the title and the labels of one panel.
+
+    Args:
+      axis: the panel.
+      title: text above the panel.
+      below: label of the horizontal axis.
+      beside: label of the vertical axis.
+    """
     axis.set_title(title)
     axis.set_xlabel(below)
     axis.set_ylabel(beside)
 
 
-def save(figure, path):
-    """Writes and closes a figure; returns the path as text. Raises UserError where it cannot be written."""
+def save(figure: "Figure", path: epath.Path) -> str:
+    """Writes a figure atomically and closes it.
+
+    Args:
+      figure: a figure made by subplots.
+      path: where to write, see picture_path.
+    Returns:
+      The path as text.
+    Raises:
+      UserError: the file cannot be written.
+    """
     from matplotlib import pyplot
 
     content = io.BytesIO()

@@ -1,19 +1,30 @@
-"""One HTML page that needs nothing else: pieces of it as text, pictures inside."""
+"""Builds one HTML page that needs no other files: every function returns HTML text, pictures are embedded."""
 
 import base64
 import html
 import io
+import os
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from PIL import Image
 
 STYLE = pathlib.Path(__file__).with_name("report.css")
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
-SMALL = 64  # pixels; images below are shown with their pixels, not smoothed
+SMALL = 64  # pixels; smaller images are shown with sharp pixels, not smoothed
 
 
-def page(title, below, parts):
-    """The whole page. title: text. below: text under it. parts: HTML."""
+def page(title: str, below: str, parts: Iterable[str]) -> str:
+    """The whole page.
+
+    Args:
+      title: text.
+      below: text under the title.
+      parts: HTML of the sections.
+    Returns:
+      The page as HTML.
+    """
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
     top = f"<header><h1>{html.escape(title)}</h1><p>{html.escape(below)}</p></header>"
     return (
@@ -22,37 +33,73 @@ def page(title, below, parts):
     )
 
 
-def section(title, *parts, note=""):
-    """A titled box. parts: HTML. note: text below the title."""
+def section(title: str, *parts: str, note: str = "") -> str:
+    """A box with a title.
+
+    Args:
+      title: text.
+      *parts: HTML.
+      note: text below the title.
+    Returns:
+      HTML.
+    """
     told = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return f"<section><h2>{html.escape(title)}</h2>{told}{''.join(parts)}</section>"
 
 
-def folded(title, part):
-    """A titled box that opens at a click."""
+def folded(title: str, part: str) -> str:
+    """A box with a title that opens at a click.
+
+    Args:
+      title: text.
+      part: HTML inside the box.
+    Returns:
+      HTML.
+    """
     return f"<section><details><summary>{html.escape(title)}</summary>{part}</details></section>"
 
 
-def cards(values):
-    """Large numbers side by side. values: {what: text}."""
+def cards(values: Mapping[str, str]) -> str:
+    """Large numbers side by side.
+
+    Args:
+      values: {description: number as text}.
+    Returns:
+      HTML.
+    """
     shown = "".join(
         f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>' for what, value in values.items()
     )
     return f'<div class="cards">{shown}</div>'
 
 
-def table(rows, kind=""):
-    """Rows of texts, the first of them the headings. kind: a class of report.css."""
+def table(rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table.
+
+    Args:
+      rows: rows of texts; the first row holds the headings.
+      kind: a class of report.css.
+    Returns:
+      HTML.
+    """
     head, *others = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in _tagged(rows)]
     return f'<div class="scroll"><table class="{kind}"><tr>{head}</tr>{"".join(f"<tr>{row}</tr>" for row in others)}</table></div>'
 
 
-def _tagged(rows):
+def _tagged(rows: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+    """[(HTML tag of the cells, row)]."""
     return [("th" if i == 0 else "td", row) for i, row in enumerate(rows)]
 
 
-def picture(path, told):
-    """A picture file as wide as the page. told: what it shows, for those who do not see it."""
+def picture(path: os.PathLike | str, told: str) -> str:
+    """A picture as wide as the page.
+
+    Args:
+      path: a PNG or SVG file.
+      told: text that describes the picture, for readers who cannot see it.
+    Returns:
+      HTML with the picture inside.
+    """
     path = pathlib.Path(path)
     content = base64.b64encode(path.read_bytes()).decode()
     return (
@@ -60,8 +107,16 @@ def picture(path, told):
     )
 
 
-def thumbnail(image, caption, kind):
-    """One image with a caption. image: uint8 [H,W,3]. caption: lines of text. kind: the last line's class of report.css."""
+def thumbnail(image: np.ndarray, caption: Sequence[str], kind: str) -> str:
+    """One image with a caption, at most 240 x 240 pixels.
+
+    Args:
+      image: uint8 [H, W, 3].
+      caption: lines of text.
+      kind: class of report.css for the last line.
+    Returns:
+      HTML with the image inside.
+    """
     picture = Image.fromarray(image)
     picture.thumbnail((240, 240))
     out = io.BytesIO()
@@ -74,21 +129,25 @@ def thumbnail(image, caption, kind):
     return f'<figure><img{small} alt="{html.escape(" ".join(caption))}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
-def beside(*parts):
-    """Pieces side by side where there is room, else below one another."""
+def beside(*parts: str) -> str:
+    """HTML of several parts side by side, or below one another where the page is narrow."""
     return f'<div class="beside">{"".join(parts)}</div>'
 
 
-def gallery(figures):
-    """Thumbnails side by side."""
+def gallery(figures: Iterable[str]) -> str:
+    """HTML of several thumbnails side by side."""
     return f'<div class="gallery">{"".join(figures)}</div>'
 
 
-def confusion(names, columns, counts):
-    """A table of how often images of a row's class were taken for a column's.
+def confusion(names: Sequence[str], columns: Sequence[str], counts: Mapping[tuple[str, str], int]) -> str:
+    """A confusion table: a row is a true class, a column a predicted class.
 
     Args:
-      names, columns: of rows and columns. counts: {(row's name, column's name): images}, 0 where missing.
+      names: true classes, one a row.
+      columns: predicted classes, one a column.
+      counts: {(row, column): number of images}, 0 where missing.
+    Returns:
+      HTML. The shade of a cell is the square root of its share of the row.
     """
     head = "<th></th>" + "".join(f'<th class="above" title="{html.escape(name)}">{html.escape(_cut(name))}</th>' for name in columns)
     lines = []
@@ -106,5 +165,6 @@ def confusion(names, columns, counts):
     return f'<div class="scroll"><table class="confusion"><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _cut(name, longest=14):
+def _cut(name: str, longest: int = 14) -> str:
+    """The name, shortened with "…" where it is longer than `longest` characters."""
     return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -1,10 +1,13 @@
-"""A run on one page: its figures, curves, evaluation, costs, mistakes and feature maps, in one HTML file that opens anywhere."""
+"""Writes a report on one run: key figures, curves, evaluation, mistakes, feature maps, cost and configuration in one HTML file."""
 
 import collections
 import csv
 import logging
+import os
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
@@ -29,21 +32,26 @@ from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
 from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, weights
 
+if TYPE_CHECKING:
+    from bnext_jax.config import Config
+    from bnext_jax.models.base import TableModel
+
 log = logging.getLogger(__name__)
-WORST, CONFUSED = 10, 14  # rows and columns of the confusion
-EXAMPLES = 8  # right and wrong predictions each
+WORST, CONFUSED = 10, 14  # rows and columns of the confusion table
+EXAMPLES = 8  # right predictions shown, and as many wrong ones
 
 
-def report(workdir, words=(), output=None):
-    """Writes the page.
+def report(workdir: os.PathLike | str, words: Sequence[str] = (), output: os.PathLike | str | None = None) -> dict[str, Any]:
+    """Evaluates a run and writes the report.
 
     Args:
-      workdir: a work directory that `train` wrote; its dataset must be there. words: [an image] for the feature maps; [] = the
-      evaluation split's first. output: an .html file; None = report.html in the work directory.
+      workdir: a work directory that `train` wrote; its dataset must be prepared.
+      words: at most one image file, for the feature maps; () = the first image of the evaluation split.
+      output: an .html file; None = report.html in the work directory.
     Returns:
-      {"report": path, "top1", "examples", "teachers": {name: top-1}}.
+      {"report": path, "top1": percent, "examples": number of images, "teachers": {name: top-1 in percent}}.
     Raises:
-      UserError: no run, no logs, no dataset, an image that cannot be read, a page that cannot be written.
+      UserError: the run, its logs or its dataset are missing, the image cannot be read, or the report cannot be written.
     """
     path = epath.Path(output or epath.Path(workdir) / "report.html")
     if path.suffix.lower() != ".html":
@@ -76,7 +84,11 @@ def report(workdir, words=(), output=None):
             _confusion(rows),
             _examples(rows, source),
             _features(model, metadata, shown, source, config, pathlib.Path(folder)),
-            page.section("Cost", page.table(summary_rows(counted)), note=f"{program()} count; see the README for what OPs are"),
+            page.section(
+                "Cost",
+                page.table(summary_rows(counted)),
+                note=f"{program()} count; OPs = binary MACs / 64 + 8-bit / 8 + 4-bit / 16 + float",
+            ),
             page.folded(
                 "Configuration", page.table([["field", "value"], *([k, _shown(v)] for k, v in flat_json(config).items())], "config")
             ),
@@ -87,13 +99,13 @@ def report(workdir, words=(), output=None):
     return {"report": str(path), "top1": found["top1"], "examples": found["examples"], "teachers": _top1(teachers_found)}
 
 
-def _teachers(workdir, config):
-    """{name: what evaluate says} of the run's teachers; those whose files are gone are left out with a warning."""
-    found = {}
+def _teachers(workdir: os.PathLike | str, config: "Config") -> dict[str, dict[str, Any]]:
+    """Evaluates the run's teachers: {name: result of evaluate}. Warns and skips a teacher whose file is gone."""
+    found: dict[str, dict[str, Any]] = {}
     for name in config.distill.teacher_names():
         place = schedule.located(name)
         if not epath.Path(place).exists():
-            log.warning("teacher %s of %s is not there any more; the report goes without it", name, workdir)
+            log.warning("teacher %s of %s no longer exists; the report leaves it out", name, workdir)
             continue
         log.info("evaluating teacher %s", name)
         values = evaluate(place, config)
@@ -102,18 +114,22 @@ def _teachers(workdir, config):
     return found
 
 
-def _top1(found):
+def _top1(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """{name: top-1 in percent}."""
     return {name: values["top1"] for name, values in found.items()}
 
 
-def _counted(metadata):
-    """count's result for the network, at the size that it was evaluated at."""
+def _counted(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of count.measure for the network, at the image size of the evaluation."""
     described = metadata["model"]
     model = abstract_model(described["name"], described["num_classes"], **described["arguments"])
     return count.measure(described["name"], model, tuple(metadata["preprocessing"]["image_shape"][:2]))
 
 
-def _cards(found, counted, metadata, lines):
+def _cards(
+    found: Mapping[str, Any], counted: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
+) -> str:
+    """The key figures."""
     values = next(iter(counted.values()))
     seconds = sum(sum(v for k, v in line.items() if k in ("step_seconds", "data_wait_seconds")) for line in lines)
     size = values["bytes"]
@@ -128,11 +144,12 @@ def _cards(found, counted, metadata, lines):
         "OPs an image": f"{values['ops'] / 1e9:.3f} G" if values["ops"] >= 1e7 else f"{values['ops'] / 1e6:.3f} M",
         **(binary if values["binary_weights"] else {}),
         "parameters": f"{values['parameters']:,}",
-        "of training steps": duration(seconds),
+        "training time": duration(seconds),
     })  # fmt: skip
 
 
-def _evaluation(found, others, source):
+def _evaluation(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], source: splits.Source) -> str:
+    """The table of the student's and the teachers' accuracies."""
     rows = [["", "top-1 %", "top-5 %", "cross-entropy", "images", "precision"]]
     for name, values in {"student": found, **others}.items():
         numbers = [f"{values['top1']:.2f}", f"{values['top5']:.2f}", f"{values['loss']:.4f}", f"{values['examples']:,}"]
@@ -140,8 +157,8 @@ def _evaluation(found, others, source):
     return page.section("Evaluation", page.table(rows), note=f"every image of {source.name}'s {source.split} split, counted once")
 
 
-def _confusion(rows):
-    """The classes with the lowest accuracy, and what their images were taken for."""
+def _confusion(rows: Sequence[Mapping[str, str]]) -> str:
+    """The classes with the lowest accuracy, and the classes predicted for their images."""
     counts = collections.Counter((row["label"], row["prediction"]) for row in rows)
     totals = collections.Counter(row["label"] for row in rows)
     right = {name: counts[name, name] / total for name, total in totals.items()}
@@ -156,8 +173,8 @@ def _confusion(rows):
     )
 
 
-def _examples(rows, source):
-    """Wrong predictions, the surest first, and right ones by chance."""
+def _examples(rows: Sequence[Mapping[str, str]], source: splits.Source) -> str:
+    """Wrong predictions, most confident first, and random right ones."""
     wrong = sorted((row for row in rows if row["label"] != row["prediction"]), key=lambda row: -float(row["probability"]))[:EXAMPLES]
     right = [row for row in rows if row["label"] == row["prediction"]]
     drawn = np.random.default_rng(0).permutation(len(right))[:EXAMPLES]
@@ -170,7 +187,7 @@ def _examples(rows, source):
 
     return page.section(
         "Examples",
-        "<h3>Wrong, the surest first</h3>" if wrong else "<p>No image is wrong.</p>",
+        "<h3>Wrong, most confident first</h3>" if wrong else "<p>No image is wrong.</p>",
         page.gallery([figure(row, "wrong") for row in wrong]),
         "<h3>Right</h3>",
         page.gallery([figure(right[i], "ok") for i in drawn]),
@@ -178,7 +195,15 @@ def _examples(rows, source):
     )
 
 
-def _features(model, metadata, shown, source, config, folder):
+def _features(
+    model: "TableModel",
+    metadata: Mapping[str, Any],
+    shown: np.ndarray | None,
+    source: splits.Source,
+    config: "Config",
+    folder: pathlib.Path,
+) -> str:
+    """The feature maps of `shown`, or of the evaluation split's first image, and the latent weights."""
     if not names_of_layers(model):
         return page.section("Feature maps", "<p>The network has no binary convolutions.</p>")
     image = shown
@@ -187,11 +212,12 @@ def _features(model, metadata, shown, source, config, folder):
     kept = maps_of(model, metadata, image, names_of_layers(model))
     maps = draw_maps(image, kept, folder / "features.png", caption="the image")
     lying = weights(model, metadata, folder / "weights.svg")
-    note = "what the binary convolutions are given: light +1, dark -1, red exactly 0"
+    note = "inputs of the binary convolutions: light +1, dark -1, red exactly 0"
     return page.section("Feature maps", page.picture(maps, "binary feature maps"), note=note) + page.section(
         "Latent weights", page.picture(lying, "latent weights by layer")
     )
 
 
-def _shown(value):
+def _shown(value: object) -> str:
+    """A field's value as text, "-" where it is empty."""
     return "-" if value in ("", None, []) else str(value)

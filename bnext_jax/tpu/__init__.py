@@ -1,1 +1,1 @@
-"""The compiler behind `plan`: real programs for TPUs that are not here."""
+"""Ahead-of-time compilation for TPUs without a TPU: the core of `plan`."""

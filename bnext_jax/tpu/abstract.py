@@ -1,9 +1,10 @@
-"""A config's programs from shapes alone: no data, no weights, no devices but descriptions of them."""
+"""Builds the programs of a config from shapes alone: no data, no weights, and descriptions of devices instead of devices."""
 
 import dataclasses
 import math
 import pathlib
 import random
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,12 +15,15 @@ from bnext_jax.distill import roster, schedule
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import describe
 from bnext_jax.models.table import abstract_model
-from bnext_jax.nn.network import split
+from bnext_jax.nn.network import Network, split
 from bnext_jax.training import mesh
 from bnext_jax.training.programs import Programs, check_input, train_batch
 
-# datasets that need not be here: classes, images of each split, size of a typical image
-KNOWN = {
+if TYPE_CHECKING:
+    from bnext_jax.config import Config, DataConfig
+
+# Datasets that need not be prepared: classes, images of each split, (height, width) of a typical image.
+KNOWN: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
     "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}, (375, 500)),
     "cifar10": (10, {"train": 50_000, "test": 10_000}, (32, 32)),
     "cifar100": (100, {"train": 50_000, "test": 10_000}, (32, 32)),
@@ -29,7 +33,14 @@ KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a plan needs to know of a dataset: classes, images of the training split, and what the transforms make of an image."""
+    """The facts about a dataset that a plan needs.
+
+    Attributes:
+      classes: number of classes.
+      images: number of images in the training split.
+      train_shape: (height, width, 3) of a training image after the transform.
+      eval_shape: (height, width, 3) of an evaluation image after the transform.
+    """
 
     classes: int
     images: int
@@ -37,10 +48,15 @@ class Facts:
     eval_shape: tuple
 
 
-def facts(data):
-    """The Facts of a config's dataset: of the prepared one, else of one in KNOWN.
+def facts(data: "DataConfig") -> Facts:
+    """Finds the facts about a config's dataset. Reads them from the prepared dataset, else from KNOWN.
 
-    Raises UserError where it is neither, or names a part of a split of one that is not prepared.
+    Args:
+      data: a config's dataset and transforms.
+    Returns:
+      Facts.
+    Raises:
+      UserError: the dataset is neither prepared nor in KNOWN, or it is not prepared and the config names a part of a split.
     """
     if store.prepared_folder(data) is not None:
         train = splits.open_source(data, data.train_split)
@@ -59,10 +75,10 @@ def facts(data):
     return Facts(classes, images, *shapes)
 
 
-def _teachers(config, classes):
-    """({role: Network}, {role: variables, abstract}) of the epochs with the largest teachers, and their names."""
+def _teachers(config: "Config", classes: int) -> tuple[dict[str, Network], dict[str, dict[str, Any]], list[str]]:
+    """The teachers of the epochs with the most teacher parameters: ({role: Network}, {role: abstract variables}, models' names)."""
 
-    def described(name):
+    def described(name: str) -> dict[str, Any]:
         tag, path = schedule.parts(name)
         if tag and tag not in roster.ROSTER:
             raise UserError(f"there is no teacher {tag}; one of: {', '.join(roster.ROSTER)}")
@@ -94,24 +110,32 @@ def _teachers(config, classes):
 
 @dataclasses.dataclass(frozen=True)
 class AbstractPrograms:
-    """The programs of a config on a topology, with their abstract arguments: (jitted, arguments) each.
+    """The programs of a config on a topology.
 
-    parameters: of the student, their number. teachers: names of their networks.
+    Attributes:
+      train: (jitted training step, its abstract arguments).
+      evaluate: (jitted evaluation step, its abstract arguments).
+      parameters: number of the student's parameters.
+      teachers: names of the teachers' models.
     """
 
-    train: tuple
-    evaluate: tuple
+    train: tuple[Any, tuple]
+    evaluate: tuple[Any, tuple]
     parameters: int
     teachers: list
 
 
-def abstract_programs(config, where, known):
-    """The AbstractPrograms: what `train` compiles, from shapes alone.
+def abstract_programs(config: "Config", where: Any, known: Facts) -> AbstractPrograms:
+    """Builds the programs that `train` compiles, from shapes alone.
 
     Args:
-      config: a checked Config. where: aot.Topology. known: Facts.
+      config: a checked Config.
+      where: the aot.Topology to compile for.
+      known: Facts about the dataset.
+    Returns:
+      AbstractPrograms.
     Raises:
-      UserError: a batch that does not divide, a size that a network cannot take.
+      UserError: the batch does not divide over the devices, the student cannot take images of this size, or a teacher is unknown.
     """
     devices = len(where.devices)
     mesh.check_batch("batch_size", config.batch_size, config.batch_norm_group, devices, config.accumulate)

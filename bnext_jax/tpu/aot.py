@@ -1,4 +1,4 @@
-"""TPUs that are not here: chips and their published peaks, topologies, ahead-of-time compilation by libtpu, verdicts kept on disk."""
+"""Compiles programs for TPUs without a TPU, by libtpu: chips and their published peaks, topologies, a cache of verdicts on disk."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,8 @@ import pathlib
 import re
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 
@@ -25,14 +27,21 @@ from bnext_jax.tpu.traffic import hbm_bytes
 from bnext_jax.training import memory
 
 log = logging.getLogger(__name__)
-VERDICT = 3  # changes with what a kept verdict holds
-BEAT = 30  # seconds between signs of life of a compilation
-GRADIENT_SHARE = 0.9  # of the gradients' numbers; the all-reduces that together carry as many are theirs
+VERDICT = 3  # version of the cached verdicts; raise it when their content changes
+BEAT = 30  # seconds between two log lines of a running compilation
+GRADIENT_SHARE = 0.9  # the largest all-reduces that together carry this share of the gradients' elements count as the gradients'
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Published peaks of one chip: HBM in GiB, bfloat16 TFLOP/s, memory bandwidth in GB/s."""
+    """Published peaks of one chip.
+
+    Attributes:
+      hbm: memory (HBM), in GiB.
+      teraflops: arithmetic in bfloat16, in TFLOP/s.
+      bandwidth: bandwidth of the memory, in GB/s (1e9 bytes).
+      source: page with these figures.
+    """
 
     hbm: float
     teraflops: float
@@ -51,7 +60,15 @@ EXAMPLES = ("v4:2x2x4", "v5e:2x2", "v5e:4x4", "v5p:2x2x4", "v6e:2x2", "v6e:4x4")
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips that nobody needs to own. name: "v5e:4x4". chip: Chip. devices: JAX's descriptions. chips, hosts: their numbers."""
+    """A TPU slice, described by libtpu; the hardware need not exist here.
+
+    Attributes:
+      name: as given, for example "v5e:4x4".
+      chip: peaks of one chip.
+      devices: JAX's descriptions of the devices.
+      chips: number of chips.
+      hosts: number of hosts.
+    """
 
     name: str
     chip: Chip
@@ -60,10 +77,15 @@ class Topology:
     hosts: int
 
 
-def topology(name):
-    """The Topology of a name, "GENERATION:AxB" or "GENERATION:AxBxC".
+def topology(name: str) -> Topology:
+    """Describes a TPU slice.
 
-    Raises UserError: libtpu is missing or another version than the one that JAX names; an unknown generation or size.
+    Args:
+      name: "GENERATION:AxB" or "GENERATION:AxBxC", for example "v5e:2x4".
+    Returns:
+      Topology.
+    Raises:
+      UserError: libtpu is missing, or its version is not the one that JAX requires; the generation or the size is unknown.
     """
     generation, colon, size = name.partition(":")
     if generation not in CHIPS or not colon or not re.fullmatch(r"[0-9]+(x[0-9]+){1,2}", size):
@@ -74,20 +96,21 @@ def topology(name):
 
     try:
         with _quiet():
-            devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+            devices: list[Any] = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise UserError(f"libtpu knows no topology {name!r} ({one_line(error, 160)}); for example {', '.join(EXAMPLES)}") from error
     chips = len({tuple(device.coords) for device in devices})
     return Topology(name, CHIPS[generation], tuple(devices), chips, len({device.process_index for device in devices}))
 
 
-def wanted_libtpu():
-    """The version of libtpu that the installed JAX names, "0.0.42"."""
-    needs = next(line for line in importlib.metadata.requires("jax") if line.startswith("libtpu"))
-    return re.search(r"==([0-9.]*[0-9])", needs)[1]
+def wanted_libtpu() -> str:
+    """The version of libtpu that the installed JAX requires, for example "0.0.42"."""
+    needs = next(line for line in importlib.metadata.requires("jax") or () if line.startswith("libtpu"))
+    return needs.partition("==")[2].partition(";")[0].strip().rstrip(".*")
 
 
-def _check_libtpu():
+def _check_libtpu() -> None:
+    """Raises UserError unless the libtpu that JAX requires is installed."""
     wanted = wanted_libtpu()
     how = f"`pip install libtpu=={wanted}`"
     if importlib.util.find_spec("libtpu") is None:
@@ -98,8 +121,8 @@ def _check_libtpu():
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Sends away what libtpu prints to standard error at its start, which tells of a machine without TPUs as of a failure."""
+def _quiet() -> Iterator[None]:
+    """Discards standard error. At its start libtpu reports a machine without TPUs there, as if that were an error."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -111,11 +134,11 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _signs_of_life(what):
-    """Logs, while something long runs, that it does."""
+def _signs_of_life(what: str) -> Iterator[None]:
+    """Logs every BEAT seconds that `what` still runs."""
     ended, began = threading.Event(), time.monotonic()
 
-    def tell():
+    def tell() -> None:
         while not ended.wait(BEAT):
             log.info("%s: %s so far", what, duration(time.monotonic() - began))
 
@@ -128,23 +151,35 @@ def _signs_of_life(what):
         thread.join()
 
 
-def cache_folder():
-    """Where verdicts are kept: XDG_CACHE_HOME or ~/.cache, /bnext_jax/plan."""
+def cache_folder() -> pathlib.Path:
+    """The folder of the cached verdicts: $XDG_CACHE_HOME/bnext_jax/plan, or ~/.cache/bnext_jax/plan where the variable is not set."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bnext_jax" / "plan"
 
 
-def compiled(what, jitted, arguments, where, effort, parameters=None, rounds=1):
-    """Compiles a program for a Topology, or finds what an earlier compilation of the same program said.
+def compiled(
+    what: str, jitted: Any, arguments: tuple, where: Topology, effort: float, parameters: int | None = None, rounds: int = 1
+) -> dict[str, Any]:
+    """Compiles a program for a topology, or reads the verdict of an earlier compilation of the same program from the cache.
 
     Args:
-      what: for messages. jitted, arguments: a jitted function and its abstract arguments with shardings on where.devices.
-      where: Topology. effort: of jax_exec_time_optimization_effort, from -1.0 to 1.0.
-      parameters: number of those whose gradients are reduced, or None. rounds: of the program's loop over the pieces of a batch.
+      what: the program's name, for messages.
+      jitted: a jitted function.
+      arguments: its abstract arguments, with shardings on where.devices.
+      where: the topology to compile for.
+      effort: value of jax_exec_time_optimization_effort, from -1.0 to 1.0.
+      parameters: number of parameters whose gradients the program reduces; None = it reduces none.
+      rounds: iterations of the program's loop over the pieces of a batch.
     Returns:
-      {"fits", "arguments", "temporaries", "peak" (bytes per device), "flops", "bytes_accessed" (per device; the compiler's count,
-      one round of the loop), "hbm_bytes" (per device, all rounds; see traffic), "collectives", "gradient_all_reduces",
-      "compile_seconds", "cached"};
-      where it does not fit {"fits": False, "told": the compiler's sentence, "compile_seconds", "cached"}.
+      If the program fits, a dict of:
+        "fits": True.
+        "arguments", "temporaries", "peak": bytes per device.
+        "flops", "bytes_accessed": per device, as the compiler counts them, one iteration of the loop.
+        "hbm_bytes": per device, all iterations, see traffic.hbm_bytes.
+        "collectives": see collectives.collectives.
+        "gradient_all_reduces": number of all-reduces that carry the gradients; None without `parameters`.
+        "compile_seconds": duration of the compilation, also where the verdict is cached.
+        "cached": whether the verdict comes from the cache.
+      Else {"fits": False, "told": the compiler's message, "compile_seconds", "cached"}.
     """
     with jax.enable_x64(False), _effort(effort):
         log.info("%s: tracing", what)
@@ -157,24 +192,27 @@ def compiled(what, jitted, arguments, where, effort, parameters=None, rounds=1):
         with _signs_of_life(f"{what}: compiling"):
             found = _compile(lowered, parameters, rounds)
     found["compile_seconds"] = round(time.monotonic() - began, 1)
-    with contextlib.suppress(OSError, UserError):  # a verdict that cannot be kept is still one
+    with contextlib.suppress(OSError, UserError):  # the verdict holds even where it cannot be cached
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(found), "verdict")
     return {**found, "cached": False}
 
 
 @contextlib.contextmanager
-def _effort(value):
-    """Compiles with this effort, and without JAX's own cache of programs: it keeps those for absent devices and cannot read them again."""
+def _effort(value: float) -> Iterator[None]:
+    """Sets the compiler's effort, and turns off JAX's own compilation cache.
+
+    That cache writes programs for absent devices, but cannot read them back.
+    """
     from jax.experimental.compilation_cache import compilation_cache
 
     settings = {"jax_exec_time_optimization_effort": value, "jax_enable_compilation_cache": False}
     before = {name: getattr(jax.config, name) for name in settings}
 
-    def use(values):
+    def use(values: Mapping[str, Any]) -> None:
         for name, wanted in values.items():
             jax.config.update(name, wanted)
-        compilation_cache.reset_cache()  # it looks at the setting once
+        compilation_cache.reset_cache()  # the cache reads the setting only at its first use
 
     use(settings)
     try:
@@ -183,7 +221,8 @@ def _effort(value):
         use(before)
 
 
-def _compile(lowered, parameters, rounds):
+def _compile(lowered: Any, parameters: int | None, rounds: int) -> dict[str, Any]:
+    """Compiles a lowered program; see compiled for the result, which lacks "compile_seconds" and "cached"."""
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -202,20 +241,27 @@ def _compile(lowered, parameters, rounds):
     }
 
 
-def _gradient_all_reduces(text, parameters):
-    """How many of a program's all-reduces it takes, the largest first, to carry GRADIENT_SHARE of the gradients; 0 = they do not.
+def _gradient_all_reduces(text: str, parameters: int) -> int:
+    """The number of all-reduces, largest first, that together carry GRADIENT_SHARE of the gradients; 0 if all together carry less.
 
-    Numbers count and not bytes: the compiler reduces gradients in bfloat16 where that is what they were computed in.
+    Counts elements, not bytes: the compiler reduces gradients in bfloat16 where they were computed in bfloat16.
     """
     sizes = sorted((elements for kind, _, elements in each_collective(text) if kind == "all-reduce"), reverse=True)
     totals = list(itertools.accumulate(sizes))
     return next((number for number, total in enumerate(totals, start=1) if total >= GRADIENT_SHARE * parameters), 0)
 
 
-def bounds(found, chip, devices_per_chip=1, rounds=1):
-    """{"flops_seconds", "bytes_seconds", "limit", "seconds"}: what a step takes at least on one chip at its published peaks.
+def bounds(found: Mapping[str, Any], chip: Chip, devices_per_chip: int = 1, rounds: int = 1) -> dict[str, Any]:
+    """Lower bounds of the duration of a step at the chip's published peaks.
 
-    found: of compiled(), per device. devices_per_chip: cores that JAX sees as devices; they share the chip's peaks. rounds: see compiled.
+    Args:
+      found: the verdict of compiled(), per device.
+      chip: peaks of one chip.
+      devices_per_chip: number of cores of a chip that JAX sees as devices; they share the chip's peaks.
+      rounds: see compiled.
+    Returns:
+      {"flops_seconds": bound by arithmetic, "bytes_seconds": bound by memory bandwidth, "limit": "memory bandwidth" or "arithmetic",
+      "seconds": the larger bound}.
     """
     flops = rounds * devices_per_chip * found["flops"] / (chip.teraflops * 1e12)
     transfer = devices_per_chip * found["hbm_bytes"] / (chip.bandwidth * 1e9)

@@ -1,10 +1,10 @@
-"""What devices send each other in a compiled step, read from its program text (HLO)."""
+"""Reads the collectives of a compiled step, that is the data that devices exchange, from its program text (HLO)."""
 
 import math
 import re
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-HOLD_OPERANDS = ("all-gather", "collective-permute")  # whose start's result holds the operands too, in front
+HOLD_OPERANDS = ("all-gather", "collective-permute")  # the result type of their "-start" lists the operands first, then the results
 BITS = {
     "pred": 8,
     "s8": 8,
@@ -24,11 +24,13 @@ _OPERATION = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<star
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
 
 
-def each_collective(text):
-    """[(kind, bytes, elements)] of the collectives in a program, in its order: of the result on one device.
+def each_collective(text: str) -> list[tuple[str, int, int]]:
+    """Lists the collectives of a program in program order. An asynchronous collective counts once, at its "-start".
 
     Args:
-      text: a compiled program's as_text(). An asynchronous collective counts once, by its start.
+      text: as_text() of a compiled program.
+    Returns:
+      [(kind, bytes, elements)]; bytes and elements are those of the result on one device.
     """
     found = []
     for line in text.splitlines():
@@ -42,9 +44,15 @@ def each_collective(text):
     return found
 
 
-def collectives(text):
-    """{kind: {"count", "bytes", "largest"}} of the collectives in a program, see each_collective; largest: bytes of the largest."""
-    found = {}
+def collectives(text: str) -> dict[str, dict[str, int]]:
+    """Sums the collectives of a program by kind, see each_collective.
+
+    Args:
+      text: as_text() of a compiled program.
+    Returns:
+      {kind: {"count", "bytes": of all together, "largest": bytes of the largest}}.
+    """
+    found: dict[str, dict[str, int]] = {}
     for kind, size, _ in each_collective(text):
         entry = found.setdefault(kind, {"count": 0, "bytes": 0, "largest": 0})
         entry["count"] += 1

@@ -1,11 +1,11 @@
-"""What a program compiled for a TPU moves to and from HBM, counted from its text (HLO).
+"""Counts the bytes that a compiled TPU program reads from HBM and writes to it, from the program text (HLO).
 
-cost_analysis counts every operand and result of every operation, wherever it lies. A program compiled with effort fetches
-arrays ahead of time into the chip's own memory (VMEM, "S(1)" in the text): there each of them counts twice more, as a copy
-and again as an operand, though it crosses HBM's bus once. A bound by HBM's bandwidth must leave those out. Where a program
-keeps nothing in VMEM, as with effort -1, both counts agree (tests/tpu/test_plan.py).
+cost_analysis counts every operand and result of every operation, in whichever memory it lies. With higher effort the compiler
+prefetches arrays into the chip's own memory (VMEM, "S(1)" in the text). cost_analysis counts a prefetched array twice more, as the
+copy and again as an operand, but the array crosses HBM's bus once. A bound by HBM bandwidth must count it once. With effort -1 the
+program keeps nothing in VMEM and both counts agree (tests/tpu/test_plan.py).
 
-Sizes are those of whole tiles: a bfloat16 map with 64 images in the lanes takes the room of 128.
+Sizes are sizes in whole tiles: a bfloat16 feature map with 64 images in the lanes takes the memory of 128 images.
 """
 
 import collections
@@ -26,7 +26,16 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One line of a program. result: text of its type. called: name of the computation that it runs, or None. number: a parameter's."""
+    """One operation, which is one line of a program.
+
+    Attributes:
+      name: its name in the text.
+      result: text of the result's type.
+      kind: for example "fusion".
+      operands: names of the operands.
+      called: name of the computation that it runs, or None.
+      number: index of a parameter, None for other kinds.
+    """
 
     name: str
     result: str
@@ -36,8 +45,8 @@ class Operation:
     number: int | None
 
 
-def _arrays(text):
-    """[(bytes in whole tiles, whether on the chip)] of the arrays in a type."""
+def _arrays(text: str) -> list[tuple[int, bool]]:
+    """[(bytes in whole tiles, whether it lies in VMEM)] of the arrays in a type."""
     found = []
     for kind, shape, order, tiling in _ARRAY.findall(text):
         if kind not in BITS:
@@ -52,16 +61,18 @@ def _arrays(text):
     return found
 
 
-def _size(text):
+def _size(text: str) -> int:
+    """Bytes of a type."""
     return sum(size for size, _ in _arrays(text))
 
 
-def _hbm(text):
+def _hbm(text: str) -> int:
+    """Bytes of the arrays in a type that lie in HBM."""
     return sum(size for size, on_chip in _arrays(text) if not on_chip)
 
 
-def _closing(text):
-    """Index of the parenthesis that closes the one at the text's beginning."""
+def _closing(text: str) -> int:
+    """Index of the parenthesis that closes the text's first character, which is "("."""
     depth = 0
     for match in re.finditer(r"[()]", text):
         depth += 1 if match[0] == "(" else -1
@@ -70,8 +81,8 @@ def _closing(text):
     raise ValueError(f"no closing parenthesis in {text[:80]!r}")
 
 
-def _operation(line):
-    """The Operation of a line "  %name = TYPE kind(operands), attributes", or None."""
+def _operation(line: str) -> Operation | None:
+    """Parses a line "  %name = TYPE kind(operands), attributes"; None for any other line."""
     match = re.match(r"\s+(?:ROOT )?%([\w.\-]+) = ", line)
     if not match:
         return None
@@ -86,8 +97,9 @@ def _operation(line):
     return Operation(match[1], result, kind, tuple(_NAME.findall(rest[:end])), called[1] if called else None, number)
 
 
-def _computations(text):
-    """({name: {name of operation: Operation}}, name of the program's own)."""
+def _computations(text: str) -> tuple[dict[str, dict[str, Operation]], str | None]:
+    """({computation: {operation: Operation}}, name of the entry computation)."""
+    found: dict[str, dict[str, Operation]]
     found, entry, inside = {}, None, None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%([\w.\-]+) .*\{$", line)
@@ -99,14 +111,20 @@ def _computations(text):
     return found, entry
 
 
-def hbm_bytes(text, rounds=1):
-    """Bytes that a compiled TPU program reads from HBM and writes to it on one device.
+def hbm_bytes(text: str, rounds: int = 1) -> int:
+    """Counts the bytes that a compiled TPU program reads from HBM and writes to it, on one device.
 
-    text: its as_text(). rounds: how often a loop's body runs, which the text does not say. What a fusion reads of an operand is
-    counted as XLA's cost analysis does: once for all uses, but for each fusion within it and each slice on its own.
+    The reads of a fusion's operand are counted as in XLA's cost analysis: all uses together count once, but each nested fusion and
+    each slice counts by itself.
+
+    Args:
+      text: as_text() of the program.
+      rounds: iterations of the program's loops; the text does not say them.
+    Returns:
+      Bytes.
     """
     computations, entry = _computations(text)
-    users = {name: collections.defaultdict(list) for name in computations}
+    users: dict[str, dict[str, list[tuple[Operation, int]]]] = {name: collections.defaultdict(list) for name in computations}
     for name, operations in computations.items():
         for operation in operations.values():
             for position, operand in enumerate(operation.operands):
@@ -117,7 +135,8 @@ def hbm_bytes(text, rounds=1):
     }
 
     @functools.cache
-    def read(fused, number):
+    def read(fused: str, number: int) -> int:
+        """Bytes that a fused computation reads of one of its parameters."""
         parameter, size, seen = parameters[fused][number], 0, False
         for user, position in users[fused][parameter.name]:
             if user.kind == "fusion":
@@ -130,14 +149,18 @@ def hbm_bytes(text, rounds=1):
                 seen, size = True, size + _size(parameter.result)
         return size
 
-    def moved(name):
-        total, operations = 0, computations[name]
+    def moved(name: str | None) -> int:
+        """Bytes that one run of a computation moves."""
+        total, operations = 0, computations[str(name)]
         for operation in operations.values():
             if operation.kind in FREE or operation.kind.endswith("-done"):
                 continue
             if operation.kind in CALLS:
                 total += moved(operation.called) * (rounds if operation.kind == "while" else 1)
-            elif operation.kind in ("copy-start", "slice-start"):  # their result holds both ends, and a context
+            elif operation.kind in (
+                "copy-start",
+                "slice-start",
+            ):  # the result holds destination, source and a context of 8 bytes or less
                 ends = [end for end in _arrays(operation.result) if end[0] > 8]
                 total += min((size for size, _ in ends), default=0) * sum(not on_chip for _, on_chip in ends)
             else:

@@ -1,1 +1,1 @@
-"""Training: mesh, optimizer, state, step, evaluation, checkpoints, the loop."""
+"""Training: device mesh, optimizer, training state, training step, evaluation, checkpoints and the training loop."""

@@ -1,9 +1,17 @@
-"""The checkpoints of a run, being written: atomic, asynchronous, the newest few and the best kept."""
+"""Writes the checkpoints of a run, asynchronously and atomically, and keeps the newest few and the best few.
+
+io.checkpoint defines the format and reads checkpoints.
+"""
 
 import json
 import logging
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from bnext_jax.errors import MachineLost, UserError, one_line
@@ -13,15 +21,16 @@ from bnext_jax.training import cluster, mesh
 log = logging.getLogger(__name__)
 
 
-def _parts(state):
+def _parts(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Splits the training state into the parts of a checkpoint; evaluation loads only "network"."""
     return {
         "network": {"params": state["params"], "batch_stats": state["batch_stats"]},
         "training": {"step": state["step"], "opt_state": state["opt_state"]},
     }
 
 
-def _drop_broken_metrics(root):
-    """Removes each checkpoint's note of its top-1 that cannot be read: Orbax would refuse to open all of them."""
+def _drop_broken_metrics(root: epath.Path) -> None:
+    """Removes damaged metrics files (top-1 of a checkpoint). A single one would make Orbax refuse to open all checkpoints."""
     for path in root.glob("*/metrics/metrics"):
         try:
             float(json.loads(path.read_text())["top1"])
@@ -31,13 +40,17 @@ def _drop_broken_metrics(root):
 
 
 class Checkpoints:
-    """The checkpoints of one run, being written. Use as a context manager: leaving it waits for the last save.
+    """Writes and restores the checkpoints of one run. Use as a context manager: leaving it waits for the last save.
 
     Args:
-      workdir: the run's folder. keep_latest, keep_best: how many are kept, by step and by top-1.
+      workdir: the run's folder.
+      keep_latest: number of newest checkpoints to keep.
+      keep_best: number of checkpoints with the highest top-1 to keep.
+    Attributes:
+      root: folder of the checkpoints.
     """
 
-    def __init__(self, workdir, keep_latest, keep_best):
+    def __init__(self, workdir: os.PathLike | str, keep_latest: int, keep_best: int) -> None:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
         self.root = checkpoints_folder(workdir)
@@ -48,47 +61,59 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
             cleanup_tmp_directories=True,
         )
-        self._pending = None
-        self._unreadable = []
+        self._pending: Any = None  # Orbax's handle of the save in flight
+        self._unreadable: list[int] = []  # steps of damaged checkpoints, which a later save overwrites
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if kind is MachineLost:
-            return  # closing would wait for the process that is gone
+            return  # close() would wait forever for the process that ended
         try:
             if kind is None:
                 self.wait()
         finally:
             try:
                 self._manager.close()
-            except Exception:  # it raises a failed save's error once more, when that has already been told
+            except Exception:  # close() raises the error of a failed save again; it is already reported
                 log.debug("closing %s", self.root, exc_info=True)
 
-    def wait(self):
-        """Waits for the save under way. Raises UserError if it could not be written."""
+    def wait(self) -> None:
+        """Waits for the save in flight.
+
+        Raises:
+          UserError: the checkpoint could not be written.
+          MachineLost: another process ended during the save.
+        """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._writing(pending.result)
 
-    def _writing(self, write):
+    def _writing(self, write: Callable[[], Any]) -> Any:
+        """Returns write(); turns its exceptions into UserError or MachineLost."""
         try:
             return write()
-        except Exception as error:  # tensorstore reports a full disk as ValueError or OSError
+        except Exception as error:  # TensorStore reports a full disk as ValueError or OSError
             if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
-                raise MachineLost(f"another process of the run ended during a save ({one_line(error, 160)}); start all again") from error
+                raise MachineLost(
+                    f"another process of the run ended during a save ({one_line(error, 160)}); start all processes again"
+                ) from error
             raise UserError(
                 f"a checkpoint could not be written to {self.root}: {one_line(error)}; free space or choose another --workdir"
             ) from error
 
-    def save(self, step, state, metadata, top1=None):
-        """Starts saving; returns when the arrays have been copied, so that `state` may be donated.
+    def save(self, step: int, state: Mapping[str, Any], metadata: Mapping[str, Any], top1: float | None = None) -> None:
+        """Starts a save. Returns as soon as the arrays are copied, so that the caller may donate `state` to the next step.
 
         Args:
-          step: steps done. state: the whole training state. metadata: JSON data. top1: percent, if it was measured here.
+          step: number of finished steps.
+          state: the whole training state.
+          metadata: JSON data that describes the checkpoint, see training.run.Run.metadata.
+          top1: percent, if the run evaluated after this step.
         Raises:
-          UserError: this or the previous save could not be written.
+          UserError: this save or the previous one could not be written.
+          MachineLost: another process ended during a save.
         """
         self.wait()
         parts = _parts(state)
@@ -101,19 +126,27 @@ class Checkpoints:
             )
         )
 
-    def steps(self):
-        """Steps of the committed checkpoints, ascending."""
+    def steps(self) -> list[int]:
+        """Returns the steps of the committed checkpoints, ascending."""
         return [checkpoint.step for checkpoint in self._manager.checkpoints]
 
-    def restore(self, abstract_state):
-        """(state, metadata) of the newest checkpoint that is whole, or None where there is none.
+    def restore(self, abstract_state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Loads the newest readable checkpoint.
 
-        abstract_state: the state's tree of jax.ShapeDtypeStruct with shardings. A damaged checkpoint is passed over
-        with a warning, and its step will be saved again. Raises UserError where all are damaged.
+        Skips a damaged checkpoint with a warning; a later save of that step overwrites it.
+
+        Args:
+          abstract_state: the training state as jax.ShapeDtypeStruct with shardings.
+        Returns:
+          (state, metadata), the state on the mesh; None if there is no checkpoint.
+        Raises:
+          UserError: there are checkpoints, but all are damaged.
         """
 
         def load(step):
-            try:  # each reads by itself, but all the same steps: Orbax counts, and waits for, the others' operations
+            # Each process reads the files by itself, but all processes must try the same steps: Orbax counts the operations of each
+            # process, and a process waits for the operations of the others.
+            try:
                 return cluster.agree(lambda: read(self.root / str(step), wanted))
             except Exception:
                 self._unreadable.append(step)

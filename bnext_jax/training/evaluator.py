@@ -1,38 +1,60 @@
-"""Evaluation of any network, student or teacher: every image once, padding masked, the count asserted."""
+"""Evaluation of a network, student or teacher, on a whole split.
+
+Every image counts once. Padding is masked, and the number of images is checked at the end.
+"""
 
 import csv
 import io
 import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnext_jax.config import DataConfig
 from bnext_jax.data import faults, pipeline
+from bnext_jax.data.splits import Source
 from bnext_jax.distill import losses
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
 from bnext_jax.io.files import write_whole
+from bnext_jax.nn.network import Network
 from bnext_jax.nn.normalise import normalise
 from bnext_jax.training import cluster, preemption
+from bnext_jax.training.mesh import Shardings
 
 TOP_K = 5
 SUMS = ("loss", "top1", "top5", "count")
 
 
-def make_eval_step(network, shardings, *, mean, std, dtype):
-    """A jitted function (variables, batch, flag) -> {"loss", "top1", "top5", "count", "stop", "classes", "probability", "label"}.
-
-    The first five are sums over the unmasked images and the flags (see training.preemption). "classes" [N,5] and "probability" [N] are the
-    likeliest classes of each image and the softmax of the first; "label" [N] comes back as it went in.
+def make_eval_step(
+    network: Network, shardings: Shardings, *, mean: tuple[float, ...], std: tuple[float, ...], dtype: jnp.dtype
+) -> jax.stages.Wrapped:
+    """Makes the jitted evaluation step of a network.
 
     Args:
-      network: nn.network.Network, an evaluation view. shardings: training.mesh.Shardings.
-      mean, std: of pixels in [0, 1]. dtype: of the activations.
+      network: an evaluation view.
+      shardings: the device mesh.
+      mean: mean of the pixels in [0, 1], per channel.
+      std: standard deviation of the pixels in [0, 1], per channel.
+      dtype: type of the activations.
+    Returns:
+      eval_step(variables, batch, flag) -> dict, where batch = {"image": [N,H,W,3], "label": [N], "mask": bool [N]}. The dict holds:
+        loss: sum of the cross-entropy over the unmasked images, in nats.
+        top1: number of unmasked images whose most probable class is the label.
+        top5: number of unmasked images whose label is among the five most probable classes.
+        count: number of unmasked images.
+        stop: sum of the flag, see training.preemption.
+        classes: [N, min(5, number of classes)], the most probable classes of each image.
+        probability: [N], the softmax of the most probable class.
+        label: [N], the labels of the batch, unchanged.
     """
 
     def eval_step(variables, batch, flag):
-        with jax.default_matmul_precision("highest"):  # float32 on a TPU would otherwise run in bfloat16 passes
+        with jax.default_matmul_precision("highest"):  # by default a TPU computes float32 products in bfloat16 passes
             logits, _ = network(variables, normalise(batch["image"], mean, std, dtype))
         labels, mask = batch["label"], batch["mask"]
         highest, best = jax.lax.top_k(logits, min(TOP_K, logits.shape[-1]))
@@ -46,19 +68,37 @@ def make_eval_step(network, shardings, *, mean, std, dtype):
     return jax.jit(eval_step, in_shardings=(whole, shardings.batch, shardings.batch), out_shardings=whole)
 
 
-def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=None, predictions=None):
-    """Top-1, top-5 (percent), loss (nats) and the number of images of a whole split, over all devices of all processes.
+def evaluate(
+    eval_step: Callable[..., Mapping[str, jax.Array]],
+    variables: Mapping[str, jax.Array],
+    source: Source,
+    shardings: Shardings,
+    data: DataConfig,
+    batch_size: int,
+    *,
+    stop: preemption.Preemption | None = None,
+    predictions: "Predictions | None" = None,
+) -> dict[str, float]:
+    """Evaluates a network on a whole split, with all devices of all processes.
 
     Args:
-      eval_step: from make_eval_step. variables: {path: array} on the mesh. source: data.splits.Source.
-      shardings: training.mesh.Shardings. data: DataConfig. batch_size: global.
-      stop: training.preemption.Preemption that interrupts the evaluation. predictions: a Predictions, which is given every image's.
+      eval_step: from make_eval_step.
+      variables: {path: array} on the mesh.
+      source: the split.
+      shardings: the device mesh.
+      data: configuration of the dataset, for the transform, threads and workers.
+      batch_size: global batch size.
+      stop: interrupts the evaluation when this process or another receives a stop signal; None = nothing interrupts it.
+      predictions: collects the prediction for every image; None = predictions are dropped.
+    Returns:
+      {"top1" (percent), "top5" (percent), "loss" (mean in nats), "examples" (number of images)}.
     Raises:
-      UserError: images that cannot be decoded: a figure over fewer images would not be the split's.
-      preemption.Stopped: a process was told to stop.
+      UserError: some images cannot be decoded. An accuracy over fewer images would not be the accuracy of the split.
+      preemption.Stopped: a process received a stop signal.
     """
     batches = pipeline.EvalBatches(source, data.eval_transform, batch_size=batch_size, rows=shardings.local_rows(batch_size))
     read = pipeline.iterate(batches, threads=data.threads, workers=data.workers)
+    undecodable: set[int]
     undecodable, total = set(), dict.fromkeys(SUMS, 0.0)
 
     def put(batch):
@@ -68,13 +108,13 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
         return shardings.put_batch({name: batch[name] for name in ("image", "label", "mask")})
 
     def blank():
-        """A batch that counts nothing, for the steps that other processes have begun when this one's data fail."""
+        """Returns a fully masked batch. This process feeds it after its data fail, for steps that the other processes have begun."""
         rows = len(batches.rows)
         image = np.zeros((rows, *batches.blank().shape), np.uint8)
         return shardings.put_batch({"image": image, "label": np.zeros(rows, np.int32), "mask": np.zeros(rows, bool)})
 
     def take(found):
-        """Reads the sums of one batch, when the next one is under way."""
+        """Adds the sums of one batch to the total. Called one batch late, so that the devices already compute the next batch."""
         if found is None:
             return
         if predictions is not None:
@@ -99,7 +139,7 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
         told = faults.named(source, undecodable) if undecodable else "other processes name them"
         raise UserError(
             f"{count - int(total['count'])} of the {count} images of {source.name}'s {source.split} split cannot be decoded ({told});"
-            " no accuracy is given over fewer images: prepare the dataset again"
+            " no accuracy is given over fewer images, so prepare the dataset again"
         )
     return {
         "top1": 100 * total["top1"] / count,
@@ -110,35 +150,56 @@ def evaluate(eval_step, variables, source, shardings, data, batch_size, *, stop=
 
 
 class Predictions:
-    """What a network says of each image of a split, to be written as CSV with one row an image, in the dataset's order.
+    """Collects the prediction for each image of a split and writes them as CSV, one row per image, in the order of the dataset.
 
-    Columns: index in the split, file (where the dataset knows it), label, prediction (classes' names), probability of the prediction
-    (softmax), top5 (names of the likeliest classes, joined by ";").
+    The columns are:
+      index: index of the image in the split.
+      file: file name of the image, empty if the dataset does not know it.
+      label: name of the true class.
+      prediction: name of the most probable class.
+      probability: softmax of the prediction, six decimals.
+      top5: names of the five most probable classes, joined by ";".
 
-    source: data.splits.Source.
-    batch_size: global, of the evaluation.
+    Args:
+      source: the split.
+      batch_size: global batch size of the evaluation.
     """
 
-    def __init__(self, source, batch_size):
+    def __init__(self, source: Source, batch_size: int) -> None:
+        self._classes: list[np.ndarray]  # one array of class indices per image, most probable first
+        self._probability: list[float]
+        self._labels: list[int]
+        self._files: dict[int, str]  # {index in the split: file name}, only of this process's rows
         self._source, self._batch_size = source, batch_size
         self._classes, self._probability, self._labels = [], [], []
         self._files, self._batches = {}, 0
 
-    def note_files(self, rows, files):
-        """Takes the names of the files of this process's rows of the next batch. rows: in the global batch. files: bytes [R]."""
+    def note_files(self, rows: Iterable[int], files: Iterable[bytes]) -> None:
+        """Takes the file names of this process's rows of the next batch.
+
+        Args:
+          rows: R row indices in the global batch.
+          files: R file names; b"" = unknown.
+        """
         start = self._batches * self._batch_size
         self._files |= {start + row: name.decode(errors="replace") for row, name in zip(rows, files, strict=True) if name}
         self._batches += 1
 
-    def add(self, found):
-        """Takes the result of one eval_step."""
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Takes the result of one evaluation step."""
         self._classes.extend(np.asarray(found["classes"]))
         self._probability.extend(np.asarray(found["probability"]))
         self._labels.extend(np.asarray(found["label"]))
 
-    def write(self, path):
-        """Writes the file whole, in the first process; all processes must call it. Raises UserError where it cannot be written."""
-        told = [json.loads(text) for text in cluster.texts(json.dumps(self._files))]  # each knows the names of its rows
+    def write(self, path: os.PathLike | str) -> None:
+        """Writes the CSV file. All processes must call this; the first one writes, atomically.
+
+        Args:
+          path: file to write or overwrite.
+        Raises:
+          UserError: the file cannot be written.
+        """
+        told = [json.loads(text) for text in cluster.texts(json.dumps(self._files))]  # each process knows only the names of its own rows
         if not cluster.is_first():
             return
         files = {int(index): name for part in told for index, name in part.items()}

@@ -1,6 +1,11 @@
-"""Fine-tuning: a run that begins with the weights of a trained network (config.init)."""
+"""Fine-tuning: starts a run from the weights of a trained network (config.init)."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
@@ -10,28 +15,40 @@ from bnext_jax.nn.network import split
 LOW_BITS = ("gate_bits", "stem_bits", "classifier_bits")
 
 
-def _complete(described):
-    """(class, all arguments with the defaults filled in) of a network. described: see start_from."""
+def _complete(described: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Returns the class of a network and all its arguments, defaults included. For `described` see start_from."""
     config = model_config(described["name"], described["num_classes"], **described["arguments"])
     return entry(described["name"]).network, dataclasses.asdict(config)
 
 
-def start_from(path, described, params, batch_stats, new_head=False):
-    """The variables of a fresh network, replaced by those of a trained one (config.init, for fine-tuning).
+def start_from(
+    path: os.PathLike | str,
+    described: Mapping[str, Any],
+    params: Mapping[str, jax.Array],
+    batch_stats: Mapping[str, jax.Array],
+    new_head: bool = False,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Replaces the variables of a fresh network with those of a trained network.
+
+    A variable keeps its fresh value if the trained network has no variable of that path and shape. This is how a new classifier and the
+    clip limits of low-bit layers stay fresh.
 
     Args:
-      path: work directory or PyTorch file. described: {"name", "num_classes", "arguments"} of the fresh network.
-      params, batch_stats: its flat dicts. new_head: keep the fresh classifier where the trained one knows another number of classes.
+      path: work directory or PyTorch file of the trained network.
+      described: {"name", "num_classes", "arguments"} of the fresh network.
+      params: parameters of the fresh network, {path: array}.
+      batch_stats: all other variables of the fresh network, {path: array}.
+      new_head: keep the fresh classifier if the trained network has another number of classes.
     Returns:
-      (params, batch_stats).
+      (params, batch_stats) with the trained values.
     Raises:
-      UserError: another network than `described`; another number of classes without new_head.
+      UserError: the trained network is not the one in `described`, or it has another number of classes and new_head is False.
     """
     model, metadata = load(path)
     (cls, ours), (other, theirs) = _complete(described), _complete(metadata["model"])
     if cls is not other:
-        raise UserError(f"config.init {path} holds {metadata['model']['name']}, another network than config.model names")
-    quantizes = theirs.get("gate_bits") is None  # training with quantized layers may start from a network without them
+        raise UserError(f"config.init {path} holds {metadata['model']['name']}, but config.model names another network")
+    quantizes = theirs.get("gate_bits") is None  # a float network may start a run that has low-bit layers
     free = LOW_BITS if quantizes else ()
     differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key] and key not in free]
     if differing:

@@ -1,10 +1,18 @@
-"""The training loop: reads downwards, one labelled section after another."""
+"""The training loop: claims the work directory, restores a checkpoint, then trains, evaluates, logs and saves.
+
+`train` shows the order of a run, `_epochs` the order of a step.
+"""
 
 import contextlib
+import functools
 import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 
+from bnext_jax.config import Config
 from bnext_jax.errors import MachineLost, UserError, one_line
 from bnext_jax.host.progress import Progress
 from bnext_jax.nn.network import project
@@ -18,30 +26,50 @@ NOT_FINITE_FILE = "not_finite.json"
 
 
 @contextlib.contextmanager
-def _losses_told():
-    """Where processes compute together, an error of the devices means that one of them is gone."""
+def _losses_told() -> Iterator[None]:
+    """Turns a JAX runtime error into MachineLost if several processes run together: there it means that another process ended."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise MachineLost(f"another process of the run ended ({one_line(error, 160)}); start all again") from error
+        raise MachineLost(f"another process of the run ended ({one_line(error, 160)}); start all processes again") from error
 
 
 @_losses_told()
-def train(config, workdir):
-    """Trains, or resumes, one run, alone or as one of several processes (see cluster.join).
+def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
+    """Trains or resumes a run, in a single process or as one of several processes (see cluster.join).
 
     Args:
-      config: a checked bnext_jax.config.Config. workdir: folder for checkpoints, logs and the configuration.
+      config: a checked configuration.
+      workdir: folder for checkpoints, logs and the configuration.
     Returns:
-      {"top1", "top5" (percent), "loss", "examples" of the final evaluation, "steps", "epochs", "temperature",
-      "binary" (whether every binary weight is exactly +-1), "images", "train_seconds", "examples_per_second",
-      "finished", "workdir"}; also "teachers" with config.distill.measure. Where the run was told to stop (SIGTERM), after a
-      save: {"steps", "finished": False, "workdir", "exit_code": 75}.
+      A dict with these keys:
+
+      - top1: top-1 accuracy of the final evaluation, in percent.
+      - top5: top-5 accuracy of the final evaluation, in percent.
+      - loss: mean cross-entropy of the final evaluation, in nats.
+      - examples: number of images in the final evaluation.
+      - steps: number of finished steps of the run.
+      - epochs: number of finished epochs of the run.
+      - temperature: temperature of the last step.
+      - binary: whether every binary weight is exactly +-1.
+      - images: number of images that this call trained on.
+      - train_seconds: time of this call's steps and of waiting for data.
+      - examples_per_second: images / train_seconds.
+      - finished: whether the run reached its last step.
+      - workdir: the work directory.
+      - teachers: accuracies of the teachers, only with config.distill.measure.
+
+      After a stop signal (SIGTERM) instead: {"steps", "finished": False, "workdir", "exit_code": 75}. All finished steps are saved then.
     Raises:
-      UserError: see the checks; also a loss that is not finite, a checkpoint that cannot be written. In all processes.
+      UserError: a check fails, a loss is not finite, or a checkpoint cannot be written. All processes raise it.
       MachineLost: another process of the run ended.
+
+    Example:
+      >>> from bnext_jax import recipes, train
+      >>> result = train(recipes.digits_student("smoke").check(), "/tmp/smoke")
+      >>> result["steps"], result["top1"]
     """
     folder = cluster.agree(lambda: claim(workdir, config))
     run = cluster.agree(lambda: Run(config, folder))
@@ -52,7 +80,7 @@ def train(config, workdir):
     with (
         preemption.Preemption() as stop,
         Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
-        _losses_told(),  # also in here, so that leaving the checkpoints knows of it
+        _losses_told(),  # here too, so that Checkpoints.__exit__ sees MachineLost and does not wait
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
@@ -62,7 +90,7 @@ def train(config, workdir):
                 seconds, final = _epochs(run, checkpoints, writer, start, last, stop)
             final = final or run.evaluate(stop)
         except preemption.Stopped:
-            log.warning("told to stop after step %d of %d; the same command goes on from there", run.done, run.total_steps)
+            log.warning("told to stop after step %d of %d; run the same command again to resume", run.done, run.total_steps)
             return {"steps": run.done, "finished": False, "workdir": str(workdir), "exit_code": preemption.EXIT_CODE}
     images = (run.done - start) * config.batch_size
     return {
@@ -80,8 +108,8 @@ def train(config, workdir):
     }
 
 
-def _resume(run, checkpoints):
-    """Puts the newest whole checkpoint into the run; returns the steps that are done."""
+def _resume(run: Run, checkpoints: Checkpoints) -> int:
+    """Loads the newest readable checkpoint into the run. Returns the number of finished steps."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state)
     restored = checkpoints.restore(abstract)
     if restored is None:
@@ -93,10 +121,17 @@ def _resume(run, checkpoints):
     return metadata["step"]
 
 
-def _epochs(run, checkpoints, writer, start, last, stop):
-    """Steps start..last-1; returns (seconds spent in steps and waiting for data, the evaluation of the last step or None).
+def _epochs(
+    run: Run, checkpoints: Checkpoints, writer: watch.Writer, start: int, last: int, stop: preemption.Preemption
+) -> tuple[float, dict[str, float] | None]:
+    """Runs the steps start, ..., last - 1.
 
-    Told to stop, it saves after the step at which all processes know it, and raises preemption.Stopped.
+    After a stop signal it saves as soon as all processes have read the signal, which is after the same step in all of them.
+
+    Returns:
+      (seconds of steps and of waiting for data, evaluation after the last step or None).
+    Raises:
+      preemption.Stopped: a process received a stop signal; the checkpoint is saved.
     """
     config, every = run.config, run.config.checkpoint.every_steps
     feed = preemption.Feed(run.read(start, last), run.blank_batch, run.flag, stop)
@@ -114,15 +149,15 @@ def _epochs(run, checkpoints, writer, start, last, stop):
         for step in range(start, last):
             if step == start or step % run.steps_per_epoch == 0:
                 with clock.measure("compile"):
-                    cluster.agree(lambda epoch=step // run.steps_per_epoch: run.prepare_epoch(epoch))
+                    cluster.agree(functools.partial(run.prepare_epoch, step // run.steps_per_epoch))
             with clock.measure("data_wait"):
                 batch, flag = next(feed)
             profile.look(step)
             run.state, metrics = run.step(run.state, batch, flag, run.schedule.variables)
             run.done = done = step + 1
             epoch_ends, ends = done % run.steps_per_epoch == 0, done == last
-            saves = epoch_ends or ends or (every and done % every == 0)
-            _watch(run, meter, feed, step, metrics, whole=saves)  # a save waits until its own step is known to be finite
+            saves = epoch_ends or ends or (every > 0 and done % every == 0)
+            _watch(run, meter, feed, step, metrics, whole=saves)  # a save needs to know that its own step is finite
             progress.step()
 
             if epoch_ends or ends:
@@ -133,14 +168,14 @@ def _epochs(run, checkpoints, writer, start, last, stop):
                     try:
                         with clock.measure("evaluation"):
                             final = run.evaluate(stop)
-                    except (UserError, preemption.Stopped):  # the epoch is not lost with its evaluation
+                    except (UserError, preemption.Stopped):  # save the finished epoch, although its evaluation failed
                         write(done, values)
                         save(done)
                         checkpoints.wait()
                         raise
                     values |= {f"test_{name}": final[name] for name in ("top1", "top5", "loss")}
                 write(done, {**values, **clock.parts("evaluation")})
-                clock.reset()  # a save at an epoch's end counts for the next one, whose line is not written yet
+                clock.reset()  # the save below counts for the next epoch: this epoch's line is already written
                 save(done, final and final["top1"])
                 _tell(progress, run, done, values)
             elif saves or meter.stop:
@@ -151,17 +186,25 @@ def _epochs(run, checkpoints, writer, start, last, stop):
     return clock.total, final
 
 
-def _watch(run, meter, feed, step, metrics, whole):
-    """Takes a step's metrics; raises in all processes alike where one's data failed or where numbers are not finite.
+def _watch(run: Run, meter: watch.Meter, feed: preemption.Feed, step: int, metrics: Mapping[str, jax.Array], whole: bool) -> None:
+    """Takes the metrics of a step and checks those that it reads.
 
-    whole: read this step's own metrics too, not only those of the step before.
+    Raises in all processes alike if the data of one process fail or if a loss or gradient is not finite.
+
+    Args:
+      run: the run.
+      meter: sums the metrics; reads each step's metrics one step late.
+      feed: the batches, which know of failed data.
+      step: step index, from 0.
+      metrics: the step's metrics, scalars on the devices.
+      whole: read this step's own metrics too, not only those of the previous step.
     """
     try:
         meter.add(step, metrics)
         if whole or meter.stop:
             meter.read()
     except watch.NotFinite as error:
-        feed.check(meter.stop)  # blank images may well give such numbers
+        feed.check(meter.stop)  # failed data go first: the blank batches that follow them can make the loss not finite
         path = run.folder / NOT_FINITE_FILE
         run.note_batch(path, error.step, error.values)
         raise UserError(f"{error}; the step's images are listed in {path}") from error
@@ -170,11 +213,12 @@ def _watch(run, meter, feed, step, metrics, whole):
     run.faults.check(meter.undecodable)
 
 
-def _epoch_values(run, meter, binary, step, seconds):
+def _epoch_values(run: Run, meter: watch.Meter, binary: watch.BinaryWatch, step: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Returns {name: number} for the log line of an epoch whose last finished step is `step`."""
     images = meter.steps * run.config.batch_size
     return {
         "epoch": step // run.steps_per_epoch + 1,
-        "steps": meter.steps,  # that this line sums up; fewer than an epoch's after a resume in its middle
+        "steps": meter.steps,  # steps that this line sums up; fewer than an epoch's after a resume within the epoch
         "train_loss": meter.loss / meter.steps,
         **{f"train_{name}": 100 * hits / images for name, hits in meter.top1().items()},
         **meter.norms(),
@@ -183,11 +227,12 @@ def _epoch_values(run, meter, binary, step, seconds):
         **binary.look(run.state["params"], run.temperature, layers=run.config.watch_layers),
         "images_per_second": images / (seconds["step_seconds"] + seconds["data_wait_seconds"]),
         **seconds,
-        "undecodable": meter.undecodable,  # images replaced by others
+        "undecodable": meter.undecodable,  # number of replaced images
     }
 
 
-def _tell(progress, run, done, values):
+def _tell(progress: Progress, run: Run, done: int, values: Mapping[str, Any]) -> None:
+    """Logs one line about the epoch."""
     test = f", test top-1 {values['test_top1']:.2f} %" if "test_top1" in values else ""
     progress.line(
         f"epoch {-(-done // run.steps_per_epoch)}/{run.config.epochs}, loss {values['train_loss']:.4f},"

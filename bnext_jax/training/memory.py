@@ -1,10 +1,13 @@
-"""The memory of a training step per device: what it will hold, before it is compiled, and what it was compiled to."""
+"""Device memory of a training step: the estimate before compilation, and the compiled program's own figures."""
 
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
+from bnext_jax.config import Config
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.host import process
 
@@ -12,13 +15,25 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 
 
-def bytes_per_device(tree):
-    """Bytes that one device holds of a tree of arrays, or of jax.ShapeDtypeStruct, with shardings."""
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that one device holds of a tree.
+
+    Args:
+      tree: arrays or jax.ShapeDtypeStruct, each with a sharding.
+    """
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def planned(state, batch, teachers):
-    """{"parameters", "statistics", "optimizer", "teachers", "batch"}: bytes per device, of arrays or their shapes with shardings."""
+def planned(state: Mapping[str, Any], batch: Any, teachers: Any) -> dict[str, int]:
+    """Returns the bytes per device of the arguments of the training step.
+
+    Args:
+      state: training state, arrays or jax.ShapeDtypeStruct with shardings.
+      batch: training batch, likewise.
+      teachers: {role: variables}, likewise.
+    Returns:
+      {"parameters", "statistics", "optimizer", "teachers", "batch"}, in bytes.
+    """
     return {
         "parameters": bytes_per_device(state["params"]),
         "statistics": bytes_per_device(state["batch_stats"]),
@@ -28,16 +43,22 @@ def planned(state, batch, teachers):
     }
 
 
-def compiled_bytes(compiled):
-    """{"arguments", "temporaries", "peak"} of a compiled step, bytes per device; outputs that take the arguments' place count once."""
-    found = compiled.memory_analysis()
+def compiled_bytes(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns {"arguments", "temporaries", "peak"} of a compiled step, in bytes per device.
+
+    An output that reuses the memory of a donated argument counts once.
+    """
+    found: Any = compiled.memory_analysis()
     arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
     fresh = max(found.output_size_in_bytes - found.alias_size_in_bytes, 0)
     return {"arguments": arguments, "temporaries": temporaries, "peak": arguments + temporaries + fresh}
 
 
-def device_bytes():
-    """Bytes that one device has: its memory; on CPUs the machine's, shared out among this process's devices. None if unknown."""
+def device_bytes() -> int | None:
+    """Returns the memory of one device in bytes, or None if it is unknown.
+
+    On CPUs this is the memory of the machine divided by the number of devices of this process.
+    """
     devices = jax.local_devices()
     statistics = devices[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
@@ -48,22 +69,28 @@ def device_bytes():
     return total and total // len(devices)
 
 
-def size_text(size):
-    """Bytes as text: "3.25 GiB", "118 MiB"."""
+def size_text(size: float) -> str:
+    """Formats a number of bytes: "3.25 GiB", "118 MiB"."""
     return f"{size / GIB:.3g} GiB" if size >= GIB else f"{size / 2**20:.3g} MiB"
 
 
-def text(sizes):
-    """{name: bytes} as text: "parameters 118 MiB, batch 9.19 MiB"."""
+def text(sizes: Mapping[str, float]) -> str:
+    """Formats {name: bytes}: "parameters 118 MiB, batch 9.19 MiB"."""
     return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items())
 
 
-def what_fits(config, devices, per_image, free):
-    """Text: the settings under which a step would fit.
+def what_fits(config: Config, devices: int, per_image: float, free: float | None) -> str:
+    """Proposes settings with which the step fits into memory.
+
+    A piece is the part of a device's batch that the step computes at once (config.accumulate = number of pieces).
 
     Args:
-      config: the run's. devices: their number. per_image: bytes of temporaries and batch for each image on a device.
-      free: bytes of a device beside the state and teachers; None = unknown, then a half of the present piece is proposed.
+      config: configuration of the run.
+      devices: number of devices.
+      per_image: bytes of temporaries and batch per image on a device.
+      free: bytes of a device that the state and the teachers leave free; None = unknown: proposes pieces of half the present size.
+    Returns:
+      Command-line flags, as text for a message.
     """
     share, group = config.batch_size // devices, config.batch_norm_group
     room = share // config.accumulate // 2 if free is None else int(free / per_image) if free > 0 else 0
@@ -75,20 +102,22 @@ def what_fits(config, devices, per_image, free):
     return f"--config.accumulate={same}, which gives the same result, or {smaller}" if same else smaller
 
 
-def compile_within(jitted, arguments, config, devices):
-    """Compiles a jitted step for its arguments and tells what it holds.
+def compile_within(jitted: jax.stages.Wrapped, arguments: tuple[Any, ...], config: Config, devices: int) -> jax.stages.Compiled:
+    """Compiles a jitted step for its arguments and logs its memory.
 
     Args:
-      jitted: from step.compile_step. arguments: (state, batch, flag, teachers), arrays or shapes with shardings.
-      config: the run's. devices: their number.
+      jitted: from step.compile_step.
+      arguments: (state, batch, flag, teachers), arrays or jax.ShapeDtypeStruct with shardings.
+      config: configuration of the run.
+      devices: number of devices.
     Returns:
       The compiled step.
     Raises:
-      UserError: it does not fit into a device's memory; says what would.
+      UserError: the step does not fit into the memory of a device; the message proposes settings that fit.
     """
     state, batch, _, teachers = arguments
     sizes, limit = planned(state, batch, teachers), device_bytes()
-    log.info("memory of each device: %s%s", text(sizes), f", of {size_text(limit)}" if limit else "")
+    log.info("memory per device, before compilation: %s%s", text(sizes), f", of {size_text(limit)}" if limit else "")
     held = sum(sizes.values()) - sizes["batch"]
     share = config.batch_size // devices
     try:
@@ -98,14 +127,14 @@ def compile_within(jitted, arguments, config, devices):
             raise
         raise UserError(
             f"the training step does not fit into a device's memory ({one_line(error, 160)});"
-            f" what may: {what_fits(config, devices, 1, None)}"
+            f" what may fit: {what_fits(config, devices, 1, None)}"
         ) from error
     found = compiled_bytes(compiled)
-    log.info("the step is compiled: %s of each device", text(found))
+    log.info("memory per device, of the compiled step: %s", text(found))
     if limit and found["peak"] > limit:
         per_image = (found["peak"] - held) / (share / config.accumulate)
         raise UserError(
-            f"the training step needs {size_text(found['peak'])} of each device, which has {size_text(limit)};"
+            f"the training step needs {size_text(found['peak'])} on each device, which has {size_text(limit)};"
             f" what would fit: {what_fits(config, devices, per_image, limit - held)}"
         )
     return compiled

@@ -1,8 +1,10 @@
-"""Devices and how data lie on them: the batch split over all of them, the state replicated or split over the axis "shard"."""
+"""The device mesh and its shardings: batches are split over all devices, a training state is replicated or split over the axis "shard"."""
 
 import dataclasses
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +17,15 @@ AXES = ("data", "shard")
 
 @dataclasses.dataclass(frozen=True)
 class Shardings:
-    """The mesh ("data", "shard"), and the shardings of whole arrays (`replicated`) and of arrays whose first axis is the batch (`batch`).
+    """The mesh ("data", "shard") and the shardings of arrays on it.
 
-    Every device computes on its own images. With shard > 1 the training state lies split over the devices of that axis: parameters are
-    gathered for the forward pass, gradients are scattered, and the optimizer works on its share.
+    Every device computes on its own images. With shard > 1 the training state is split over the devices of that axis: the step gathers
+    the parameters for the forward pass and scatters the gradients, and the optimizer of each device updates that device's part.
+
+    Attributes:
+      mesh: all devices, on the axes "data" and "shard".
+      replicated: sharding of arrays that every device holds whole.
+      batch: sharding of arrays whose first axis is the batch. That axis is split over all devices.
     """
 
     mesh: jax.sharding.Mesh
@@ -26,15 +33,24 @@ class Shardings:
     batch: NamedSharding
 
     @property
-    def devices(self):
+    def devices(self) -> int:
         """Number of devices of all processes."""
         return self.mesh.size
 
-    def of_state(self, tree):
-        """The sharding of each array of a training state: its longest axis that "shard" divides is split, vectors are whole."""
+    def of_state(self, tree: Any) -> Any:
+        """The sharding of each array of a training state.
+
+        An array is split along its longest axis that the size of "shard" divides. An array without such an axis is replicated, and so are
+        vectors and scalars.
+
+        Args:
+          tree: arrays or shapes (anything with `shape`).
+        Returns:
+          The same tree, of NamedSharding.
+        """
         return jax.tree.map(lambda leaf: NamedSharding(self.mesh, self._spec(leaf.shape)), tree)
 
-    def _spec(self, shape):
+    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
         parts = self.mesh.shape["shard"]
         fitting = [axis for axis, size in enumerate(shape) if size % parts == 0]
         if parts == 1 or len(shape) < 2 or not fitting:
@@ -42,32 +58,49 @@ class Shardings:
         longest = max(fitting, key=lambda axis: shape[axis])
         return PartitionSpec(*(None,) * longest, "shard")
 
-    def put(self, tree):
-        """A tree of host or device arrays, the same in every process, replicated on the mesh."""
+    def put(self, tree: Any) -> Any:
+        """Replicates a tree of host or device arrays on the mesh. Every process must give the same values."""
         return jax.tree.map(lambda leaf: placed(leaf, self.replicated), tree)
 
-    def put_state(self, tree):
-        """A training state, the same in every process, on the mesh as `of_state` says."""
+    def put_state(self, tree: Any) -> Any:
+        """Puts a training state on the mesh, sharded as `of_state` says. Every process must give the same values."""
         return jax.tree.map(placed, tree, self.of_state(tree))
 
-    def put_batch(self, batch):
-        """{name: the rows [local rows, ...] of this process} -> {name: global array}, split over the mesh."""
+    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Joins the rows of all processes to one global batch.
+
+        Args:
+          batch: {name: [local rows, ...]}, the rows of this process (see local_rows).
+        Returns:
+          {name: global array [batch size, ...]}, split over all devices.
+        """
         return {name: jax.make_array_from_process_local_data(self.batch, np.asarray(rows)) for name, rows in batch.items()}
 
-    def put_flag(self, value):
-        """This process's number, as an array of one element a device; the step sums it over all."""
+    def put_flag(self, value: float) -> jax.Array:
+        """Writes this process's number to each of its devices; the step sums it over all devices.
+
+        Returns:
+          [devices], float32.
+        """
         return jax.make_array_from_process_local_data(self.batch, np.full(len(self.mesh.local_devices), value, np.float32))
 
-    def gathered(self, tree):
-        """Inside jit: a split tree, whole on every device."""
+    def gathered(self, tree: Any) -> Any:
+        """Inside jit: gathers a split tree, so that every device holds it whole."""
         return jax.lax.with_sharding_constraint(tree, self.replicated) if self.mesh.shape["shard"] > 1 else tree
 
-    def split(self, tree):
-        """Inside jit: a tree shaped like a part of the state, laid out like it."""
+    def split(self, tree: Any) -> Any:
+        """Inside jit: splits a tree that has the shapes of a part of the state, as `of_state` says."""
         return jax.lax.with_sharding_constraint(tree, self.of_state(tree)) if self.mesh.shape["shard"] > 1 else tree
 
-    def microbatches(self, batch, count):
-        """Inside jit: {name: [N,...]} -> {name: [count, N/count, ...]}; every device's rows stay on it, in consecutive pieces."""
+    def microbatches(self, batch: Mapping[str, jax.Array], count: int) -> Any:
+        """Inside jit: cuts a batch into pieces. Each device cuts its own rows, in order, so no row moves to another device.
+
+        Args:
+          batch: {name: [N, ...]}.
+          count: number of pieces; devices * count divides N.
+        Returns:
+          {name: [count, N / count, ...]}.
+        """
         pieces = NamedSharding(self.mesh, PartitionSpec(None, AXES))
 
         def cut(rows):
@@ -78,27 +111,38 @@ class Shardings:
 
         return jax.tree.map(cut, batch)
 
-    def local_rows(self, batch_size):
-        """Indices of the rows of a global batch that this process's devices hold, in order."""
+    def local_rows(self, batch_size: int) -> list[int]:
+        """Indices of the rows of a global batch that this process's devices hold, ascending."""
         slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
         return sorted({row for (part,) in slices for row in range(*part.indices(batch_size))})
 
 
-def placed(leaf, sharding):
-    """An array on the mesh: of the host or of one device, the same in every process; or one that lies on the mesh otherwise."""
+def placed(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Puts one array on the mesh.
+
+    Args:
+      leaf: an array of the host or of one device, with the same values in every process; or an array that lies on the mesh with
+        another sharding.
+      sharding: the sharding of the result.
+    """
     if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and not leaf.is_fully_addressable):
         return jax.device_put(leaf, sharding)
-    host = np.asarray(leaf)  # device_put would compare every array between the processes
+    host = np.asarray(leaf)  # device_put would compare the values of every array between the processes
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def axis_sizes(text, devices):
-    """(data, shard) of a config's mesh, "data=4,shard=2", either of them left out or "" for the rest of the devices.
+def axis_sizes(text: str, devices: int) -> tuple[int, int]:
+    """Reads a config's mesh.
 
+    Args:
+      text: "data=4,shard=2". An axis that is left out gets the rest of the devices; "" puts all devices on "data".
+      devices: number of devices.
+    Returns:
+      (data, shard), the sizes of the two axes.
     Raises:
-      UserError: another word, or a product that is not the number of devices.
+      UserError: an unknown word, or data * shard is not the number of devices.
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for word in filter(None, text.replace(" ", "").split(",")):
         found = re.fullmatch(r"(data|shard)=([1-9][0-9]*)", word)
         if not found or found[1] in sizes:
@@ -110,21 +154,37 @@ def axis_sizes(text, devices):
         if name not in sizes:
             sizes[name] = max(devices // sizes[other], 1)
     if math.prod(sizes.values()) != devices:
-        raise UserError(f"config.mesh {text!r} makes {math.prod(sizes.values())} devices, there are {devices}; data * shard must be that")
+        raise UserError(
+            f"config.mesh {text!r} needs {math.prod(sizes.values())} devices, there are {devices}; data * shard must be {devices}"
+        )
     return sizes["data"], sizes["shard"]
 
 
-def make_shardings(text="", devices=None):
-    """The mesh over devices, None = those of all processes; see axis_sizes; "" = all of them along "data"."""
+def make_shardings(text: str = "", devices: Sequence[jax.Device] | None = None) -> Shardings:
+    """Makes the mesh and its shardings.
+
+    Args:
+      text: the config's mesh, see axis_sizes; "" = all devices along "data".
+      devices: None = the devices of all processes.
+    Raises:
+      UserError: see axis_sizes.
+    """
     devices = jax.devices() if devices is None else devices
     mesh = jax.make_mesh(axis_sizes(text, len(devices)), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
     return Shardings(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXES)))
 
 
-def check_batch(name, batch_size, group, devices, pieces=1):
-    """Raises UserError unless the batch divides over the devices (and pieces) and the shares fit the batch-norm groups.
+def check_batch(name: str, batch_size: int, group: int | None, devices: int, pieces: int = 1) -> None:
+    """Checks that a batch divides over the devices and pieces, and that each device's share fits the batch-norm groups.
 
-    name: the field, for the message. group: examples that share statistics, None = all. pieces: config.accumulate.
+    Args:
+      name: the config's field of the batch size, for the message.
+      batch_size: examples of all devices.
+      group: examples that share batch statistics; None = the whole batch.
+      devices: number of devices of all processes.
+      pieces: config.accumulate.
+    Raises:
+      UserError: it does not divide or fit.
     """
     if batch_size % devices:
         raise UserError(f"config.{name} {batch_size} is not divisible by the {devices} devices; choose a multiple of {devices}")

@@ -1,29 +1,51 @@
-"""What a run compiles, of its configuration and a mesh alone: made without data and weights, for `train` and for `plan`."""
+"""The programs that a run compiles: the training step and the evaluation step.
+
+They need only the configuration and a mesh, no data and no weights. `train` runs them, `plan` compiles them for absent devices.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from bnext_jax.config import Config
 from bnext_jax.errors import UserError
-from bnext_jax.nn.network import split
+from bnext_jax.nn.network import Network, split
 from bnext_jax.training import evaluator, optimizers
+from bnext_jax.training.mesh import Shardings
 from bnext_jax.training.step import StepSpec, compile_step, initial_state, make_step
 
 
-def precision_type(name, otherwise=None, platform=None):
-    """The activations' type of a precision's name. "auto" = `otherwise`, or bfloat16 on TPU and float32 elsewhere.
+def precision_type(name: str, otherwise: jnp.dtype | None = None, platform: str | None = None) -> jnp.dtype:
+    """Returns the floating type of the activations for a precision of the configuration.
 
-    platform: that the type is for, None = this process's. Raises UserError for float64 where JAX has it disabled.
+    Args:
+      name: "auto" or the name of a floating type.
+      otherwise: the type for "auto"; None = bfloat16 on TPU, float32 elsewhere.
+      platform: "tpu", "cpu", ...; None = the platform of this process.
+    Raises:
+      UserError: float64, but JAX has x64 disabled.
     """
     if name == "auto":
         return otherwise or jnp.dtype("bfloat16" if (platform or jax.default_backend()) == "tpu" else "float32")
-    if name == "float64" and not jax.config.jax_enable_x64:
+    if name == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError("config.precision float64 needs JAX_ENABLE_X64=1 in the environment")
     return jnp.dtype(name)
 
 
-def check_input(network, variables, shape):
-    """Raises UserError where the network cannot take images of `shape` (height, width, 3); computes nothing."""
+def check_input(network: Network, variables: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Checks that a network can take images of a shape. Traces the network but computes nothing.
+
+    Args:
+      network: an evaluation view.
+      variables: {path: array}, or their shapes.
+      shape: (height, width, channels) of the images.
+    Raises:
+      UserError: the images do not have 3 channels, or the network cannot take this size.
+    """
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     _, _, channels = shape
     if channels != 3:
@@ -32,17 +54,24 @@ def check_input(network, variables, shape):
 
 
 class Programs:
-    """The student's views, its optimizer, and the jitted steps.
+    """The student network, its optimizer and the jitted steps.
 
     Args:
-      config: a checked Config. shardings: training.mesh.Shardings. model: the student, abstract or not. steps_per_epoch: whole number.
-      platform: that is compiled for, None = this process's.
+      config: a checked configuration.
+      shardings: the device mesh.
+      model: the student, with arrays or abstract.
+      steps_per_epoch: number of steps in an epoch.
+      platform: platform to compile for; None = the platform of this process.
     Attributes:
-      network, eval_network: nn.network.Network. optimizer: from training.optimizers. dtype: of activations. spec: StepSpec.
-      eval_step: see evaluator.make_eval_step.
+      network: the student's training view.
+      eval_network: the student's evaluation view.
+      optimizer: from training.optimizers.
+      dtype: type of the student's activations.
+      spec: the configuration of the training step.
+      eval_step: the student's jitted evaluation step, see evaluator.make_eval_step.
     """
 
-    def __init__(self, config, shardings, model, steps_per_epoch, platform=None):
+    def __init__(self, config: Config, shardings: Shardings, model: nnx.Module, steps_per_epoch: int, platform: str | None = None) -> None:
         self.shardings = shardings
         self.network, *_ = split(model, training=True, batch_norm_group=config.batch_norm_group)
         self.eval_network, *_ = split(model, training=False)
@@ -55,19 +84,36 @@ class Programs:
         )  # fmt: skip
         self.eval_step = self.eval_step_of(self.eval_network, self.dtype)
 
-    def initial_state(self, params, batch_stats):
-        """The state before the first step, not yet on the mesh."""
+    def initial_state(self, params: Mapping[str, jax.Array], batch_stats: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Returns the training state before the first step. It does not lie on the mesh yet. See step.initial_state."""
         return initial_state(self.network, params, batch_stats, self.optimizer)
 
-    def train_step(self, teachers, current):
-        """The jitted step. teachers: {role: Network}. current: the state, or its shapes."""
+    def train_step(self, teachers: Mapping[str, Network], current: dict[str, Any]) -> jax.stages.Wrapped:
+        """Returns the jitted training step, see step.make_step.
+
+        Args:
+          teachers: {role: Network}, evaluation views; {} without distillation.
+          current: the training state, or its shapes.
+        """
         return compile_step(make_step(self.network, teachers, self.optimizer, self.spec, self.shardings), self.shardings, current)
 
-    def eval_step_of(self, network, dtype):
-        """The jitted evaluation of any network in the student's preprocessing."""
+    def eval_step_of(self, network: Network, dtype: jnp.dtype) -> jax.stages.Wrapped:
+        """Returns the jitted evaluation step of a network, with the student's preprocessing.
+
+        Args:
+          network: an evaluation view of the student or a teacher.
+          dtype: type of the activations.
+        """
         return evaluator.make_eval_step(network, self.shardings, mean=self.spec.mean, std=self.spec.std, dtype=dtype)
 
 
-def train_batch(rows, shape):
-    """{name: zeros} of a training batch: rows images of shape (height, width, 3), none of them replaced."""
+def train_batch(rows: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Returns a blank training batch: zero images, zero labels, no replaced image.
+
+    Args:
+      rows: number of images.
+      shape: (height, width, 3) of an image.
+    Returns:
+      {"image": uint8 [rows, height, width, 3], "label": int32 [rows], "undecodable": int32 [rows], all -1}.
+    """
     return {"image": np.zeros((rows, *shape), np.uint8), "label": np.zeros(rows, np.int32), "undecodable": np.full(rows, -1, np.int32)}

@@ -1,13 +1,16 @@
-"""One training run: everything that it consists of, made from its configuration and checked before anything compiles."""
+"""One training run: builds all its parts from the configuration, and checks them before anything compiles."""
 
 import json
 import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from clu import parameter_overview
+from etils import epath
 from flax import nnx
 
-from bnext_jax.config import flat_json, to_json
+from bnext_jax.config import Config, flat_json, to_json
 from bnext_jax.data import faults, pipeline, splits, store
 from bnext_jax.distill.schedule import TeacherSchedule
 from bnext_jax.host.process import revision
@@ -25,16 +28,39 @@ PARAMETERS_FILE = "parameters.txt"
 
 
 class Run:
-    """Everything that one training run consists of.
+    """All parts of one training run.
 
+    Args:
+      config: a checked configuration.
+      folder: the work directory, from workdir.claim.
     Attributes:
-      state: the training state on the devices. batches: pipeline.TrainBatches of this process. step: compiled, or None before
-        prepare_epoch. steps_per_epoch, total_steps: of the whole run. temperature: of the last step whose metrics were read.
+      config: the configuration.
+      folder: the work directory.
+      shardings: the device mesh.
+      flag: puts the stop flag of a step on the devices, see training.preemption.
+      train_source: the training split.
+      eval_source: the evaluation split.
+      batches: this process's rows of the training batches.
+      steps_per_epoch: number of steps in an epoch.
+      total_steps: number of steps in the whole run.
+      faults: counts and names training images that cannot be decoded.
+      train_shape: (height, width, 3) of a training image.
+      eval_shape: (height, width, 3) of an evaluation image.
+      schedule: the teachers, and which of them teach in an epoch.
+      model_spec: {"name", "num_classes", "arguments"} of the student.
+      programs: the student's views and the programs to compile.
+      weights_digest: checksum of the initial weights, to compare between processes; "" with a single process.
+      state: the training state on the devices.
+      step: the compiled training step; None before the first prepare_epoch.
+      temperature: the temperature of the last step whose metrics this process has read.
+      done: number of finished steps; the training loop sets it.
     Raises:
-      UserError: see the checks.
+      UserError: a part does not fit the configuration: batch size, dataset, teachers, network or initial weights.
     """
 
-    def __init__(self, config, folder):
+    def __init__(self, config: Config, folder: epath.Path) -> None:
+        self.done: int
+        self.step: Any
         self.config, self.folder = config, folder
         # devices
         devices = jax.device_count()
@@ -54,7 +80,7 @@ class Run:
         self.faults = faults.Faults(self.train_source, data.undecodable_share, self.steps_per_epoch * config.batch_size)
         images = len(self.train_source)
         if images % config.batch_size:
-            log.info("each epoch leaves out %d of the %d images, others every time", images % config.batch_size, images)
+            log.info("each epoch skips %d of the %d images, a different selection each time", images % config.batch_size, images)
         self.train_shape = self.batches[0]["image"].shape[1:]
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
@@ -76,16 +102,16 @@ class Run:
         self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
         self.step, self.temperature = None, 1.0
 
-    def overview(self):
-        """Writes clu's table of all parameters into the folder, and logs their number."""
+    def overview(self) -> None:
+        """Writes clu's table of all parameters into the work directory, and logs the number of parameters."""
         table = parameter_overview.get_parameter_overview(self.state["params"], include_stats=False)
         path = self.folder / PARAMETERS_FILE
-        log.info("parameters: %s; each of them: %s", table.splitlines()[-1].removeprefix("Total: "), path)
+        log.info("parameters: %s; full table: %s", table.splitlines()[-1].removeprefix("Total: "), path)
         if cluster.is_first():
             write_whole(path, table + "\n", "table of parameters")
 
-    def facts(self):
-        """{name: JSON value}: what must be equal in all processes of a run."""
+    def facts(self) -> dict[str, Any]:
+        """Returns {name: JSON value} of everything that must be equal in all processes of a run, see cluster.check_equal."""
         return {
             **flat_json(self.config),
             "commit": revision(),
@@ -95,8 +121,15 @@ class Run:
             "initial weights": self.weights_digest,
         }
 
-    def read(self, start, last):
-        """Yields the batches of steps start..last-1 on the devices, sent ahead of their use; Faults names what was replaced."""
+    def read(self, start: int, last: int) -> Iterator[dict[str, jax.Array]]:
+        """Yields the global batches of the steps start, ..., last - 1, on the devices.
+
+        Sends each batch to the devices ahead of its use, and logs a warning for each replaced image.
+
+        Args:
+          start: first step.
+          last: the step after the last one.
+        """
         data = self.config.data
         batches = pipeline.iterate(self.batches, start_step=start, stop_step=last, threads=data.threads, workers=data.workers)
 
@@ -106,12 +139,19 @@ class Run:
 
         return pipeline.ahead(batches, put)
 
-    def blank_batch(self):
-        """A batch without content, for the steps that other processes have begun when this one's data fail."""
+    def blank_batch(self) -> dict[str, jax.Array]:
+        """Returns a blank batch. This process feeds it after its data fail, for steps that the other processes have begun."""
         return self.shardings.put_batch(train_batch(len(self.batches.rows), self.train_shape))
 
-    def metadata(self, step):
-        """What a checkpoint says about itself; `step` steps are done."""
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Returns the JSON metadata of a checkpoint, which suffice to rebuild the network without the configuration.
+
+        Args:
+          step: number of finished steps.
+        Returns:
+          {"model", "step", "epoch", "temperature", "exact_signs" (None without binary weights), "preprocessing", "class_names",
+          "precision", "config"}.
+        """
         config = self.config
         return {
             "model": self.model_spec,
@@ -130,22 +170,36 @@ class Run:
             "config": to_json(config),
         }
 
-    def evaluate(self, stop=None):
-        """Top-1, top-5, loss and examples on the evaluation split. stop: preemption.Preemption that interrupts it, see evaluator."""
+    def evaluate(self, stop: preemption.Preemption | None = None) -> dict[str, float]:
+        """Evaluates the student on the evaluation split, see evaluator.evaluate.
+
+        Args:
+          stop: interrupts the evaluation when a process receives a stop signal; None = nothing interrupts it.
+        Returns:
+          {"top1" (percent), "top5" (percent), "loss" (nats), "examples"}.
+        """
         variables = self.shardings.put({**self.state["params"], **self.state["batch_stats"]})
         return self._evaluated(self.programs.eval_step, variables, stop)
 
-    def _evaluated(self, step, variables, stop):
+    def _evaluated(
+        self, step: Callable[..., Mapping[str, jax.Array]], variables: dict[str, jax.Array], stop: preemption.Preemption | None
+    ) -> dict[str, float]:
         config = self.config
         return evaluator.evaluate(step, variables, self.eval_source, self.shardings, config.data, config.eval_batch_size, stop=stop)
 
-    def measure_teachers(self, stop=None):
-        """{teacher: {"top1", "top5", "loss", "examples"}} on the evaluation split, in the student's preprocessing and the teachers'
-        precision; measured once a run and kept in its folder.
+    def measure_teachers(self, stop: preemption.Preemption | None = None) -> dict[str, dict[str, float]]:
+        """Evaluates each teacher on the evaluation split, with the student's preprocessing and the teachers' precision.
+
+        Measures each teacher once per run; keeps the results in MEASURED_FILE in the work directory.
+
+        Args:
+          stop: as in evaluate.
+        Returns:
+          {teacher's name: {"top1" (percent), "top5" (percent), "loss" (nats), "examples"}}.
         """
         config, data, path = self.config, self.config.data, self.folder / MEASURED_FILE
         names = config.distill.teacher_names()
-        kept = cluster.texts(path.read_text() if path.exists() else "{}")[0]  # one process may have seen another's file
+        kept = cluster.texts(path.read_text() if path.exists() else "{}")[0]  # of process 0: others may see an older file
         found = {name: values for name, values in json.loads(kept).items() if name in names}
         for name in names:
             if name not in found:
@@ -157,19 +211,31 @@ class Run:
             write_whole(path, json.dumps(found, indent=1), "teachers' accuracy")
         return found
 
-    def prepare_epoch(self, epoch):
-        """Sends the epoch's teachers to the devices; where they change, and at first, compiles a new step."""
+    def prepare_epoch(self, epoch: int) -> None:
+        """Sends the teachers of an epoch to the devices. Compiles a new step if the teachers change, and at the first call.
+
+        Args:
+          epoch: epoch index, from 0.
+        Raises:
+          UserError: the step does not fit into the memory of a device.
+        """
         config = self.config
         changed = self.schedule.update(epoch)
         if not changed and self.step is not None:
             return
-        self.step = None  # frees the old one's memory
+        self.step = None  # frees the memory of the old step before the new one compiles
         step = self.programs.train_step(dict(self.schedule.networks), self.state)
         arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.schedule.variables)
         self.step = memory.compile_within(step, arguments, config, self.shardings.devices)
 
-    def note_batch(self, path, step, values):
-        """Writes what is known of one step into a JSON file: its numbers, epoch, and the indices of its images in the dataset."""
+    def note_batch(self, path: epath.Path, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a JSON file about one step: step, epoch, metrics, and the dataset indices of all images in its global batch.
+
+        Args:
+          path: file to write; the first process writes it.
+          step: step index, from 0.
+          values: {name: number}, the metrics of the step.
+        """
         whole = pipeline.TrainBatches(
             self.train_source, self.config.data.train_transform, batch_size=self.config.batch_size, epochs=self.config.epochs,
             rows=range(self.config.batch_size), seed=self.config.seed,

@@ -1,17 +1,30 @@
-"""The per-epoch schedules of the learning rate and the temperature (SPEC section 3)."""
+"""Schedules of the learning rate and the temperature, one value per epoch (docs/spec.md, section 3)."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from bnext_jax.config import OptimizerConfig, TemperatureConfig
 
 
-def learning_rate(config, epochs, epoch):
-    """Learning rate of an epoch, constant inside it.
+def learning_rate(config: OptimizerConfig, epochs: int, epoch: ArrayLike) -> jax.Array:
+    """Returns the learning rate of an epoch. It is constant within the epoch.
 
-    e < warmup: warmup_rate + e (rate - warmup_rate) / warmup; then final + 0.5 (rate - final) (1 + cos(pi (e - warmup) / epochs)).
+    With warmup = config.warmup_epochs and e = epoch:
+
+        e < warmup:    warmup_rate + e (learning_rate - warmup_rate) / warmup
+        e >= warmup:   final_rate + 0.5 (learning_rate - final_rate) (1 + cos(pi (e - warmup) / epochs))
+
+    The cosine does not finish within the run: it would reach final_rate at epoch `epochs + warmup`, as in the reference.
 
     Args:
-      config: OptimizerConfig. epochs: length of the run. epoch: integer scalar, traced or not.
+      config: the fields named in the formula.
+      epochs: length of the run.
+      epoch: integer scalar, traced or not.
+    Returns:
+      Scalar, of JAX's default float type.
     """
-    epoch = jnp.asarray(epoch) * jnp.ones(())  # the default float type: float64 where it is enabled
+    epoch = jnp.asarray(epoch) * jnp.ones(())  # converts to the default float type: float64 if x64 is enabled
     warmup = config.warmup_epochs
     rising = config.warmup_rate + epoch * (config.learning_rate - config.warmup_rate) / max(warmup, 1)
     cosine = 1 + jnp.cos(jnp.pi * (epoch - warmup) / epochs)
@@ -19,13 +32,20 @@ def learning_rate(config, epochs, epoch):
     return jnp.where(epoch < warmup, rising, falling)
 
 
-def temperature(config, epochs, epoch):
-    """Temperature of an epoch, constant inside it.
+def temperature(config: TemperatureConfig, epochs: int, epoch: ArrayLike) -> jax.Array:
+    """Returns the temperature of the weight quantizer in an epoch. It is constant within the epoch.
 
-    decay^epoch; with exact_from = s: 1e-7^(epoch / (s epochs)) and 0 (exact signs) from epoch s * epochs on.
+    Without config.exact_from: decay^epoch. With config.exact_from = s:
+
+        epoch < s * epochs:    1e-7^(epoch / (s * epochs))
+        epoch >= s * epochs:   0, which means exact signs
 
     Args:
-      config: TemperatureConfig. epochs: length of the run. epoch: integer scalar, traced or not.
+      config: the fields `decay` and `exact_from`.
+      epochs: length of the run.
+      epoch: integer scalar, traced or not.
+    Returns:
+      Scalar, of JAX's default float type.
     """
     epoch = jnp.asarray(epoch) * jnp.ones(())
     if config.exact_from is None:

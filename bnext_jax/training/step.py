@@ -1,31 +1,44 @@
-"""The training step: student forward, teachers' forward, loss, gradients, AdamW, projection, as one pure function.
+"""The training step as one pure function: student forward, teacher forward, loss, gradients, AdamW, projection.
 
 state = {"step", "params", "batch_stats", "opt_state"}      donated
-batch = {"image": [N,H,W,3] uint8, or floating and already normalised; "label": [N] int32}
-        and, from the pipeline, "undecodable": [N], the index of each image that was replaced, -1 for all others
-flag = [devices], this process's wish to stop (see training.preemption), summed over all
-teachers = {"main": variables, "assistant": variables}      frozen, not donated, not differentiated
+batch = {"image": [N,H,W,3], uint8, or floating and already normalized; "label": [N] int32}
+        The pipeline adds "undecodable": [N] int32, the index of each image that was replaced, -1 for all others.
+flag = [devices], the stop flag of each process (see training.preemption); the step sums it over all devices
+teachers = {"main": variables, "assistant": variables}      frozen: not donated, not differentiated
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bnext_jax.config import OptimizerConfig, TemperatureConfig
 from bnext_jax.distill import losses
-from bnext_jax.nn.network import project
+from bnext_jax.nn.network import Network, project
 from bnext_jax.nn.normalise import normalise
 from bnext_jax.training import schedules
+from bnext_jax.training.mesh import Shardings
 
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What the step needs to know of the configuration, as plain values.
+    """The values of the configuration that the step needs.
 
-    steps_per_epoch, epochs: length. mean, std: of pixels in [0, 1]. dtype, teacher_dtype: of the activations.
-    form, group: of the distillation loss and batch norm (see distill). optimizer, temperature: their configs.
-    accumulate: pieces that a batch is computed in, one after another.
+    Attributes:
+      steps_per_epoch: number of steps in an epoch.
+      epochs: length of the run.
+      mean: mean of the pixels in [0, 1], per channel.
+      std: standard deviation of the pixels in [0, 1], per channel.
+      dtype: type of the student's activations.
+      teacher_dtype: type of the teachers' activations.
+      form: form of the distillation loss, see distill.losses.
+      group: examples that share batch-norm statistics and the means of the loss; None = the whole batch.
+      optimizer: for the learning rate.
+      temperature: for the temperature.
+      accumulate: number of pieces in which the step computes a batch, one after another.
     """
 
     steps_per_epoch: int
@@ -36,13 +49,24 @@ class StepSpec:
     teacher_dtype: jnp.dtype
     form: str
     group: int | None
-    optimizer: object
-    temperature: object
+    optimizer: OptimizerConfig
+    temperature: TemperatureConfig
     accumulate: int = 1
 
 
-def initial_state(network, params, batch_stats, optimizer):
-    """{"step", "params", "batch_stats", "opt_state"}: the parameters projected, the optimizer at zero."""
+def initial_state(
+    network: Network, params: Mapping[str, jax.Array], batch_stats: Mapping[str, jax.Array], optimizer: optax.GradientTransformation
+) -> dict[str, Any]:
+    """Returns the training state before the first step: projected parameters, optimizer state at zero.
+
+    Args:
+      network: the student's training view, which gives the bounds.
+      params: {path: array}.
+      batch_stats: {path: array} of all variables that are not parameters.
+      optimizer: from training.optimizers.adamw.
+    Returns:
+      {"step": int32 scalar, "params", "batch_stats", "opt_state"}.
+    """
     params = project(params, network.bounds)
     state = {
         "step": jnp.zeros((), jnp.int32),
@@ -50,35 +74,58 @@ def initial_state(network, params, batch_stats, optimizer):
         "batch_stats": dict(batch_stats),
         "opt_state": optimizer.init(params),
     }
-    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # no weak types, or the second step would compile again
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)  # no weak types: they would make the second step compile again
 
 
-def norm_groups(network):
-    """{path: "latent", "weights" or "rest"}: the groups that norms are logged for, the optimizer's with the latent weights apart."""
+def norm_groups(network: Network) -> dict[str, str]:
+    """Returns {path: "latent", "weights" or "rest"}, the groups whose norms are logged.
+
+    These are the optimizer's decay groups, except that the latent weights form a group of their own.
+    """
     return {path: "latent" if path in network.latent else group for path, group in network.decay_groups.items()}
 
 
-def group_norms(name, tree, groups):
-    """{"NAME/GROUP": 2-norm of all arrays of a group, scalar}. tree: {path: array}; groups: {path: group}."""
+def group_norms(name: str, tree: Mapping[str, jax.Array], groups: Mapping[str, str]) -> dict[str, jax.Array]:
+    """Returns the 2-norm of each group of arrays.
+
+    Args:
+      name: first part of the keys of the result.
+      tree: {path: array}.
+      groups: {path: group}.
+    Returns:
+      {"NAME/GROUP": scalar}.
+    """
     chosen = {group: [tree[path] for path in tree if groups[path] == group] for group in sorted(set(groups.values()))}
     return {f"{name}/{group}": optax.tree.norm(arrays) for group, arrays in chosen.items()}
 
 
-def make_step(student, teachers, optimizer, spec, shardings):
-    """The step as a function of arrays alone.
+def make_step(
+    student: Network, teachers: Mapping[str, Network], optimizer: optax.GradientTransformation, spec: StepSpec, shardings: Shardings
+) -> Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]:
+    """Makes the training step, a pure function of arrays.
 
     Args:
-      student: nn.network.Network, a training view.
-      teachers: {"main": Network, "assistant": Network}, evaluation views; one of them or none. Each is given its
-        variables at every call.
+      student: a training view.
+      teachers: {"main": Network, "assistant": Network}, evaluation views. There may be one of them or none; without teachers the
+        loss is cross-entropy with the labels. Every call of the step takes the teachers' variables as an argument.
       optimizer: from training.optimizers.adamw.
-      spec: StepSpec. shardings: training.mesh.Shardings.
+      spec: values of the configuration.
+      shardings: the device mesh.
     Returns:
-      step(state, batch, flag, teacher_variables) -> (state, metrics); metrics are scalars: loss (nats), correct (count of
-      top-1 hits among the batch), correct/main and correct/assistant (the teachers'), undecodable (count), stop (sum of
-      the flag), grad_norm (before clipping), grad_norm/, update_norm/ and param_norm/GROUP (2-norms of the gradients
-      before clipping, of the change with its projection, and of the parameters before it; groups: norm_groups),
-      learning_rate, temperature.
+      step(state, batch, flag, teacher_variables) -> (state, metrics); the module docstring describes the arguments.
+      The metrics are scalars:
+        loss: in nats.
+        correct: number of top-1 hits of the student in the batch.
+        correct/main: number of top-1 hits of the main teacher, if there is one.
+        correct/assistant: number of top-1 hits of the assistant teacher, if there is one.
+        undecodable: number of replaced images in the batch.
+        stop: sum of the flag.
+        grad_norm: global 2-norm of the gradients before clipping.
+        grad_norm/GROUP: 2-norm of a group's gradients before clipping; for the groups see norm_groups.
+        update_norm/GROUP: 2-norm of the change of a group's parameters, projection included.
+        param_norm/GROUP: 2-norm of a group's parameters before the update.
+        learning_rate: learning rate of the step.
+        temperature: temperature of the step.
     """
     groups = norm_groups(student)
 
@@ -95,7 +142,11 @@ def make_step(student, teachers, optimizer, spec, shardings):
         return loss, (stats, hits)
 
     def gradients(params, batch_stats, batch, *rest):
-        """Of the whole batch; or, in pieces, the means that the whole batch would give, its batch-norm groups being whole in a piece."""
+        """Returns ((loss, (statistics, hits)), gradients) of the whole batch.
+
+        With spec.accumulate > 1 this computes the batch in pieces. It averages loss, statistics and gradients, and sums the hits.
+        The result is that of the whole batch, because no batch-norm group spans two pieces (see mesh.check_batch).
+        """
         compute = jax.value_and_grad(loss_fn, has_aux=True)
         if spec.accumulate == 1:
             return compute(params, batch_stats, batch, *rest)
@@ -122,10 +173,11 @@ def make_step(student, teachers, optimizer, spec, shardings):
         direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         moved = {path: p - (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
         params = project(moved, student.bounds)
-        # what has become of them, not rate * direction: so the norm is taken in the pass that writes them (on TPUs 28 bytes each, not 40)
+        # The norm of params - p, not of rate * direction: XLA then computes the norm in the same pass that writes the parameters.
+        # On TPUs that pass moves 28 bytes per parameter instead of 40.
         change = {path: params[path] - p for path, p in state["params"].items()}
         batch_stats = {**state["batch_stats"], **stats}
-        if "temperature" in batch_stats:  # a saved network says at which temperature it stands
+        if "temperature" in batch_stats:  # stored in the network, so that a checkpoint states its temperature
             batch_stats["temperature"] = temperature.astype(batch_stats["temperature"].dtype)
         new_state = {
             "step": state["step"] + 1,
@@ -151,6 +203,7 @@ def make_step(student, teachers, optimizer, spec, shardings):
 
 
 def _divided_by(count):
+    """Returns total -> total / count. Integers (the batch counter of batch norm) are equal in all pieces, so // is exact."""
     return lambda total: total / count if jnp.issubdtype(total.dtype, jnp.floating) else total // count
 
 
@@ -158,11 +211,15 @@ def _hits(logits, labels):
     return (logits.argmax(-1) == labels).sum()
 
 
-def compile_step(step, shardings, state):
-    """jax.jit of the step with donated state and explicit shardings.
+def compile_step(step: Callable[..., Any], shardings: Shardings, state: dict[str, Any]) -> jax.stages.Wrapped:
+    """Wraps the step in jax.jit, with donated state and explicit shardings.
 
-    shardings: training.mesh.Shardings. state: the training state, or its shapes. Everything that goes in must have been put on the
-    mesh, so that the run compiles once.
+    All arguments of the jitted step must already lie on the mesh; otherwise the run compiles more than once.
+
+    Args:
+      step: from make_step.
+      shardings: the device mesh.
+      state: the training state, or its shapes.
     """
     whole, batch, lies = shardings.replicated, shardings.batch, shardings.of_state(state)
     return jax.jit(step, donate_argnums=0, in_shardings=(lies, batch, batch, whole), out_shardings=(lies, whole))

@@ -1,4 +1,4 @@
-"""What is watched while training: sums over an epoch, the state of the binary weights, the files that record it."""
+"""What a run records: sums over an epoch, the state of the binary weights, times, a profile, and the log files."""
 
 import collections
 import contextlib
@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +20,23 @@ from bnext_jax.io.files import write_whole
 from bnext_jax.io.logs import METRICS_FILE, read_metrics
 from bnext_jax.training import cluster
 
+if TYPE_CHECKING:
+    from bnext_jax.nn.quantizers import WeightQuantizer
+
 log = logging.getLogger(__name__)
 PROFILED_STEPS = 5
 ADVICE = "free space or choose another --workdir"
 
 
 class NotFinite(UserError):
-    """A loss or gradient is not finite. step: where. values: {name: number} of its metrics."""
+    """A loss or a gradient is not finite.
 
-    def __init__(self, step, values):
+    Attributes:
+      step: the step, counted from 0.
+      values: {name: number}, the step's metrics.
+    """
+
+    def __init__(self, step: int, values: dict[str, float]) -> None:
         self.step, self.values = step, values
         super().__init__(
             f"the loss or its gradient is not finite at step {step} (loss {values['loss']}, gradient norm {values['grad_norm']});"
@@ -35,32 +45,42 @@ class NotFinite(UserError):
 
 
 class Meter:
-    """Sums the step's metrics, reading each one step late so that the host never waits for the step it just started.
+    """Sums the metrics of the steps.
+
+    It reads the metrics of a step only when the next step has started, so the host does not wait for the newest step.
 
     Attributes:
-      loss, steps, undecodable: sums since the last reset. last: the newest metrics that were read. stop: the flags' sum in them.
+      loss: sum of the losses (nats) since the last reset.
+      steps: number of steps read since the last reset.
+      undecodable: number of images since the last reset that could not be decoded and were replaced.
+      last: {name: number}, the newest metrics read since the last reset.
+      stop: the largest sum of flags read so far (see training.preemption).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
+        self._unread: tuple[int, Mapping[str, jax.Array]] | None
+        self.stop: float
         self._unread, self.stop = None, 0
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Starts new sums."""
+        self.loss: float
         self.loss = self.steps = self.undecodable = 0
-        self._hits = collections.Counter()
-        self.last = {}
+        self._hits: dict[str, Any] = collections.Counter()
+        self.last: dict[str, float] = {}
 
-    def add(self, step, metrics):
-        """Takes the metrics of one step (device scalars) and reads those of the step before.
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics {name: scalar on the devices} of one step (counted from 0), and reads those of the previous step.
 
-        Raises NotFinite if a loss or gradient read here is not finite.
+        Raises:
+          NotFinite: the loss or the gradient norm that is read here is not finite.
         """
         self.read()
         self._unread = step, metrics
 
-    def read(self):
-        """Reads what is still unread. Raises like add()."""
+    def read(self) -> None:
+        """Reads the metrics that are still unread, if any. Raises NotFinite like `add`."""
         if self._unread is None:
             return
         (step, metrics), self._unread = self._unread, None
@@ -74,24 +94,28 @@ class Meter:
         self.steps += 1
         self.last = values
 
-    def top1(self):
-        """{"top1", "top1/main", "top1/assistant"}: hits among the training images, of the student and its teachers."""
+    def top1(self) -> dict[str, float]:
+        """{"top1", "top1/main", "top1/assistant"}: training images that student and teachers classified correctly since the last reset."""
         return {name.replace("correct", "top1"): hits for name, hits in self._hits.items()}
 
-    def norms(self):
-        """The norms of the newest step, whole ("grad_norm") and by group ("update_norm/latent")."""
+    def norms(self) -> dict[str, float]:
+        """The norms of the newest step: of everything ("grad_norm") and of each group ("update_norm/latent")."""
         return {name: value for name, value in self.last.items() if "_norm" in name}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _signs(quantizers, latents):
-    """[int8 signs] of each layer's latent weights. quantizers: a tuple of WeightQuantizers, one a layer."""
+    """[int8 signs] of the latent weights, one array per layer. quantizers: tuple of WeightQuantizer, one per layer."""
     return [quantizer.signs(latent).astype(jnp.int8) for quantizer, latent in zip(quantizers, latents, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _count(quantizers, latents, before, temperature):
-    """([[weights that are exactly binary, flipped, of sign +1]] of each layer, their signs now). before: the signs at the last look."""
+    """Counts weights in each layer. before: the signs at the last look.
+
+    Returns:
+      ([[exactly binary, flipped since the last look, sign +1] per layer], [the signs now, per layer]).
+    """
     now = _signs(quantizers, latents)
     counted = [
         jnp.stack([jnp.sum(quantizer.binary(latent, temperature)), jnp.sum(signs != old), jnp.sum(signs > 0)])
@@ -101,22 +125,32 @@ def _count(quantizers, latents, before, temperature):
 
 
 class BinaryWatch:
-    """Share of weights that are exactly binary, and flip ratio: the share whose sign changed since the last look; the quantizers say both.
+    """Measures the share of exactly binary weights and the flip ratio, the share of weights that changed sign since the last look.
 
-    latent: {path: WeightQuantizer} (Network.latent). params: {path: array}, the state at the first look.
+    The quantizers tell the signs and which weights are exactly binary.
+
+    Args:
+      latent: {path: quantizer}, see nn.network.Network.latent.
+      params: {path: array}, the parameters to compare the first look with.
     """
 
-    def __init__(self, latent, params):
+    def __init__(self, latent: Mapping[str, "WeightQuantizer"], params: Mapping[str, jax.Array]) -> None:
         self._paths, self._quantizers = tuple(latent), tuple(latent.values())
         self._before = _signs(self._quantizers, self._chosen(params))
 
     def _chosen(self, params):
         return [params[path] for path in self._paths]
 
-    def look(self, params, temperature, layers=False):
-        """{"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights.
+    def look(self, params: Mapping[str, jax.Array], temperature: float, layers: bool = False) -> dict[str, float]:
+        """Measures the weights, and keeps their signs for the next look.
 
-        layers: also {"flip_ratio/LAYER", "plus_share/LAYER"}, the latter the share of weights whose sign is +1.
+        Args:
+          params: {path: array}, the parameters now.
+          temperature: of the binary weights.
+          layers: also measure each layer.
+        Returns:
+          {"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights. With `layers` also
+          "flip_ratio/LAYER" and "plus_share/LAYER", the share of the layer's weights with sign +1.
         """
         if not self._paths:
             return {}
@@ -132,59 +166,66 @@ class BinaryWatch:
         return found
 
 
-def is_binary(latent, params, temperature):
-    """Whether every binary weight is exactly +-1 at this temperature; False for a network that has none. Arguments as above."""
+def is_binary(latent: Mapping[str, "WeightQuantizer"], params: Mapping[str, jax.Array], temperature: float) -> bool:
+    """Whether every binary weight is exactly +-1 (times its channel's scale, if it has one) at this temperature.
+
+    False also for a network without binary weights. The arguments are those of BinaryWatch and of its `look`.
+    """
     return BinaryWatch(latent, params).look(params, temperature).get("binary_share") == 1.0
 
 
 class Clock:
-    """Where the time goes: measured parts, and the steps, which are the rest.
+    """Splits a run's time into measured parts. The time that is not measured counts as steps.
 
-    total: seconds of steps and waits for data, of all that was read.
+    Attributes:
+      total: seconds of steps and of waits for data, summed over all calls of `read`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.total = 0.0
         self.reset()
 
-    def reset(self):
-        """Starts anew."""
+    def reset(self) -> None:
+        """Sets all times to zero, except `total`."""
+        self._parts: dict[str, Any]
         self._began, self._parts = time.perf_counter(), collections.Counter()
 
     @contextlib.contextmanager
-    def measure(self, part):
-        """Counts what happens inside as `part`."""
+    def measure(self, part: str) -> Iterator[None]:
+        """Adds the time that the block takes to `part`."""
         began = time.perf_counter()
         try:
             yield
         finally:
             self._parts[part] += time.perf_counter() - began
 
-    def read(self):
+    def read(self) -> dict[str, float]:
         """{"step_seconds", "data_wait_seconds", "checkpoint_seconds", "compile_seconds"} since the last reset."""
         parts = {part: self._parts[part] for part in ("data_wait", "checkpoint", "compile")}
         parts = {"step": time.perf_counter() - self._began - sum(parts.values()), **parts}
         self.total += parts["step"] + parts["data_wait"]
         return {f"{part}_seconds": seconds for part, seconds in parts.items()}
 
-    def parts(self, name):
-        """{"NAME_seconds"} of one part, {} where nothing was measured as it."""
+    def parts(self, name: str) -> dict[str, float]:
+        """{"NAME_seconds"} of one part; {} if it was not measured since the last reset."""
         return {f"{name}_seconds": self._parts[name]} if name in self._parts else {}
 
 
 class Profile:
-    """XLA's profile of PROFILED_STEPS steps, for TensorBoard or Perfetto, in WORKDIR/profile. Use as a context manager.
+    """Records XLA's profile of PROFILED_STEPS steps in WORKDIR/profile, for TensorBoard or Perfetto. Use as a context manager.
 
-    workdir: the run's folder. first: the first step of them; 0 = none.
+    Args:
+      workdir: the run's folder.
+      first: the first step to record; 0 = no profile.
     """
 
-    def __init__(self, workdir, first):
+    def __init__(self, workdir: epath.Path, first: int) -> None:
         self._folder, self._first, self._runs = workdir / "profile", first, False
 
-    def __enter__(self):
+    def __enter__(self) -> "Profile":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def _end(self):
@@ -193,8 +234,8 @@ class Profile:
             self._runs = False
             log.info("XLA's profile is in %s", self._folder)
 
-    def look(self, step):
-        """To be called before each step."""
+    def look(self, step: int) -> None:
+        """Starts the recording at step `first` and ends it PROFILED_STEPS steps later. Call it before each step."""
         if self._first and step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._runs = True
@@ -203,16 +244,19 @@ class Profile:
 
 
 class Writer:
-    """One JSON line a log in the work directory, and TensorBoard files beside it; both by the run's first process alone.
+    """Writes the log: one JSON line per call in the work directory, and TensorBoard files beside it. Only process 0 writes.
 
     Args:
-      workdir: the run's folder. step: log lines after it are dropped; resuming repeats those steps.
-      tensorboard: whether to write TensorBoard files (importing their writer takes seconds).
+      workdir: the run's folder.
+      step: the step that the run resumes at. Log lines after it are dropped, because the run repeats those steps.
+      tensorboard: whether to write TensorBoard files. Importing their writer takes seconds.
+    Raises:
+      UserError: the files cannot be written.
     """
 
-    def __init__(self, workdir, step, tensorboard):
+    def __init__(self, workdir: os.PathLike | str, step: int, tensorboard: bool) -> None:
         self._path = epath.Path(workdir) / METRICS_FILE
-        self._tensorboard = None
+        self._tensorboard: Any = None
         if not cluster.is_first():
             return
         self._lines = [line for line in read_metrics(workdir) if line["step"] <= step]
@@ -225,7 +269,7 @@ class Writer:
                 self._tensorboard = metric_writers.SummaryWriter(str(workdir))
 
     def _rewrite(self):
-        """Writes the file whole: buckets know no appending, and nobody sees a torn line."""
+        """Rewrites the whole file atomically: buckets cannot append, and a reader never sees half a line."""
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self._lines), "log", ADVICE)
 
     @contextlib.contextmanager
@@ -234,11 +278,11 @@ class Writer:
             yield
         except UserError:
             raise
-        except Exception as error:  # TensorFlow tells a full disk in kinds of its own
-            raise UserError(f"{self._path.parent} takes no more logs ({one_line(error)}); {ADVICE}") from error
+        except Exception as error:  # TensorFlow reports a full disk with its own exception types
+            raise UserError(f"logs cannot be written to {self._path.parent} ({one_line(error)}); {ADVICE}") from error
 
-    def write(self, step, values):
-        """Records numbers under a step. Raises UserError where they cannot be written."""
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one log line: the numbers `values` after `step` steps. Raises UserError if it cannot be written."""
         if not cluster.is_first():
             return
         self._lines.append({"step": step, **values})
@@ -248,7 +292,7 @@ class Writer:
                 self._tensorboard.write_scalars(step, values)
                 self._tensorboard.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the TensorBoard files."""
         if self._tensorboard is not None:
             self._tensorboard.close()

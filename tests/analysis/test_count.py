@@ -190,7 +190,7 @@ def test_a_product_of_two_maps_cannot_be_counted():
     ("words", "told"),
     [
         (["--widths=8,12"], "widths (8, 12) are not a BNext"),
-        (["--widths=8,x"], "--widths 'x' is no whole number"),
+        (["--widths=8,x"], "--widths 'x' is not a whole number"),
         (["--model=bnext_tiny", "--widths=8,8"], "leave --model=bnext_tiny out"),
         (["--model=bnext_tiny", "--resolution=0"], "--resolution is 0; it must be 1 or more"),
         (["--model=bnext_tiny", "--resolution=33"], "cannot halve"),

@@ -99,7 +99,7 @@ def test_a_work_directory_of_another_run_names_the_fields_that_differ(run, digit
 
 def test_a_folder_of_something_else_is_not_taken_as_work_directory(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter one")
-    refused(run("train", SMOKE, f"--workdir={tmp_path}"), "is not empty and holds no run of ours")
+    refused(run("train", SMOKE, f"--workdir={tmp_path}"), "is not empty and holds no bnext run")
     assert (tmp_path / "thesis.tex").read_text() == "chapter one"
     refused(run("evaluate", f"--checkpoint={tmp_path}"), "holds no checkpoint")
 

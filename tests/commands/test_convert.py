@@ -77,7 +77,7 @@ def test_a_half_trained_file_is_evaluated_with_the_references_fractional_weights
 
 
 def test_a_file_without_its_dataset_is_told_to_name_one(run, half_trained, digits):
-    refused(run("evaluate", f"--checkpoint={half_trained}"), "does not say on which dataset; add --config=configs/NAME.py")
+    refused(run("evaluate", f"--checkpoint={half_trained}"), "does not name its dataset; add --config=configs/NAME.py")
 
 
 def test_the_weights_of_lite0_convert_from_the_packages_naming_and_keep_every_value(run, tmp_path):
@@ -135,8 +135,8 @@ def test_what_shapes_do_not_tell_is_kept_in_files_of_ours(run, tmp_path):
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        (("bnext", 10, {"widths": "wide"}), "describes a network that cannot be|is nearly bnext"),
-        (("bnext", -1, {"widths": [8, 8]}), "describes a network that cannot be|is nearly bnext"),
+        (("bnext", 10, {"widths": "wide"}), "describes an impossible network|looks like bnext"),
+        (("bnext", -1, {"widths": [8, 8]}), "describes an impossible network|looks like bnext"),
         (("resnet50", 10, {}), "there is no model 'resnet50'"),
         (("bnext", 10, {"widths": [8, 8], "depth": 3}), "model 'bnext' takes no argument 'depth'; it takes: widths"),
     ],

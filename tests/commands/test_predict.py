@@ -50,7 +50,7 @@ def test_a_network_of_ours_predicts_too_and_an_assumption_is_told(run, tmp_path,
     assert found[0] == found[1]
     assert 0.5 < sum(best["probability"] for best in found[0][0]["top5"]) <= 1  # five of ten classes, the best ones
     assert found[0][0]["top5"][0]["name"] == f"class {found[0][0]['top5'][0]['class']}"  # the file does not know its classes
-    assert "does not say how its images were scaled; taken: 32 pixels" in caplog.text
+    assert "does not say how its images were scaled; assuming 32 pixels" in caplog.text
 
 
 def test_more_photographs_than_a_batch_keep_their_order(run, tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_what_is_no_photograph_is_told(run, tmp_path):
     (tmp_path / "notes.txt").write_text("no pixels")
     refused(run("predict", LITE0), "predict needs one image or more")
     refused(run("predict", PHOTOS[0]), "predict needs --checkpoint=PATH, or --model=NAME")
-    refused(run("predict", LITE0, tmp_path / "notes.txt"), "notes.txt is no image that can be read")
+    refused(run("predict", LITE0, tmp_path / "notes.txt"), "notes.txt is not a readable image")
     refused(run("predict", LITE0, tmp_path / "absent.png"), "absent.png cannot be read: No such file")
     refused(run("predict", LITE0, tmp_path), "cannot be read: Is a directory")
     refused(run("predict", LITE0, cut(PHOTOS[2], tmp_path)), "cut.jpg cannot be read")

@@ -133,7 +133,7 @@ def test_a_worker_that_dies_is_told_and_ends_the_stream(digits, workers):
     next(stream)
     (child, *_) = [child for child in multiprocessing.active_children() if "grain" in child.name]
     os.kill(child.pid, signal.SIGKILL)
-    with pytest.raises(UserError, match=r"a worker that decodes images died \(.*exit code -9\), perhaps for want of memory; lower"):
+    with pytest.raises(UserError, match=r"a worker that decodes images died \(.*exit code -9\), perhaps because memory ran out; lower"):
         for _ in stream:
             pass
     assert not [child for child in multiprocessing.active_children() if "grain" in child.name]

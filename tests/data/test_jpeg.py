@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from bnext_jax.data.decode import jpeg
+from bnext_jax.data.decode import jpeg, jpeg_codes
 from tests.helpers import photographs
 
 SIZES = [(1, 1), (7, 9), (16, 16), (17, 33), (161, 123)]
@@ -172,3 +172,13 @@ def test_broken_bytes_give_pixels_or_a_refusal_and_nothing_else():
         except ValueError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 200, outcomes
+
+
+def test_a_value_of_eight_bits_is_not_packed_with_a_second_symbol():
+    """A one-bit code for a value of eight bits leaves one bit of the look-up: the value, up to 255, would not fit beside the second symbol."""
+    counts, symbols = np.array([1, *[0] * 15], np.uint8), np.array([0x08], np.uint8)  # no zeros before it, eight bits
+    long, short, steps = np.zeros(1 << 16, np.uint16), np.zeros(1 << 10, np.uint32), np.zeros(1 << 11, np.uint32)
+    assert jpeg_codes.build(counts, symbols, True, long, short, steps)
+    index = 0b0_11001000_0  # the code, the value 200, the code again
+    length_and_value, size, advance = 1 + 8, 8, 1
+    assert short[index] == length_and_value | size << 8 | advance << 16

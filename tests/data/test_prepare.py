@@ -111,8 +111,8 @@ def test_files_that_are_no_images_are_named_while_preparing(run, folders, tmp_pa
     (folders / "train/n01/notes.txt").write_text("x")
     (folders / "val/n02/broken.jpg").write_bytes(b"no pixels")
     assert run(*words(tmp_path, f"--source={folders}"))[0] == 0
-    assert "1 files in" in caplog.text and "are no images by their names and are left out" in caplog.text
-    assert "1 files of validation are no images that can be read: broken.jpg" in caplog.text
+    assert "1 files in" in caplog.text and "do not have an image's suffix and are left out" in caplog.text
+    assert "1 files of validation cannot be read as images: broken.jpg" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_feature_maps_of_a_file_and_latent_weights_are_drawn_together(run, drawi
         run(*words, "--layers=blocks/9/unit3x3"), "no binary unit blocks/9/unit3x3; the network has: blocks/0/unit3x3, blocks/0/units1x1/0"
     )
     (tmp_path / "photo.png").write_bytes(b"no image")
-    refused(run(*words), "photo.png is no image that can be read")
+    refused(run(*words), "photo.png is not a readable image")
     refused(run(*words[:3]), "needs one image, got 0")
     refused(run("plot", "features", tmp_path / "photo.png"), "needs --checkpoint")
 

@@ -56,7 +56,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_would(run, digits, tmp_pa
     words = [f"--config.data.directory={digits}", "--config.tensorboard=False", "--config.batch_norm_group=4"]
     code, result, error = run("train", "--config=configs/digits_student.py:smoke", f"--workdir={tmp_path / 'run'}", *words)
     assert (code, result) == (2, None)
-    assert "MiB of each device, which has 8 MiB; what would fit: --config.accumulate=" in error.strip().splitlines()[-1]
+    assert "MiB on each device, which has 8 MiB; what would fit: --config.accumulate=" in error.strip().splitlines()[-1]
 
 
 def test_memory_exhausted_by_the_compiler_is_told_in_one_sentence(monkeypatch):
@@ -69,5 +69,5 @@ def test_memory_exhausted_by_the_compiler_is_told_in_one_sentence(monkeypatch):
             return Lowered()
 
     arguments = ({"params": {}, "batch_stats": {}, "opt_state": {}}, {}, None, {})
-    with pytest.raises(UserError, match=r"does not fit into a device's memory \(RESOURCE_EXHAUSTED: .*what may: --config.accumulate=2"):
+    with pytest.raises(UserError, match=r"does not fit into a device's memory \(RESOURCE_EXHAUSTED: .*what may fit: --config.accumulate=2"):
         memory.compile_within(Jitted(), arguments, c.Config(batch_size=64, batch_norm_group=4), 1)

@@ -144,7 +144,7 @@ def test_a_mesh_fills_the_devices(text, sizes):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data=3,shard=2", "makes 6 devices, there are 8"), ("data=16", "makes 16 devices"), ("model=2", "not understood at 'model=2'"),
+        ("data=3,shard=2", "needs 6 devices, there are 8"), ("data=16", "needs 16 devices"), ("model=2", "not understood at 'model=2'"),
         ("data=2,data=4", "not understood at 'data=4'"), ("shard=0", "not understood"),
     ],
 )  # fmt: skip

@@ -110,7 +110,7 @@ def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
     other = splits.Source("animals", "test", [], ("cat", "dog"))
     monkeypatch.setattr(splits, "open_source", lambda data, split: other)
     code, _, error = run("evaluate", f"--checkpoint={whole[0]}")
-    assert code == 2 and "was trained on 10 classes that are not the 2 of digits" in error
+    assert code == 2 and "was trained on 10 classes, which are not the 2 classes of digits" in error
 
 
 def test_norms_layers_and_a_profile_are_recorded_on_request(train, tmp_path):

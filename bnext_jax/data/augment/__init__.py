@@ -1,1 +1,1 @@
-"""Transforms of images."""
+"""Image transforms for training (augmentation) and evaluation."""

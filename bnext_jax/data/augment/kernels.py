@@ -1,8 +1,9 @@
 """Bicubic resampling and warps of uint8 images [H,W,3], compiled by Numba.
 
-What they compute is what Pillow computes (its behaviour is the reference, tests/data/test_kernels.py the proof), several times faster:
-rows are multiplied as vectors, and so are the three channels of a pixel. Each function releases the interpreter lock; compiled code
-is cached beside this file.
+The functions compute what Pillow computes, up to single levels of 255, several times faster. Pillow is the reference
+(tests/data/test_kernels.py).
+They are fast because they multiply whole rows as vectors, and the three channels of a pixel as one vector.
+Each function releases the interpreter lock (GIL). Numba caches the compiled code beside this file.
 """
 
 import math
@@ -14,17 +15,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # contract: a * b + c in one instruction
-CHUNK = 2  # taps that one turn of mac's loop handles; numbers of taps are multiples of it
-LANES = 4  # floats of a vector; the fourth is the next pixel's first channel, which that pixel overwrites
+compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # contract: fuses a * b + c into one instruction
+CHUNK = 2  # taps per iteration of the loop in mac; every number of taps is a multiple of CHUNK
+LANES = 4  # floats per vector; the fourth lane is the next pixel's first channel, and the next pixel overwrites it
 
 
 @intrinsic
 def mac(typing, out, at, source, start, stride, weights, first, taps):
-    """out[at : at + 4] = sum over k < taps of weights[first + k] * source[start + k * stride : ... + 4], flat float32 arrays.
+    """Computes one weighted sum of pixels: out[at : at + 4] = sum over k < taps of weights[first + k] * source[s : s + 4].
 
-    Written in LLVM's terms because Numba's own vectoriser only works along loops, and a pixel's three channels are none. Nothing is
-    checked: all arrays must reach one element beyond the last pixel.
+    Here s = start + k * stride. All arrays are flat float32. There are no bounds checks: `source` and `out` must reach one element
+    beyond the last pixel. The function generates LLVM code, because Numba's own vectorizer only works along loops and the three
+    channels are not a loop.
     """
 
     def generate(context, builder, signature, arguments):
@@ -53,7 +55,7 @@ def mac(typing, out, at, source, start, stride, weights, first, taps):
 
 @compiled
 def _cubic(x):
-    """Keys' cubic with a = -1/2."""
+    """Cubic interpolation kernel with a = -1/2 (Keys 1981)."""
     x = abs(x)
     if x < 1:
         return (1.5 * x - 2.5) * x * x + 1
@@ -62,10 +64,10 @@ def _cubic(x):
 
 @compiled
 def _axis(low, high, origin, scale, count):
-    """Taps of one axis: (first [count], weights [count, taps]).
+    """Computes the taps of one axis: (first input pixel [count], weights [count, taps]).
 
-    Output o lies at origin + (o + 1/2) * scale; pixels low..high-1 may be used. Where it shrinks, the cubic is stretched by `scale`
-    (antialiasing) and the weights are scaled to a sum of 1, as Pillow does.
+    Output pixel o has its center at origin + (o + 1/2) * scale. Only the input pixels low..high-1 are used. When the axis shrinks,
+    the cubic is stretched by `scale` (antialiasing). The weights of each output pixel are scaled to a sum of 1, as in Pillow.
     """
     stretch = max(scale, 1.0)
     taps = min(math.ceil(4 * stretch), high - low)
@@ -85,19 +87,27 @@ def _axis(low, high, origin, scale, count):
 
 
 @compiled
-def store(values, add, out):
-    """out[i] = values[i] + add, cut to a whole number in 0..255; add: 0.5 rounds."""
+def store(values: np.ndarray, add: np.float32, out: np.ndarray) -> None:
+    """Writes out[i] = values[i] + add, clipped to [0, 255] and truncated to an integer; add = 0.5 rounds."""
     for i in range(out.shape[0]):
         out[i] = np.uint8(np.int32(min(max(values[i] + add, np.float32(0)), np.float32(255))))
 
 
 @compiled
-def resample(image, top, left, height, width, out_height, out_width, mirrored=False):
-    """A rectangle of an image, resized: bicubic, antialiased where it shrinks; only pixels that the rectangle touches are used.
+def resample(
+    image: np.ndarray, top: float, left: float, height: float, width: float, out_height: int, out_width: int, mirrored: bool = False
+) -> np.ndarray:
+    """Resizes a rectangle of an image: bicubic, with antialiasing on an axis that shrinks. Only pixels that the rectangle touches are used.
 
     Args:
-      image: uint8 [H,W,3], contiguous. top, left, height, width: the rectangle in pixels, not necessarily whole ones.
-      mirrored: left to right.
+      image: uint8 [H,W,3], contiguous.
+      top: upper edge of the rectangle, in pixels, perhaps a fraction.
+      left: left edge, likewise.
+      height: height of the rectangle, likewise.
+      width: width of the rectangle, likewise.
+      out_height: rows of the result.
+      out_width: columns of the result.
+      mirrored: whether to mirror the result left to right.
     Returns:
       uint8 [out_height, out_width, 3].
     """
@@ -107,7 +117,7 @@ def resample(image, top, left, height, width, out_height, out_width, mirrored=Fa
     first_row, row_weights = _axis(int(top), min(math.ceil(top + height), rows), top, height / out_height, out_height)
     first, weights = _axis(0, used, left - left_edge, width / out_width, out_width)
     flat, weights, taps = image.reshape(-1), weights.reshape(-1), weights.shape[1]
-    line = np.zeros(3 * (used + taps) + 1, np.float32)  # one row after the vertical pass; behind it zeros, for taps with weight 0
+    line = np.zeros(3 * (used + taps) + 1, np.float32)  # one row after the vertical pass, then zeros for taps of weight 0
     wide = np.empty(3 * out_width + 1, np.float32)
     out = np.empty((out_height, 3 * out_width), np.uint8)
     n = 3 * used
@@ -124,7 +134,7 @@ def resample(image, top, left, height, width, out_height, out_width, mirrored=Fa
             elif w0 != 0 or w1 != 0:
                 for i in range(n):
                     line[i] += w0 * np.float32(one[i]) + w1 * np.float32(two[i])
-        for i in range(n):  # Pillow's rounding to bytes between its passes clips here too
+        for i in range(n):  # Pillow rounds to bytes between its two passes, which clips; so clip here
             line[i] = min(max(line[i], np.float32(0)), np.float32(255))
         for x in range(out_width):
             column = out_width - 1 - x if mirrored else x
@@ -133,13 +143,13 @@ def resample(image, top, left, height, width, out_height, out_width, mirrored=Fa
     return out.reshape(out_height, out_width, 3)
 
 
-PAD = 2  # pixels that a cubic reaches beyond the border
-CUT = np.float32(1 / 512)  # Pillow's transforms cut; this keeps a whole number whole that rounding left a little below itself
+PAD = 2  # pixels that a cubic reads beyond the border
+CUT = np.float32(1 / 512)  # Pillow's transforms truncate; this keeps an integer that float rounding left slightly too small
 
 
 @compiled
 def _padded(image):
-    """float32, flat: the image with its border repeated PAD pixels outwards, and one element more for mac."""
+    """Returns a flat float32 copy of the image, with the border repeated PAD pixels outward and one more element for mac."""
     height, width = image.shape[0], image.shape[1]
     columns = width + 2 * PAD
     out = np.empty((height + 2 * PAD) * columns * 3 + 1, np.float32)
@@ -156,7 +166,7 @@ def _padded(image):
 
 @compiled
 def _sharp_taps(t, weights):
-    """The four weights of the cubic with a = -1, Pillow's for transforms, at an offset t in [0, 1) behind the second tap."""
+    """Writes the four weights of the cubic with a = -1, which Pillow's transforms use. t in [0, 1): offset from the second tap."""
     weights[0] = ((2 - t) * t - 1) * t
     weights[1] = (t - 2) * t * t + 1
     weights[2] = ((1 - t) * t + 1) * t
@@ -171,19 +181,19 @@ def _sharp_table():
 
 
 BITS = 10
-STEPS = 1 << BITS  # a pixel's parts that a warp tells apart
+STEPS = 1 << BITS  # positions between two neighboring pixels that a warp distinguishes
 SHARP_TAPS = _sharp_table()
 
 
 @compiled
-def shift_rows(image, shear, offset, fill):
-    """Each row moved along itself: out[y, x] = image at x + shear * (y + 1/2) + offset. Otherwise as warp, which it equals where v = y."""
+def shift_rows(image: np.ndarray, shear: float, offset: float, fill: np.ndarray) -> np.ndarray:
+    """Shifts each row horizontally: out[y, x] = image at column x + shear * (y + 1/2) + offset. Otherwise like `warp` with v = y."""
     height, width = image.shape[0], image.shape[1]
     pixels, stride = _padded(image), 3 * (width + 2 * PAD)
     out, line, w = np.empty((height, 3 * width), np.uint8), np.empty(3 * width, np.float32), np.empty(4, np.float32)
     for y in range(height):
         move = shear * (y + 0.5) + offset
-        low, high = 0, width  # where 0 <= x + 1/2 + move < width
+        low, high = 0, width  # the columns with 0 <= x + 1/2 + move < width
         while low < high and low + 0.5 + move < 0:
             low += 1
         while low < high and high - 0.5 + move >= width:
@@ -204,8 +214,8 @@ def shift_rows(image, shear, offset, fill):
 
 
 @compiled
-def shift_columns(image, shear, offset, fill):
-    """Each column moved along itself: out[y, x] = image at row y + shear * (x + 1/2) + offset. Otherwise as warp, for u = x."""
+def shift_columns(image: np.ndarray, shear: float, offset: float, fill: np.ndarray) -> np.ndarray:
+    """Shifts each column vertically: out[y, x] = image at row y + shear * (x + 1/2) + offset. Otherwise like `warp` with u = x."""
     height, width = image.shape[0], image.shape[1]
     pixels, stride = _padded(image), 3 * (width + 2 * PAD)
     out, line = np.empty((height, 3 * width), np.uint8), np.empty(3 * width + 1, np.float32)
@@ -228,13 +238,20 @@ def shift_columns(image, shear, offset, fill):
 
 
 @compiled
-def warp(image, a, b, c, d, e, f, fill):
-    """An affine transform as Pillow's `transform` with BICUBIC: out[y, x] = image at (u, v) = (a x + b y + c, d x + e y + f).
+def warp(image: np.ndarray, a: float, b: float, c: float, d: float, e: float, f: float, fill: np.ndarray) -> np.ndarray:
+    """Applies an affine transform like Pillow's `transform` with BICUBIC: out[y, x] = image at (u, v) = (a x + b y + c, d x + e y + f).
 
     Args:
-      image: uint8 [H,W,3]. a..f: from output to input, pixels' centres at 1/2. fill: uint8 [3], where (u, v) is outside the image.
+      image: uint8 [H,W,3].
+      a: u per output column x. The center of pixel i is at i + 1/2, in the input and in the output.
+      b: u per output row y.
+      c: offset of u, in pixels.
+      d: v per output column x.
+      e: v per output row y.
+      f: offset of v, in pixels.
+      fill: uint8 [3], the color where (u, v) is outside the image.
     Returns:
-      uint8 [H,W,3]. Values are cut, not rounded; beyond the border the nearest pixel stands in for missing neighbours.
+      uint8 [H,W,3]. Values are truncated, not rounded. Near the border, the nearest pixel replaces missing neighbors.
     """
     height, width = image.shape[0], image.shape[1]
     pixels, stride = _padded(image), 3 * (width + 2 * PAD)
@@ -247,7 +264,7 @@ def warp(image, a, b, c, d, e, f, fill):
             if u < 0 or v < 0 or u >= width or v >= height:
                 line[3 * x], line[3 * x + 1], line[3 * x + 2] = fill[0], fill[1], fill[2]
             else:
-                across, down = int((u + 0.5) * STEPS + 0.5), int((v + 0.5) * STEPS + 0.5)  # a pixel further, so that cutting rounds
+                across, down = int((u + 0.5) * STEPS + 0.5), int((v + 0.5) * STEPS + 0.5)  # (u - 1/2) + 1 is positive: int() rounds
                 start = (PAD + (down >> BITS) - 2) * stride + 3 * (PAD + (across >> BITS) - 2)
                 at = 4 * (across & (STEPS - 1))
                 mac(rows, 0, pixels, start, 3, taps, at, 4)

@@ -1,7 +1,7 @@
-"""Pointwise operations and the 3x3 smoothing of RandAugment on uint8 images [H,W,3], compiled by Numba.
+"""RandAugment's pointwise operations and its 3x3 smoothing, on uint8 images [H,W,3], compiled by Numba.
 
-They give Pillow's results to the last bit (tests/data/test_randaugment.py); floats are float32, as in Pillow, and let rows be computed
-as vectors.
+The results equal Pillow's to the last bit (tests/data/test_randaugment.py). Floats are float32, as in Pillow; the compiler can then
+compute rows as vectors.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from bnext_jax.data.augment.kernels import compiled, store
 
 
 @compiled
-def lookup(image, table):
-    """out[y, x, c] = table[c, image[y, x, c]]; table: uint8 [3, 256]."""
+def lookup(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns out[y, x, c] = table[c, image[y, x, c]]; table: uint8 [3, 256]."""
     out = np.empty_like(image)
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -22,8 +22,8 @@ def lookup(image, table):
 
 
 @compiled
-def histogram(image):
-    """int64 [3, 256]: how often each value occurs in each channel."""
+def histogram(image: np.ndarray) -> np.ndarray:
+    """Counts how often each value occurs in each channel: int64 [3, 256]."""
     counts = np.zeros((3, 256), np.int64)
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -34,19 +34,19 @@ def histogram(image):
 
 @compiled
 def _luminance(red, green, blue):
-    """ITU-R 601-2 luma of three bytes, in Pillow's fixed point; int32."""
+    """Returns the ITU-R 601-2 luma of three bytes as int32, in Pillow's fixed-point arithmetic."""
     return np.int32(np.int32(red) * np.int32(19595) + np.int32(green) * np.int32(38470) + np.int32(blue) * np.int32(7471) + 32768) >> 16
 
 
 @compiled
 def _blended(start, end, factor):
-    """start + factor * (end - start), float32 [0, 255], cut to a byte."""
+    """Returns start + factor * (end - start) in float32, clipped to [0, 255] and truncated to a byte."""
     return np.uint8(np.int32(min(max(start + factor * (end - start), np.float32(0)), np.float32(255))))
 
 
 @compiled
-def luminance_sum(image):
-    """The sum of the image's luminance, a whole number."""
+def luminance_sum(image: np.ndarray) -> int:
+    """Sums the luminance of all pixels; an integer."""
     total = 0
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -55,8 +55,8 @@ def luminance_sum(image):
 
 
 @compiled
-def saturate(image, factor):
-    """Between the grey image (factor 0) and the image (1), or beyond; factor: float32."""
+def saturate(image: np.ndarray, factor: np.float32) -> np.ndarray:
+    """Interpolates between the gray image (factor 0) and the image (factor 1); other factors extrapolate."""
     out = np.empty_like(image)
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
@@ -69,10 +69,10 @@ def saturate(image, factor):
 
 
 @compiled
-def sharpen(image, factor):
-    """Between the smoothed image (factor 0) and the image (1), or beyond; factor: float32.
+def sharpen(image: np.ndarray, factor: np.float32) -> np.ndarray:
+    """Interpolates between the smoothed image (factor 0) and the image (factor 1); other factors extrapolate.
 
-    Smoothed: the mean of 3x3 pixels, the centre counted five times, rounded; the outermost pixels stay as they are.
+    The smoothed image is the rounded mean of 3x3 pixels, with the center counted five times. The outermost pixels do not change.
     """
     height, width, _ = image.shape
     n = width * 3
@@ -86,15 +86,15 @@ def sharpen(image, factor):
             column[i] = np.float32(above[i]) + middle[i] + np.float32(below[i])
         for i in range(result.shape[0]):
             total = left[i] + center[i] + right[i] + np.float32(4) * inner[i]
-            smooth = np.float32(np.int32(total * np.float32(1 / 13) + np.float32(0.5)))  # total / 13 is never half a whole number
+            smooth = np.float32(np.int32(total * np.float32(1 / 13) + np.float32(0.5)))  # rounds; total / 13 never ends in .5
             result[i] = smooth + factor * (inner[i] - smooth)
         store(result, np.float32(0), out[y].reshape(n)[3 : n - 3])
     return out
 
 
 @compiled
-def mirror(image):
-    """Left to right."""
+def mirror(image: np.ndarray) -> np.ndarray:
+    """Mirrors the image left to right."""
     height, width, _ = image.shape
     out = np.empty((height, width, 3), np.uint8)
     for y in range(height):

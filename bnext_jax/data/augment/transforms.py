@@ -1,18 +1,21 @@
-"""Transforms of one image, written on one line of the config: "random_resized_crop(224)|flip|randaugment(rand-m7-mstd0.5-inc1)".
+"""Transforms of one image. A config names them on one line: "random_resized_crop(224)|flip|randaugment(rand-m7-mstd0.5-inc1)".
 
-random_resized_crop(s)  a rectangle of 8 to 100 % of the area and a ratio of 3/4 to 4/3, resized to s x s: bicubic, antialiased
-flip                    mirrored left to right with probability 1/2
-randaugment(text)       timm's policies, see data.augment.randaugment
-resize(s)               Pillow's bicubic with antialiasing, shorter side to s, longer side int(s * long / short)
-center_crop(s)          s x s, offset = round half to even of (size - s)/2
-pad_crop(p)             zero-pad p pixels on all sides, then a random crop of the original size
+random_resized_crop(s)  crops a rectangle (8 to 100 % of the area, ratio 3/4 to 4/3), resizes it to s x s: bicubic, antialiased
+flip                    mirrors left to right with probability 1/2
+randaugment(text)       applies a timm policy, see data.augment.randaugment
+resize(s)               Pillow's bicubic with antialiasing: shorter side s, longer side int(s * long / short)
+center_crop(s)          crops s x s pixels, offset = (size - s)/2 rounded half to even
+pad_crop(p)             adds p pixels of zeros on all sides, then takes a random crop of the original size
 
-An image comes as uint8 [H,W,3] or as data.decode.photo.Photo. Chance is a random.Random of its own for each image, of which only
-random() is used: its numbers are the same in every version of Python.
+The input is uint8 [H,W,3] or a data.decode.photo.Photo. Each image has its own random.Random. The transforms use only its method
+random(), because random() gives the same numbers in every version of Python.
 """
 
 import math
+import random
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,31 +26,39 @@ from bnext_jax.data.decode.photo import WORK_BYTES, Photo, Undecodable
 from bnext_jax.errors import UserError
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-TRIES = 10
-MIRRORED = 0.5
-OBLONG = 8  # a resized image of more than so many crops is not made whole
+TRIES = 10  # random rectangles that draw_box tries
+MIRRORED = 0.5  # probability of flip
+OBLONG = 8  # if the resized image has more than 8 times the pixels of the crop, only the crop is computed
 
 
-def _size(image):
+def _size(image: np.ndarray | Photo) -> tuple[int, int]:
     return (image.height, image.width) if isinstance(image, Photo) else image.shape[:2]
 
 
-def _pixels(image):
+def _pixels(image: np.ndarray | Photo) -> np.ndarray:
     return image.pixels() if isinstance(image, Photo) else image
 
 
 def _region(image, box, target, *, fast):
-    """(pixels, top, left, height, width): what is needed to resize a rectangle to `target`; see Photo.region."""
+    """Returns (pixels, top, left, height, width): the pixels needed to resize the rectangle `box` to `target`. See Photo.region."""
     if isinstance(image, Photo):
         return image.region(*box, out_height=target[0], out_width=target[1], fast=fast)
     return np.ascontiguousarray(image), *map(float, box)
 
 
-def draw_box(height, width, rng):
-    """A random rectangle (top, left, height, width) of an image, in pixels.
+def draw_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Draws a random rectangle of an image.
 
-    Ten times an area of 8 to 100 %, uniform, and a ratio width / height of 3/4 to 4/3, log-uniform, are drawn, both sides rounded, until
-    they fit, then their place. Else the largest central rectangle whose ratio is within the bounds.
+    The area is uniform in 8 to 100 % of the image; the ratio width / height is log-uniform in 3/4 to 4/3. Both sides are rounded.
+    If the rectangle does not fit, it is drawn again, up to ten times in all. Then the position is drawn uniformly.
+    If no try fits, the result is the largest central rectangle with a ratio inside the bounds.
+
+    Args:
+      height: rows of the image, in pixels.
+      width: columns of the image, in pixels.
+      rng: only its method random() is used.
+    Returns:
+      (top, left, height, width), in pixels.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(TRIES):
@@ -61,22 +72,31 @@ def draw_box(height, width, rng):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(image, rng, size, chance=0.0):
-    """An image -> uint8 [size,size,3], see draw_box; mirrored left to right with a chance, as by flip behind it."""
+def random_resized_crop(image: np.ndarray | Photo, rng: random.Random, size: int, chance: float = 0.0) -> np.ndarray:
+    """Resizes a random rectangle (draw_box) to a square, and mirrors it with a given probability.
+
+    Args:
+      image: uint8 [H,W,3] or a Photo.
+      rng: only its method random() is used.
+      size: side of the result, in pixels.
+      chance: probability of mirroring left to right; same result as `flip` after this transform.
+    Returns:
+      uint8 [size,size,3].
+    """
     pixels, top, left, height, width = _region(image, draw_box(*_size(image), rng), (size, size), fast=True)
     return kernels.resample(pixels, top, left, height, width, size, size, chance > 0 and rng.random() < chance)
 
 
-def _resized_size(height, width, size):
+def _resized_size(height: int, width: int, size: int) -> tuple[int, int]:
     other = int(size * max(height, width) / min(height, width))
     return (other, size) if width <= height else (size, other)
 
 
 def _resized(image, target, window):
-    """The window (top, left, height, width) of an image resized to `target` (height, width): Pillow's pixels.
+    """Resizes an image to `target` (height, width) and returns the window (top, left, height, width) of it, with Pillow's pixels.
 
-    Pillow chooses the order of its two passes by the size of the result, and the order decides roundings: so the whole is resized and
-    then cut, except where the window is a small part of it.
+    Pillow chooses the order of its two passes by the size of the result, and the order changes the rounding. So this function resizes
+    the whole image and then cuts out the window, except where the window is a small part of the resized image (OBLONG).
     """
     top, left, out_height, out_width = window
     if 3 * out_height * out_width > WORK_BYTES:
@@ -86,42 +106,53 @@ def _resized(image, target, window):
     if target[0] * target[1] <= OBLONG * out_height * out_width:
         resized = np.asarray(whole.resize(target[::-1], Image.Resampling.BICUBIC))
         return resized[top : top + out_height, left : left + out_width]
-    down, across = height / target[0], width / target[1]  # pixels of the image for one of the result
+    down, across = height / target[0], width / target[1]  # pixels of the image per pixel of the result
     box = left * across, top * down, min((left + out_width) * across, width), min((top + out_height) * down, height)
     return np.asarray(whole.resize((out_width, out_height), Image.Resampling.BICUBIC, box=box))
 
 
-def resize(image, rng, size):
-    """An image -> uint8, the shorter side `size` pixels long. Raises Undecodable where the result would not fit into memory."""
+def resize(image: np.ndarray | Photo, rng: random.Random, size: int) -> np.ndarray:
+    """Resizes an image so that its shorter side has `size` pixels.
+
+    Args:
+      image: uint8 [H,W,3] or a Photo.
+      rng: unused.
+      size: shorter side of the result, in pixels.
+    Returns:
+      uint8 [H',W',3].
+    Raises:
+      Undecodable: the result would take more than photo.WORK_BYTES of memory, or the image cannot be decoded.
+    """
     del rng
     target = _resized_size(*_size(image), size)
     return _resized(image, target, (0, 0, *target))
 
 
-def _center(height, width, size):
-    """(top, left) of a central square. Raises UserError for a smaller image."""
+def _center(height: int, width: int, size: int) -> tuple[int, int]:
+    """Returns (top, left) of the central square. Raises UserError if the image is smaller than the square."""
     if min(height, width) < size:
         raise UserError(f"center_crop({size}) meets an image of {height}x{width} pixels; put a resize before it")
     return round((height - size) / 2), round((width - size) / 2)
 
 
-def center_crop(image, rng, size):
-    """An image -> uint8 [size,size,3]. Raises UserError for a smaller image."""
+def center_crop(image: np.ndarray | Photo, rng: random.Random, size: int) -> np.ndarray:
+    """Crops the central square: -> uint8 [size,size,3]. Raises UserError if the image is smaller. `rng` is unused."""
     del rng
     image = _pixels(image)
-    top, left = _center(*image.shape[:2], size)
+    height, width = image.shape[:2]
+    top, left = _center(height, width, size)
     return image[top : top + size, left : left + size]
 
 
-def resize_center_crop(image, rng, short, size):
-    """resize(short), then center_crop(size), computing only what the crop keeps."""
+def resize_center_crop(image: np.ndarray | Photo, rng: random.Random, short: int, size: int) -> np.ndarray:
+    """Does resize(short), then center_crop(size); for very oblong images it computes only the crop (see _resized)."""
     del rng
     target = _resized_size(*_size(image), short)
     return _resized(image, target, (*_center(*target, size), size, size))
 
 
-def pad_crop(image, rng, padding):
-    """An image -> uint8 [H,W,3], moved by up to `padding` pixels each way, zeros moving in."""
+def pad_crop(image: np.ndarray | Photo, rng: random.Random, padding: int) -> np.ndarray:
+    """Moves the image by up to `padding` pixels in each direction and fills with zeros: -> uint8 [H,W,3], the same size."""
     image = _pixels(image)
     height, width = image.shape[:2]
     top, left = (int(rng.random() * (2 * padding + 1)) for _ in range(2))
@@ -130,14 +161,14 @@ def pad_crop(image, rng, padding):
     return padded[top : top + height, left : left + width]
 
 
-def flip(image, rng):
-    """An image -> uint8, mirrored in half of the cases."""
+def flip(image: np.ndarray | Photo, rng: random.Random) -> np.ndarray:
+    """Mirrors the image left to right with probability 1/2: -> uint8 [H,W,3]."""
     image = _pixels(image)
     return operations.mirror(np.ascontiguousarray(image)) if rng.random() < MIRRORED else image
 
 
-def randaugment(image, rng, policy):
-    """An image -> uint8 of the same size; policy: data.augment.randaugment.RandAugment."""
+def randaugment(image: np.ndarray | Photo, rng: random.Random, policy: RandAugment) -> np.ndarray:
+    """Applies a RandAugment policy: -> uint8 [H,W,3], the same size."""
     return policy(np.ascontiguousarray(_pixels(image)), rng)
 
 
@@ -147,8 +178,8 @@ def _whole(text):
     return int(text)
 
 
-# name -> (function, what makes its argument of the text in brackets; None = it takes none)
-OPERATIONS = {
+# name -> (transform, parser of the text in brackets; None: the transform takes no argument)
+OPERATIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[[str], Any] | None]] = {
     "random_resized_crop": (random_resized_crop, _whole),
     "flip": (flip, None),
     "randaugment": (randaugment, RandAugment),
@@ -159,29 +190,31 @@ OPERATIONS = {
 
 
 class Transform:
-    """The operations of one line, in order.
+    """Applies the operations of one line, in order.
 
-    Attributes:
-      steps: [(function, arguments)], neighbours that are done together made one.
+        >>> transform = Transform("resize(235)|center_crop(224)")
+        >>> pixels = transform(image, random.Random(0))  # uint8 [224,224,3]
+
     Args:
-      line: operations joined by "|"; "" leaves the image as it is.
+      line: operations joined by "|"; "" returns the image unchanged.
+    Attributes:
+      steps: [(function, arguments), ...]. Two pairs of neighbors become one step: resize|center_crop and random_resized_crop|flip.
     Raises:
-      UserError: an operation that does not exist, or the wrong argument.
+      UserError: an operation is unknown, or its argument is wrong.
     """
 
-    def __init__(self, line):
-        self.steps = []
+    def __init__(self, line: str) -> None:
+        self.steps: list[tuple[Callable[..., np.ndarray], list[Any]]] = []
         for part in filter(None, (piece.strip() for piece in line.split("|"))):
             match = re.fullmatch(r"(\w+)(?:\((.*)\))?", part)
-            name = match and match[1]
-            if name not in OPERATIONS:
+            if match is None or match[1] not in OPERATIONS:
                 raise UserError(f"transform {part!r} in {line!r} is unknown; operations: {', '.join(OPERATIONS)}")
-            function, make = OPERATIONS[name]
+            function, make = OPERATIONS[match[1]]
             try:
                 arguments = [make(match[2].strip())] if make else []
             except UserError:
                 raise
-            except (ValueError, AttributeError) as error:  # no number, no brackets
+            except (ValueError, AttributeError) as error:  # not a number, or no brackets
                 raise UserError(f"transform {part!r} in {line!r} takes one whole number") from error
             if not make and match[2] is not None:
                 raise UserError(f"transform {part!r} in {line!r} takes no argument")
@@ -191,8 +224,18 @@ class Transform:
                 function, arguments = random_resized_crop, [*self.steps.pop()[1], MIRRORED]
             self.steps.append((function, arguments))
 
-    def __call__(self, image, rng):
-        """uint8 [H,W,3] or Photo, random.Random -> uint8 [H',W',3]. Raises Undecodable."""
+    def __call__(self, image: np.ndarray | Photo, rng: random.Random | None) -> np.ndarray:
+        """Transforms one image.
+
+        Args:
+          image: uint8 [H,W,3] or a Photo.
+          rng: only its method random() is used.
+        Returns:
+          uint8 [H',W',3], contiguous.
+        Raises:
+          Undecodable: the image cannot be decoded.
+          UserError: the image is smaller than a center_crop.
+        """
         for function, arguments in self.steps:
             image = function(image, rng, *arguments)
         return np.ascontiguousarray(_pixels(image))

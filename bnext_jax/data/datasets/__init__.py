@@ -1,1 +1,1 @@
-"""Datasets that TFDS does not have."""
+"""Datasets that TFDS does not provide, and the class names of ImageNet."""

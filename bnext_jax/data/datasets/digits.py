@@ -1,7 +1,8 @@
-"""scikit-learn's 1,797 scanned digits (8x8 pixels, ten classes) as a TFDS dataset: real images that ship in a wheel.
+"""scikit-learn's 1,797 scanned digits (8x8 pixels, ten classes) as a TFDS dataset.
 
+The images are real, and the scikit-learn wheel contains them, so nothing is downloaded.
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI machine learning repository.
-Importing this module is cheap; preparing the dataset needs TensorFlow, reading it does not.
+Importing this module is cheap. Preparing the dataset needs TensorFlow; reading it does not.
 """
 
 import numpy as np
@@ -9,11 +10,11 @@ import tensorflow_datasets as tfds
 
 TRAIN_EXAMPLES = 1437  # of 1797; the other 360 are the test split
 SPLIT_SEED = 0
-GREY_LEVELS = 16  # the scans' values are 0..16
+GREY_LEVELS = 16  # the scans have values 0..16
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Train: 1,437 images, test: 360, split once by a fixed permutation."""
+    """The TFDS builder of the digits: 1,437 training and 360 test images, split by a fixed permutation."""
 
     name = "digits"
     VERSION = tfds.core.Version("1.0.0")

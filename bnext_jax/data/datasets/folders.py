@@ -1,7 +1,7 @@
-"""A folder of class folders, as PyTorch's ImageFolder reads it, as a TFDS dataset: DIR/train/CLASS/IMAGE, and DIR/val or DIR/test.
+"""Makes a TFDS dataset from a folder of class folders, the layout of PyTorch's ImageFolder.
 
-The bytes of the files go into the dataset as they are. Labels are the sorted names of train's class folders, so that ImageNet's
-synsets get their usual numbers.
+The layout is DIR/train/CLASS/IMAGE, and DIR/val or DIR/test likewise. The dataset contains the unchanged bytes of the files.
+The labels are the positions of train's class folders in sorted order, so ImageNet's synsets get their usual numbers.
 """
 
 import logging
@@ -18,18 +18,19 @@ from bnext_jax.host.progress import Progress
 log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}  # folder -> split
-NAMED = 5
+NAMED = 5  # names listed in one message
 
 
-def scan(source):
-    """What a folder of class folders holds.
+def scan(source: os.PathLike | str) -> tuple[list[str], dict[str, list[tuple[pathlib.Path, str]]]]:
+    """Lists the classes and the images in a folder of class folders.
 
     Args:
-      source: the folder.
+      source: the folder that has train, and val or test.
     Returns:
-      (class names, {split: [(file below `source`, class name), ...]}), both sorted.
+      (class names, {split: [(path relative to `source`, class name), ...]}), both sorted.
     Raises:
-      UserError: no train folder or none to evaluate on, images outside class folders, classes that train does not have, or no images.
+      UserError: `source` is no folder, has no train folder or no evaluation folder, or has both val and validation; an image lies
+        outside a class folder; a split has a class that train does not have; or a split has no images.
     """
     root = pathlib.Path(source)
     if not root.is_dir():
@@ -50,11 +51,11 @@ def scan(source):
     return classes, found
 
 
-def _listed(root):
+def _listed(root: pathlib.Path) -> str:
     return ", ".join(sorted(entry.name for entry in os.scandir(root))[:NAMED]) or "nothing"
 
 
-def _files(root, name):
+def _files(root: pathlib.Path, name: str) -> list[tuple[pathlib.Path, str]]:
     files, others = [], 0
     for entry in sorted(os.scandir(root / name), key=lambda entry: entry.name):
         if not entry.is_dir():
@@ -67,25 +68,30 @@ def _files(root, name):
             elif path.is_file():
                 others += 1
     if others:
-        log.warning("%d files in %s are no images by their names and are left out", others, root / name)
+        log.warning("%d files in %s do not have an image's suffix and are left out", others, root / name)
     if not files:
         raise UserError(f"{root / name} holds no images ({', '.join(SUFFIXES)}) in class folders")
     return files
 
 
-def make_builder(name, directory, source, file_format):
-    """The TFDS builder that writes a folder of class folders.
+def make_builder(name: str, directory: str, source: os.PathLike | str, file_format: str) -> tfds.core.GeneratorBasedBuilder:
+    """Makes the TFDS builder that writes a folder of class folders as a dataset.
 
     Args:
-      name: of the dataset, lower-case letters, digits and "_". directory: of all datasets. source: the folder.
+      name: name of the dataset: lower-case letters, digits and "_", starting with a letter.
+      directory: folder of all datasets.
+      source: the folder of class folders, see scan.
+      file_format: TFDS's name of the format, e.g. "array_record".
+    Returns:
+      the builder.
     Raises:
-      UserError: a name that cannot be; see scan.
+      UserError: the name has another form, or `source` has another layout (see scan).
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"config.data.name {name!r} cannot name a dataset; use lower-case letters, digits and _")
     classes, splits = scan(source)
 
-    class Folders(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Folders(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Images from class folders."""
 
         VERSION = tfds.core.Version("1.0.0")
@@ -103,7 +109,7 @@ def make_builder(name, directory, source, file_format):
             return {split: self._generate_examples(split, files) for split, files in splits.items()}
 
         def _generate_examples(self, split, files):
-            broken = []
+            broken: list[str] = []
             with Progress(f"reading {split}", len(files), unit="image") as progress:
                 for path, label in files:
                     full = pathlib.Path(source) / path
@@ -112,7 +118,7 @@ def make_builder(name, directory, source, file_format):
                     progress.step()
             if broken:
                 log.warning(
-                    "%d files of %s are no images that can be read: %s%s; training will take others in their place, evaluation refuse",
+                    "%d files of %s cannot be read as images: %s%s; training will replace them, evaluation will refuse the split",
                     len(broken), split, ", ".join(broken[:NAMED]), " ..." if len(broken) > NAMED else "",
                 )  # fmt: skip
 
@@ -120,8 +126,8 @@ def make_builder(name, directory, source, file_format):
     return Folders(data_dir=directory, file_format=file_format)
 
 
-def _broken(path):
-    """[name] of a file whose header is that of no image, else []."""
+def _broken(path: pathlib.Path) -> list[str]:
+    """Returns [the file's name] if its header is not an image's, else []."""
     try:
         Photo(path.read_bytes())
     except Undecodable:

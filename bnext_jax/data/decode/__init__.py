@@ -1,1 +1,1 @@
-"""Encoded images to pixels."""
+"""Decodes encoded images to pixels."""

@@ -1,11 +1,12 @@
-"""Part of a JPEG, decoded without the rest of it.
+"""Decodes a rectangle of a JPEG without decoding the whole image (ITU-T T.81).
 
-Huffman codes can only be read from the first on, but what lies below the wanted rectangle is not read at all, and only blocks that it
-touches are transformed; decoding a random crop of an ImageNet photograph takes a third of the time of the whole image in libjpeg-turbo.
-`layout` gives None for files that are not plain ones; another library must decode those. After ITU-T T.81.
+Huffman codes must be read from the first one. But data below the rectangle are not read, and only blocks that the rectangle touches are
+transformed. A random crop of an ImageNet photograph takes a third of the time that libjpeg-turbo needs for the whole image.
+`layout` returns None for kinds of files that this module does not support; another library must decode those.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,31 +15,44 @@ from bnext_jax.data.decode.jpeg_blocks import FOLD, to_rgb
 from bnext_jax.data.decode.jpeg_codes import LONG, SHORT, SIZE, ZIGZAG, build, decode
 
 START, SCAN = 0xD8, 0xDA  # markers
-FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}  # start of frame -> progressive; other kinds are left to Pillow
+FRAMES = {0xC0: False, 0xC1: False, 0xC2: True}  # start-of-frame marker -> progressive; Pillow decodes other kinds
 
 
 class Layout(NamedTuple):
-    """What a file's header says. Its planes are Y, Cb, Cr, or Y alone in a grey picture."""
+    """What decoding a part of a file needs. The components are Y, Cb and Cr, or only Y for a gray picture.
 
-    height: int  # pixels
+    Attributes:
+      height: rows, in pixels.
+      width: columns, in pixels.
+      sampling: luma pixels per chroma pixel, (horizontally, vertically), each 1 or 2.
+      quantizers: float32 [components * 64], the factors for idct.
+      pairs: int64 [components], the index of each component's pair of Huffman tables.
+      short: uint32 [pairs * SIZE], look-up tables, see jpeg_codes.build.
+      long: uint16 [pairs * 2 * LONG], look-up tables, likewise.
+      restart: MCUs between restart markers; 0: there are no markers.
+      start: where the entropy-coded data begin, in bytes.
+    """
+
+    height: int
     width: int
-    sampling: tuple  # luma pixels that a chroma pixel spans, across and down: 1 or 2
-    quantizers: np.ndarray  # float32 [components * 64]: _idct's factors
-    pairs: np.ndarray  # int64 [components]: which pair of Huffman tables
-    short: np.ndarray  # uint32 [pairs * SIZE]
-    long: np.ndarray  # uint16 [pairs * 2 * LONG]
-    restart: int  # MCUs between restart markers, 0: there are none
-    start: int  # where the entropy-coded data begin, bytes
+    sampling: tuple
+    quantizers: np.ndarray
+    pairs: np.ndarray
+    short: np.ndarray
+    long: np.ndarray
+    restart: int
+    start: int
 
 
 @functools.lru_cache(maxsize=16)
-def _tables(segments, selectors):
-    """Look-up tables of Huffman tables: (pairs, short, long) as in Layout; most files share theirs, and building them takes a while.
+def _tables(segments: bytes, selectors: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Builds the look-up tables of the Huffman tables. Cached: building is slow, and most files have the same tables.
 
     Args:
-      segments: bytes of all DHT segments. selectors: for each component, which tables it uses: DC << 4 | AC.
+      segments: bytes of all DHT segments.
+      selectors: for each component, the tables that it uses: DC << 4 | AC.
     Returns:
-      None where the segments are broken.
+      (pairs, short, long) as in Layout; None if the segments are broken.
     """
     tables = {}
     while segments:
@@ -58,8 +72,15 @@ def _tables(segments, selectors):
 
 
 @functools.lru_cache(maxsize=256)
-def _quantizers(segments, selectors):
-    """Factors of _idct, float32 [components * 64], from bytes of all DQT segments; selectors: for each component, which table it uses."""
+def _quantizers(segments: bytes, selectors: bytes) -> np.ndarray:
+    """Computes the factors for idct from the quantization tables.
+
+    Args:
+      segments: bytes of all DQT segments.
+      selectors: for each component, the table that it uses.
+    Returns:
+      float32 [components * 64].
+    """
     tables = {}
     while segments:
         size = 129 if segments[0] >> 4 else 65
@@ -74,22 +95,25 @@ def _quantizers(segments, selectors):
 class Header(NamedTuple):
     """What a JPEG's header says.
 
-    progressive: it comes in several scans, so that all coefficients are kept until the last one. segments: [(marker, body, end)], those up
-    to the first scan as far as they are whole.
+    Attributes:
+      height: rows, in pixels.
+      width: columns, in pixels.
+      progressive: whether the image comes in several scans; its decoder keeps all coefficients until the last scan.
+      segments: [(marker, body, end), ...], the complete segments up to the first scan.
     """
 
-    height: int  # pixels
+    height: int
     width: int
     progressive: bool
     segments: list
 
 
-def _segments(data):
-    """Yields (marker, body, where it ends in bytes) of a file's segments up to its first scan; ends early where one is broken."""
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yields (marker, body, end in bytes) of each segment up to the first scan; stops at a broken segment."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xFF:  # markers may follow any number of these
+        if marker == 0xFF:  # any number of these bytes may precede a marker
             at += 1
             continue
         if end < at + 4 or end >= len(data):
@@ -100,26 +124,26 @@ def _segments(data):
         at = end
 
 
-def read_header(data):
-    """The Header of a file's bytes; None where they are not a JPEG of 1 or 3 components of 8 bits that libjpeg-turbo can decode."""
+def read_header(data: bytes) -> Header | None:
+    """Reads the header of a file; None if it is not a JPEG with 1 or 3 components of 8 bits that libjpeg-turbo can decode."""
     if data[:2] != bytes((0xFF, START)):
         return None
     segments = list(_segments(data))
-    marker, frame = next(((marker, body) for marker, body, _ in segments if marker in FRAMES), (None, b""))
+    marker, frame = next(((marker, body) for marker, body, _ in segments if marker in FRAMES), (0, b""))
     if len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3):
         return None
     height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
     return Header(height, width, FRAMES[marker], segments) if height and width else None
 
 
-def layout(header):
-    """What decoding a part of a file needs.
+def layout(header: Header | None) -> Layout | None:
+    """Computes what decoding a part of a file needs.
 
     Args:
-      header: of read_header, or None.
+      header: result of read_header.
     Returns:
-      a Layout; None where `planes` cannot decode the file: there is no header, or it is broken, or not grey or YCbCr with 8 bits, one scan,
-      Huffman-coded, not progressive, chroma at least half of luma's resolution.
+      a Layout; None if `planes` cannot decode the file. `planes` needs a valid header, gray or YCbCr with 8 bits, one scan, Huffman
+      codes, no progressive coding, and chroma with at least half of luma's resolution on each axis.
     """
     try:
         return header and _layout(header.segments)
@@ -127,9 +151,9 @@ def layout(header):
         return None
 
 
-def _layout(segments):
+def _layout(segments: list[tuple[int, bytes, int]]) -> Layout | None:
     huffman, quantization, frame, restart, transform, jfif = b"", b"", b"", 0, 1, False
-    for marker, body, at in segments:  # noqa: B007  the last ones are the scan's
+    for marker, body, at in segments:  # noqa: B007  after the loop, these are the scan's
         if marker == 0xC4:
             huffman += body
         elif marker == 0xDB:
@@ -142,7 +166,7 @@ def _layout(segments):
             jfif = jfif or (body[:5] == b"JFIF\0" and len(body) >= 14)
         elif marker == 0xEE:
             transform = body[11] if body[:5] == b"Adobe" else transform
-        elif not (marker == SCAN or 0xE0 < marker <= 0xEF or marker == 0xFE):  # other kinds of coding, further frames
+        elif not (marker == SCAN or 0xE0 < marker <= 0xEF or marker == 0xFE):  # another coding, or a second frame
             return None
     if marker != SCAN:
         return None
@@ -161,16 +185,21 @@ def _layout(segments):
     return tables and Layout(height, width, sampling, _quantizers(quantization, chosen), *tables, restart, at)
 
 
-def planes(data, layout, top, left, height, width, margin=4):
-    """Decodes whole MCUs (8 or 16 pixels) that cover a rectangle.
+def planes(data: bytes, layout: Layout, top: int, left: int, height: int, width: int, margin: int = 4) -> list[tuple[np.ndarray, int, int]]:
+    """Decodes the whole MCUs (8 or 16 pixels a side) that cover a rectangle.
 
     Args:
-      data: bytes of the file. layout: what `layout` gave for its header.
-      top, left, height, width: the rectangle, in whole pixels, inside the picture.
-      margin: pixels around it that are decoded too, so that chroma's neighbours are there; fewer at the picture's edges.
+      data: bytes of the file.
+      layout: result of the function `layout` for the file's header.
+      top: first row of the rectangle, in pixels. The rectangle must be inside the picture.
+      left: first column.
+      height: rows of the rectangle.
+      width: columns of the rectangle.
+      margin: pixels around the rectangle that are decoded too, for chroma's neighbors; fewer at the picture's edges.
     Returns:
-      [(plane, top, left), ...] for Y, Cb and Cr, or Y alone: uint8 [rows, columns], and where it begins in the component's own grid, whose
-      pixels are `sampling` luma pixels apart. Where the picture's size is no multiple of an MCU's, planes reach beyond its edge.
+      [(plane, top, left), ...] for Y, Cb and Cr, or only Y. plane: uint8 [rows, columns]. top, left: where the plane begins in the
+      component's own grid; a chroma pixel spans `sampling` luma pixels. If the picture's size is not a multiple of the MCU's, planes
+      reach beyond the picture's edge.
     Raises:
       ValueError: the entropy-coded data are broken or end too early, or the rectangle is not inside the picture.
     """
@@ -182,7 +211,8 @@ def planes(data, layout, top, left, height, width, margin=4):
     y, x = max(top - margin, 0) // (8 * high), max(left - margin, 0) // (8 * wide)
     down, across = min(-(-(top + height + margin) // (8 * high)), rows) - y, min(-(-(left + width + margin) // (8 * wide)), columns) - x
     coded = len(data) - layout.start
-    if ((y + down - 1) * columns + x + across) * (wide * high + n - 1) > 4 * coded:  # two bits a block at least: no memory for a lie
+    # A block has at least two bits. This check stops a false size in the header before memory is allocated for it.
+    if ((y + down - 1) * columns + x + across) * (wide * high + n - 1) > 4 * coded:
         raise ValueError("The picture's data end too early.")
     intervals = min(-(-rows * columns // layout.restart), coded) if layout.restart else 1
     out = decode(
@@ -212,8 +242,14 @@ def planes(data, layout, top, left, height, width, margin=4):
     return result
 
 
-def region(data, layout, top, left, height, width):
-    """The colours of a rectangle. Arguments and errors as of `planes`; returns uint8 [height, width, 3], libjpeg's up to single levels."""
+def region(data: bytes, layout: Layout, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Decodes the colors of a rectangle.
+
+    The arguments and errors are those of `planes`.
+
+    Returns:
+      uint8 [height, width, 3]; equals libjpeg's pixels up to single levels of 255.
+    """
     (luma, luma_top, luma_left), *chroma = planes(data, layout, top, left, height, width)
     luma = luma[top - luma_top : top - luma_top + height, left - luma_left : left - luma_left + width]
     if not chroma:

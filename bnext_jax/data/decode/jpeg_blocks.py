@@ -1,4 +1,4 @@
-"""From a JPEG's coefficients to colours: inverse DCT, chroma interpolated, YCbCr to RGB; compiled by Numba."""
+"""Converts a JPEG's coefficients to colors: inverse DCT, chroma interpolation, YCbCr to RGB; compiled by Numba."""
 
 import math
 
@@ -10,11 +10,11 @@ from numba.extending import intrinsic
 from bnext_jax.data.augment.kernels import compiled
 
 _c = [math.cos(i * math.pi / 16) / 2 for i in (4, 1, 2, 1, 4, 1, 2, 1)]
-FOLD = np.outer(_c, _c).reshape(64)  # factors that quantizers take over from _transform  # of the quantizers
+FOLD = np.outer(_c, _c).reshape(64)  # the scale factors that _transform leaves out; the quantization tables include them
 
 
 def _transform(builder, c):
-    """Eight-point inverse DCT of eight vectors, whose factors FOLD holds."""
+    """Generates code for the eight-point inverse DCT of eight vectors, without the scale factors in FOLD."""
     vector = c[0].type
 
     def add(a, b):
@@ -41,7 +41,7 @@ def _transform(builder, c):
 
 
 def _transpose(builder, rows):
-    """Rows and columns of eight vectors of eight exchanged: three rounds of merging pairs."""
+    """Generates code that transposes eight vectors of eight elements: three rounds of merging pairs."""
 
     def merge(a, b, order):
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), 8), order))
@@ -56,10 +56,17 @@ def _transpose(builder, rows):
 
 @intrinsic
 def idct(typing, coefficients, quantizers, first, out, at, stride):
-    """A block's pixels: out[at + y * stride + x] for x, y < 8; the block is zero afterwards. Flat arrays, nothing is checked.
+    """Computes the pixels of a block by the inverse DCT, and sets the coefficients to zero.
 
-    coefficients: int16 [64], transposed; quantizers: float32, this component's 64 from `first` on. In LLVM's terms because Numba's own
-    vectoriser does not exchange rows and columns of a block.
+    There are no bounds checks. The function generates LLVM code, because Numba's own vectorizer cannot transpose a block.
+
+    Args:
+      coefficients: int16 [64], one block, transposed.
+      quantizers: float32, flat.
+      first: where this component's 64 factors begin in quantizers.
+      out: uint8, flat. Pixel (x, y), x and y < 8, goes to out[at + y * stride + x].
+      at: where the block begins in out.
+      stride: elements per pixel row in out.
     """
 
     def generate(context, builder, signature, arguments):
@@ -74,7 +81,7 @@ def idct(typing, coefficients, quantizers, first, out, at, stride):
             factors = builder.gep(data[1], [builder.add(first, ir.Constant(index, 8 * i))])
             lines.append(builder.fmul(line, builder.load(builder.bitcast(factors, number.as_pointer()), align=4), flags=["contract"]))
         lines = _transpose(builder, _transform(builder, lines))
-        lines[0] = builder.fadd(lines[0], ir.Constant(number, [128.5] * 8), flags=["contract"])  # samples' offset, and 1/2: rounds
+        lines[0] = builder.fadd(lines[0], ir.Constant(number, [128.5] * 8), flags=["contract"])  # 128: offset of the samples; 0.5: rounds
         for line in _transform(builder, lines):
             value = builder.fptosi(line, wide)
             zero, most = ir.Constant(wide, [0] * 8), ir.Constant(wide, [255] * 8)
@@ -89,14 +96,14 @@ def idct(typing, coefficients, quantizers, first, out, at, stride):
 
 @compiled
 def _mix(near, far, out):
-    """out = 3/4 near + 1/4 far."""
+    """Writes out = 3/4 near + 1/4 far."""
     for i in range(out.shape[0]):
         out[i] = np.float32(0.75) * np.float32(near[i]) + np.float32(0.25) * np.float32(far[i])
 
 
 @compiled
 def _spread(values, out):
-    """Twice as many values: each of values[1:-1] becomes two, mixed with its neighbours 3 to 1."""
+    """Doubles the resolution: each of values[1:-1] becomes two values, 3/4 of it + 1/4 of its left or right neighbor."""
     before, here, after = values[:-2], values[1:-1], values[2:]
     for i in range(here.shape[0]):
         out[2 * i] = np.float32(0.75) * here[i] + np.float32(0.25) * before[i]
@@ -105,9 +112,10 @@ def _spread(values, out):
 
 @intrinsic
 def _weave(typing, red, green, blue, at, out):
-    """out[3 * at : 3 * at + 48] = the bytes of 16 pixels from float32 rows, cut to 0..255. Nothing is checked.
+    """Interleaves 16 pixels: out[3 * at : 3 * at + 48] = bytes from three float32 rows, truncated and clipped to 0..255.
 
-    In LLVM's terms because Numba's own vectoriser stores interleaved bytes one by one, which took longer than all of the colours.
+    There are no bounds checks. The function generates LLVM code, because Numba's own vectorizer stores interleaved bytes one by one.
+    That took longer than the whole color conversion.
     """
 
     def generate(context, builder, signature, arguments):
@@ -137,7 +145,7 @@ def _weave(typing, red, green, blue, at, out):
 
 @compiled
 def _colours(luma, blue, red, out, r, g, b):
-    """A row of RGB, flat, from Y, Cb and Cr (JFIF's matrix), rounded; r, g, b: float32 rows to work in."""
+    """Writes a flat row of RGB from Y, Cb and Cr (JFIF's matrix), rounded. r, g, b: float32 rows for intermediate results."""
     n = luma.shape[0]
     for i in range(n):
         y, u, v = np.float32(luma[i]) + np.float32(0.5), blue[i] - np.float32(128), red[i] - np.float32(128)
@@ -147,7 +155,7 @@ def _colours(luma, blue, red, out, r, g, b):
     if n >= 16:
         for i in range(0, n - 15, 16):
             _weave(r, g, b, i, out)
-        _weave(r, g, b, n - 16, out)  # again some that are done, where 16 does not divide the row
+        _weave(r, g, b, n - 16, out)  # the last 16 pixels; some are written twice if 16 does not divide n
         return
     for i in range(n):
         for j in range(3):
@@ -156,14 +164,29 @@ def _colours(luma, blue, red, out, r, g, b):
 
 
 @compiled
-def to_rgb(luma, blue_plane, red_plane, wide, high, top, left, last_row, last_column):
-    """Colours of a rectangle, chroma interpolated as libjpeg does (each pixel 3 to 1 with the next nearest).
+def to_rgb(
+    luma: np.ndarray,
+    blue_plane: np.ndarray,
+    red_plane: np.ndarray,
+    wide: int,
+    high: int,
+    top: int,
+    left: int,
+    last_row: int,
+    last_column: int,
+) -> np.ndarray:
+    """Computes the colors of a rectangle. Chroma is interpolated as in libjpeg: 3/4 nearest + 1/4 second nearest, on each axis.
 
     Args:
-      luma: uint8 [height, width], the rectangle. blue_plane, red_plane: uint8 [rows, columns], Cb and Cr, at least what the
-        rectangle and its neighbours need. wide, high: luma pixels of a chroma pixel.
-      top, left: where luma[0, 0] lies in chroma's grid, in luma pixels.
-      last_row, last_column: of chroma inside the picture; beyond them and before 0 the nearest stands in.
+      luma: Y of the rectangle, uint8 [height, width].
+      blue_plane: Cb, uint8 [rows, columns]; it covers at least the rectangle and the neighboring chroma pixels.
+      red_plane: Cr, likewise.
+      wide: luma pixels per chroma pixel, horizontally: 1 or 2.
+      high: luma pixels per chroma pixel, vertically: 1 or 2.
+      top: row of luma[0, 0] relative to the first chroma row, in luma pixels.
+      left: column of luma[0, 0] relative to the first chroma column, in luma pixels.
+      last_row: last chroma row inside the picture; outside 0..last_row the nearest row is used.
+      last_column: last chroma column inside the picture; outside 0..last_column the nearest column is used.
     Returns:
       uint8 [height, width, 3].
     """

@@ -1,8 +1,10 @@
-"""A JPEG's Huffman codes, compiled by Numba.
+"""Decodes a JPEG's Huffman codes, compiled by Numba.
 
-Coefficients of blocks beside and above the wanted rectangle are stepped over, several at a time. Files come from strangers: nothing here
-may leave an array, whatever the bytes are. So coefficients' places are looked up in a table that leads all impossible ones to a place of
-their own, and after each MCU it is checked that the data have not ended; behind them stand enough zeros for a whole MCU.
+The decoder skips the coefficients of blocks beside and above the wanted rectangle, several at a time.
+
+The files are not trusted: whatever the bytes are, the code must not read or write outside an array. Two rules ensure that. The position
+of a coefficient comes from a table (ZIGZAG) that maps all impossible indices to one unused position. After each MCU, the decoder checks
+that it has not passed the end of the data; the zeros after the data are enough for a whole MCU.
 """
 
 import numba
@@ -14,26 +16,27 @@ from numba.extending import intrinsic
 from bnext_jax.data.augment.kernels import compiled
 from bnext_jax.data.decode.jpeg_blocks import idct
 
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)  # no arrays: each call would count references
-U = np.uint64  # Numba makes a float of uint64 and a signed number, so everything around the bit buffer is uint64
-SHORT = 10  # bits that one look-up sees: a DC symbol, or one or two AC symbols; longer codes take a second, full table
-PACK = 11  # bits that one look-up sees where coefficients are stepped over
-SIZE = (2 << SHORT) + (1 << PACK)  # short tables of a pair of Huffman tables: DC, AC, steps
-LONG = 1 << 16  # entries of a full table
-END = 128  # the end-of-block code's advance: more than a block is long
-PAD = 2048  # zero bytes behind the data: more than an MCU can read (6 blocks of 64 symbols of 27 bits), so one check for each will do
+# Only for functions without array arguments: each call would count an array's references.
+inlined = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+U = np.uint64  # in Numba, uint64 and a signed integer give a float, so all numbers used with the bit buffer are uint64
+SHORT = 10  # bits per look-up: finds one DC symbol, or one or two AC symbols; longer codes need a look-up in the full table
+PACK = 11  # bits per look-up where coefficients are skipped
+SIZE = (2 << SHORT) + (1 << PACK)  # entries of the short tables for one pair of Huffman tables: DC, AC, steps
+LONG = 1 << 16  # entries of a full table: one for each 16 bits of data
+END = 128  # advance of the end-of-block code; larger than a block (64)
+PAD = 2048  # zero bytes after the data; an MCU reads less (6 blocks of 64 symbols of 27 bits = 1296 bytes), so one check per MCU is enough
 ONES = 0x0101010101010101
 
 
-# Where a block's k-th coefficient lies: blocks are held transposed, so that _idct exchanges rows and columns once and not twice. All k
-# beyond 63 (broken data, END) lead to place 64, which nobody reads.
+# The position of a block's k-th coefficient. Blocks are stored transposed, so that idct transposes once and not twice. All k above 63
+# (broken data, END) map to position 64, which is never read.
 _order = sorted(range(64), key=lambda i: (i // 8 + i % 8, i // 8 if (i // 8 + i % 8) % 2 else i % 8))
 ZIGZAG = np.array([i % 8 * 8 + i // 8 for i in _order] + [64] * 192, np.uint8)
 
 
 @intrinsic
 def _word(typing, data, at):
-    """The bytes data[at : at + 8] as a uint64, the first one on top; nothing is checked."""
+    """Reads data[at : at + 8] as a big-endian uint64, without bounds checks."""
 
     def generate(context, builder, signature, arguments):
         place = builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
@@ -44,7 +47,7 @@ def _word(typing, data, at):
 
 @intrinsic
 def _put(typing, out, at, word):
-    """Writes what _word reads; nothing is checked."""
+    """Writes a uint64 to out[at : at + 8], big-endian, without bounds checks."""
 
     def generate(context, builder, signature, arguments):
         place = builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
@@ -56,7 +59,10 @@ def _put(typing, out, at, word):
 
 @inlined
 def _entry(found, ac):
-    """An entry of a short table: bits of code and value together, the value's bits << 8, the advance << 16; 0: no code of that kind."""
+    """Returns a short table's entry for one symbol, from a full table's entry; 0: the code is invalid.
+
+    Bits 0-7: bits of code and value together. Bits 8-11: bits of the value. Bits 16-23: advance, in coefficients.
+    """
     length, symbol = found & 31, found >> 8
     size, run = symbol & 15 if ac else symbol, symbol >> 4 if ac else 0
     if length == 0 or size > (10 if ac else 11) or (ac and size == 0 and 0 < run < 15):
@@ -66,20 +72,26 @@ def _entry(found, ac):
 
 @inlined
 def _bits(word, size):
-    """The value of `size` bits at the top of word: a DC difference or an AC coefficient; 0 for size 0."""
+    """Returns the value of the top `size` bits of word: a DC difference or an AC coefficient; 0 for size 0."""
     value = np.int64((word >> U(1)) >> (U(63) - size))
     return value + (((np.int64(-1) << np.int64(size)) + 1) & ~(np.int64(word) >> 63))
 
 
 @compiled
-def build(counts, symbols, ac, long, short, steps):
-    """Fills look-up tables of one Huffman table; says whether it is one.
+def build(counts: np.ndarray, symbols: np.ndarray, ac: bool, long: np.ndarray, short: np.ndarray, steps: np.ndarray) -> bool:
+    """Fills the look-up tables of one Huffman table.
 
     Args:
-      counts: uint8 [16], codes of 1..16 bits. symbols: uint8 [sum of counts]. ac: whether for AC coefficients.
-      long: uint16 [65536], zeros; by 16 bits of data: length of the code | symbol << 8.
-      short: uint32 [1 << SHORT]; by SHORT bits: _entry, 0 where a code is longer.
-      steps: uint32 [1 << PACK], only for AC; by PACK bits: bits of all symbols that they begin with | coefficients passed << 16.
+      counts: uint8 [16], number of codes of 1..16 bits.
+      symbols: uint8 [sum of counts].
+      ac: whether the table is for AC coefficients.
+      long: uint16 [65536], zeros; index: 16 bits of data. Entry: length of the code | symbol << 8.
+      short: uint32 [1 << SHORT], zeros; index: SHORT bits. Entry: see _entry; 0 if the code is longer. An entry with two AC symbols
+        is the second one's with the bits and the advance of both; bits 12-15: first advance - 1; bits 24-31: first value.
+      steps: uint32 [1 << PACK], only for AC; index: PACK bits. Entry for all symbols that fit: their bits | coefficients passed << 16
+        | coefficients passed before the last symbol << 24.
+    Returns:
+      whether the table is valid.
     """
     at, n = 0, 0
     for length in range(1, 17):
@@ -100,8 +112,8 @@ def build(counts, symbols, ac, long, short, steps):
         if ac and used < SHORT and 0 < passed < END:
             found = np.int64(long[(bits << used) & 65535])
             second = _entry(found, ac)
-            if second and used + (found & 31) <= SHORT:
-                size = (first >> 8) & 15
+            size = (first >> 8) & 15
+            if second and used + (found & 31) <= SHORT and size < 8:  # the first value has eight bits, with its sign
                 value = _bits(U(bits) << U(48 + used - size), U(size))
                 short[i] = (second + used + (passed << 16)) | (passed - 1) << 12 | (value & 255) << 24
     for i in range(1 << PACK if ac else 0):
@@ -120,19 +132,21 @@ def build(counts, symbols, ac, long, short, steps):
 
 @compiled
 def _unstuff(data, start, out, starts):
-    """Copies entropy-coded data to out, without the zero byte that follows each 0xFF and without restart markers; other markers end it.
+    """Copies entropy-coded data, without the zero byte after each 0xFF and without restart markers. Any other marker ends the data.
 
     Args:
-      data: uint8 [bytes]; the data begin at start. out: uint8 [bytes - start + PAD]; PAD zeros follow what is copied.
-      starts: int64 [intervals + 1]: filled with where in out each restart interval begins, and where the last one ends.
+      data: uint8 [bytes], the file.
+      start: where the entropy-coded data begin.
+      out: uint8 [bytes - start + PAD]; receives the copy, then PAD zeros.
+      starts: int64 [intervals + 1]; receives where each restart interval begins in out, then where the last one ends.
     Returns:
-      how many intervals there are, at most as many as starts has room for.
+      number of intervals, at most len(starts) - 1.
     """
     size, i, at, n = len(data), start, 0, 1
     starts[0] = 0
     while i < size:
         if i + 8 <= size:
-            word = _word(data, i)
+            word = _word(data, i)  # type: ignore[var-annotated]
             _put(out, at, word)
             if (~word - U(ONES)) & word & U(ONES << 7) == 0:  # no byte is 0xFF
                 i += 8
@@ -159,19 +173,48 @@ def _unstuff(data, start, out, starts):
 
 @inlined
 def _refill(word, count, at, fresh):
-    """The bit buffer filled up."""
+    """Refills the bit buffer; returns (word, count, at), see decode."""
     return word | fresh >> count, count | U(56), at + ((U(63) - count) >> U(3))
 
 
 @compiled
-def decode(data, start, restart, intervals, short, long, pairs, quantizers, wide, high, columns, top, left, rows, width):
+def decode(
+    data: np.ndarray,
+    start: int,
+    restart: int,
+    intervals: int,
+    short: np.ndarray,
+    long: np.ndarray,
+    pairs: np.ndarray,
+    quantizers: np.ndarray,
+    wide: int,
+    high: int,
+    columns: int,
+    top: int,
+    left: int,
+    rows: int,
+    width: int,
+) -> np.ndarray:
     """Decodes a window of MCUs.
 
     Args:
-      data: uint8 [bytes], the file. intervals: how many restart intervals there can be. wide, high: the sampling.
-      columns: MCUs of a row of the whole picture. top, left, rows, width: the window, in MCUs.
+      data: uint8 [bytes], the file.
+      start: where the entropy-coded data begin, in bytes.
+      restart: MCUs per restart interval; 0: there is one interval.
+      intervals: largest possible number of restart intervals.
+      short: short tables of all pairs, see jpeg.Layout.
+      long: full tables of all pairs, likewise.
+      pairs: index of each component's pair of tables, likewise.
+      quantizers: factors for idct, likewise.
+      wide: luma pixels per chroma pixel, horizontally.
+      high: luma pixels per chroma pixel, vertically.
+      columns: MCUs per row of the whole picture.
+      top: first row of the window, in MCUs.
+      left: first column, in MCUs.
+      rows: rows of the window, in MCUs.
+      width: columns of the window, in MCUs.
     Returns:
-      uint8 [pixels], the planes one after the other; none where the data are broken.
+      uint8 [pixels], the planes one after the other; empty if the data are broken.
     """
     stream, starts = np.empty(len(data) - start + PAD, np.uint8), np.zeros(intervals + 1, np.int64)
     intervals = _unstuff(data, start, stream, starts)
@@ -179,15 +222,15 @@ def decode(data, start, restart, intervals, short, long, pairs, quantizers, wide
     blocks = luma + chroma
     area = rows * width * 64  # pixels of a plane with one block in an MCU
     out, broken = np.empty(area * blocks, np.uint8), np.empty(0, np.uint8)
-    # Of each block of an MCU: where it begins in the window's first MCU, and how far it is to the next pixel row, MCU and row of MCUs
+    # For each block of an MCU: its origin in the window's first MCU, and the distance to the next pixel row, MCU and row of MCUs
     origin, stride, across, down = np.empty((4, blocks), np.int64)
     for block in range(blocks):
         across[block], stride[block] = (8 * wide, 8 * wide * width) if block < luma else (8, 8 * width)
         down[block] = stride[block] * (8 * high if block < luma else 8)
         origin[block] = block // wide * 8 * stride[0] + block % wide * 8 if block < luma else area * block
     coefficients, dc = np.zeros(72, np.int16), np.zeros(3, np.int64)
-    # word: the next bits, on top; count: how many of them are sure; at: the byte that refills it next. Each refill takes as many whole
-    # bytes as fit, at least 56 bits are there then: enough for one look-up (21 bits) or a long code (27).
+    # word: bit buffer, next bits on top; count: number of valid bits; at: the byte that the next refill reads. A refill adds as many
+    # whole bytes as fit. Then at least 56 bits are valid: enough for one look-up (21 bits) or a long code (27 bits).
     word, count, at, end, interval, rest = U(0), U(0), U(0), 0, 0, 0
     for row in range(top + rows):
         for column in range(columns if row < top + rows - 1 else left + width):
@@ -214,7 +257,7 @@ def decode(data, start, restart, intervals, short, long, pairs, quantizers, wide
                 count -= length
                 base += U(1 << SHORT)
                 full += U(LONG)
-                k = U(0)  # the last coefficient that is known
+                k = U(0)  # index of the last decoded coefficient
                 if wanted:
                     coefficients[0] = dc[c]
                     while k < U(63):
@@ -226,12 +269,12 @@ def decode(data, start, restart, intervals, short, long, pairs, quantizers, wide
                                 return broken
                             first = k + U(1)
                         length, size = entry & U(63), (entry >> U(8)) & U(15)
-                        coefficients[ZIGZAG[first]] = np.int32(entry) >> 24  # without a first symbol: a zero, where one is anyway
+                        coefficients[ZIGZAG[first]] = np.int32(entry) >> 24  # an entry with one symbol writes 0 over 0
                         k += (entry >> U(16)) & U(255)
                         coefficients[ZIGZAG[k]] = _bits(word << (length - size), size)
                         word, count, at = _refill(word << length, count - length, at, _word(stream, at))
                     place = origin[block] + (row - top) * down[block] + (column - left) * across[block]
-                    if k == U(END):  # nothing but DC
+                    if k == U(END):  # only DC
                         level = min(max(coefficients[0] * quantizers[64 * c] + np.float32(128.5), np.float32(0)), np.float32(255))
                         for _ in range(8):
                             _put(out, place, U(np.int64(level)) * U(ONES))

@@ -1,12 +1,16 @@
-"""Encoded photographs, decoded as late and as little as possible.
+"""Encoded photographs. A Photo decodes only when pixels are needed, and only the part that is needed.
 
-Whole JPEGs go through libjpeg-turbo (simplejpeg), which gives Pillow's pixels to the last bit, crops for training through data.decode.jpeg,
-which decodes little more than them; everything that neither can do (CMYK, PNG under a JPEG's name, damaged files that may still be
-readable) goes through Pillow, whose verdict is final.
+Three decoders:
+- libjpeg-turbo (simplejpeg) decodes whole JPEGs. Its pixels equal Pillow's to the last bit.
+- data.decode.jpeg decodes crops for training. It decodes little more than the crop.
+- Pillow decodes the rest: other formats (also a PNG with the name of a JPEG), CMYK, damaged files that may still be readable.
+  If Pillow fails, the image is undecodable.
 """
 
 import io
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -15,30 +19,35 @@ from PIL import Image, UnidentifiedImageError
 from bnext_jax.data.decode import jpeg
 from bnext_jax.errors import one_line
 
-WORK_BYTES = 2**30  # what decoding one image may take; more is refused before it is tried
-SHARP = 1.5  # a scaled decode keeps this many times the pixels that are wanted: within one level of the full one (tests/data/test_photo.py)
+WORK_BYTES = 2**30  # memory limit for decoding one image, in bytes; checked before decoding
+# A scaled decode keeps at least this many times the wanted pixels per side; the result stays within one level of a full decode
+# (tests/data/test_photo.py).
+SHARP = 1.5
 END = b"\xff\xd9"  # JPEG's last marker
 
 
 class Undecodable(ValueError):
-    """An image that cannot be decoded; the message says why."""
+    """Raised for an image that cannot be decoded; the message says why."""
 
 
 def _ended(data):
-    """Whether a file's end is there, zeros and line ends behind it aside: a truncated JPEG has none."""
+    """Returns whether a file has JPEG's last marker at its end, before any zeros and line ends; a truncated JPEG has not."""
     return data.endswith(END) or data[-64:].rstrip(b"\0\n\r ").endswith(END)
 
 
 class Photo:
-    """One encoded image.
+    """One encoded image. The constructor reads the header and decodes no pixels.
 
+    Args:
+      encoded: the bytes of an image file.
     Attributes:
-      height, width: pixels.
+      height: rows, in pixels.
+      width: columns, in pixels.
     Raises:
-      Undecodable: the bytes are no image that Pillow knows.
+      Undecodable: Pillow does not know the format of the bytes.
     """
 
-    def __init__(self, encoded):
+    def __init__(self, encoded: bytes) -> None:
         self._data = encoded
         self._jpeg = jpeg.read_header(encoded) if _ended(encoded) else None
         self._layout = jpeg.layout(self._jpeg)
@@ -47,15 +56,15 @@ class Photo:
         else:
             self.width, self.height = self._pillow(lambda image: image.size)
 
-    def _pillow(self, use):
-        """use(image) of the image opened by Pillow, whose many kinds of error become one."""
+    def _pillow(self, use: Callable[[Image.Image], Any]) -> Any:
+        """Opens the image with Pillow and returns use(image). Any error becomes Undecodable."""
         try:
             with Image.open(io.BytesIO(self._data)) as image:
                 return use(image)
         except Undecodable:
             raise
         except UnidentifiedImageError as error:
-            raise Undecodable("its bytes are no image that is known") from error
+            raise Undecodable("its bytes are not in a known image format") from error
         except Exception as error:  # damaged files of many formats: OSError, SyntaxError, ValueError, struct.error, ...
             raise Undecodable(one_line(error, 200)) from error
 
@@ -66,11 +75,11 @@ class Photo:
             )
 
     def _convert(self, image):
-        self._limit((4 + 3) * self.height * self.width)  # Pillow's own copy and ours
+        self._limit((4 + 3) * self.height * self.width)  # 4 bytes a pixel for Pillow's copy, 3 for ours
         return np.asarray(image.convert("RGB"))
 
     def _decode(self, shift):
-        """The whole image, every side divided by 2^shift."""
+        """Decodes the whole image, with each side divided by 2^shift (rounded up)."""
         if self._jpeg is None:
             return self._pillow(self._convert)
         coefficients = 2 * 3 * self.height * self.width if self._jpeg.progressive else 0
@@ -83,30 +92,43 @@ class Photo:
             return self._pillow(self._convert)
 
     def _rectangle(self, top, left, height, width):
-        """The pixels of a rectangle alone, up to single levels, or None where libjpeg-turbo must decode everything."""
+        """Decodes only a rectangle, exact up to single levels of 255. Returns None where the whole image must be decoded instead."""
         if self._layout is None:
             return None
-        self._limit(7 * height * width)  # planes, and the colours made of them
+        self._limit(7 * height * width)  # the planes and the RGB pixels
         try:
             return jpeg.region(self._data, self._layout, top, left, height, width)
-        except ValueError:  # damaged: what libjpeg-turbo and Pillow make of it counts
+        except ValueError:  # damaged data: let libjpeg-turbo and Pillow try
             return None
 
-    def pixels(self):
-        """uint8 [height, width, 3], as Pillow decodes it; grey is repeated on three channels. Raises Undecodable."""
+    def pixels(self) -> np.ndarray:
+        """Decodes the whole image.
+
+        Returns:
+          uint8 [height, width, 3], Pillow's pixels. A gray image is repeated on three channels.
+        Raises:
+          Undecodable: the image is damaged, or decoding it would take more than WORK_BYTES.
+        """
         return self._decode(0)
 
-    def region(self, top, left, height, width, *, out_height, out_width, fast):
-        """At least a rectangle of the image, perhaps at a half, a quarter or an eighth of its size.
+    def region(
+        self, top: int, left: int, height: int, width: int, *, out_height: int, out_width: int, fast: bool
+    ) -> tuple[np.ndarray, float, float, float, float]:
+        """Decodes at least a rectangle of the image, at full size or at 1/2, 1/4 or 1/8 of it.
 
         Args:
-          top, left, height, width: the rectangle, whole numbers. out_height, out_width: what it will be resized to.
-          fast: nothing but the rectangle where that is possible, and scaled wherever that keeps SHARP times the wanted pixels; otherwise
-            Pillow's pixels, and scaled only where the full image would take too much memory.
+          top: first row of the rectangle, in pixels.
+          left: first column.
+          height: rows of the rectangle.
+          width: columns of the rectangle.
+          out_height: rows that the caller will resize the rectangle to.
+          out_width: columns that the caller will resize the rectangle to.
+          fast: True: decodes only the rectangle where possible, and scales down wherever SHARP times the wanted pixels per side remain.
+            False: gives Pillow's pixels, and scales down only where the full image would take more than WORK_BYTES.
         Returns:
-          (uint8 [H,W,3], top, left, height, width): the rectangle in that array's pixels, floats.
+          (pixels, top, left, height, width): uint8 [H,W,3], and the rectangle in the coordinates of that array, as floats.
         Raises:
-          Undecodable.
+          Undecodable: the image is damaged, or decoding it would take more than WORK_BYTES.
         """
         shift = 0
         if self._jpeg is not None:
