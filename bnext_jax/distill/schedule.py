@@ -1,25 +1,33 @@
-"""The frozen teachers of a run: each file is checked and read once; which one teaches in which epoch."""
+"""The frozen teachers of a run: checks and reads each teacher's file once, and decides which teachers teach in which epoch."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
+from bnext_jax.config import DataConfig, DistillConfig
 from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import fits_classes, load
-from bnext_jax.nn.network import split
+from bnext_jax.nn.network import Network, split
 
 
-def roles(distill, epochs, epoch):
-    """{"main": name, "assistant": name} of an epoch, names as in the config; {} without distillation.
+def roles(distill: DistillConfig, epochs: int, epoch: int) -> dict[str, str]:
+    """Which teachers teach in an epoch.
 
-    Equal roles are one teacher: H and alpha of two equal teachers give the loss of one (BNext-L's last third).
+    If main teacher and assistant are the same file, only the main teacher is named. The loss is the same: with two equal teachers, H and
+    alpha give the loss of one (BNext-L's last third).
 
     Args:
-      distill: DistillConfig.
+      distill: the config of the distillation.
       epochs: length of the run.
-      epoch: integer.
+      epoch: counted from 0.
+    Returns:
+      {"main": name, "assistant": name}, with the config's names. Roles that are not filled are left out; {} without distillation.
     """
     if not distill.main:
         return {}
@@ -29,28 +37,35 @@ def roles(distill, epochs, epoch):
     return {"main": distill.main} if located(assistant) == located(distill.main) else {"main": distill.main, "assistant": assistant}
 
 
-def parts(teacher):
-    """(tag, path) of a teacher's name in the config: "TAG=FILE", or a path, whose tag is ""."""
+def parts(teacher: str) -> tuple[str, str]:
+    """Splits a teacher's name in the config, "TAG=FILE" or "PATH".
+
+    A name that is an existing path is taken as a path, even with a "=" in it.
+
+    Returns:
+      (tag, path); the tag of "PATH" is "".
+    """
     tag, equals, path = teacher.partition("=")
     return (tag, path) if equals and not epath.Path(teacher).exists() else ("", teacher)
 
 
-def located(teacher):
-    """The path in a teacher's name in the config, "PATH" or "TAG=FILE"."""
+def located(teacher: str) -> str:
+    """The path in a teacher's name in the config, "TAG=FILE" or "PATH"."""
     return parts(teacher)[1]
 
 
-def read(teacher, data, class_names):
-    """A teacher that fits a run, checked before it is used.
+def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Network, dict[str, np.ndarray]]:
+    """Reads a teacher and checks that it fits the run.
 
     Args:
-      teacher: its name in the config.
-      data: the run's DataConfig.
-      class_names: the dataset's.
+      teacher: its name in the config, "TAG=FILE" or "PATH".
+      data: the run's data config.
+      class_names: the dataset's class names.
     Returns:
-      (Network, an evaluation view; its variables on the host).
+      (the network as an evaluation view, {path: array}: its variables on the host).
     Raises:
-      UserError: a file that cannot be read or is not the tag's, another network than the tag's, other classes, another scaling of images.
+      UserError: the file cannot be read or is not the tag's file, it holds another network than the tag's, or the teacher has other
+        classes or another scaling of images than the run.
     """
     tag, path = parts(teacher)
     if tag:
@@ -78,38 +93,47 @@ def read(teacher, data, class_names):
 
 
 class TeacherSchedule:
-    """A run's teachers, all of them read when this is made; `update` puts those of an epoch on the devices.
+    """The teachers of a run. The constructor reads all of them; `update` puts the teachers of an epoch on the devices.
 
     Args:
-      distill: DistillConfig.
+      distill: the config of the distillation.
       epochs: length of the run.
-      data: the run's DataConfig.
-      class_names: the dataset's.
-      shardings: training.mesh.Shardings, where the variables lie.
+      data: the run's data config.
+      class_names: the dataset's class names.
+      shardings: training.mesh.Shardings; it puts the variables on the devices.
     Attributes:
-      teachers: {name: (Network, variables on the host)}.
-      networks: {role: Network} of the present epoch, for the step's structure.
-      variables: {role: variables} on the devices, for the step's arguments.
+      teachers: {name: (network, its variables on the host)} of all teachers.
+      networks: {role: Network} of the current epoch; the step is built from them.
+      variables: {role: {path: array}} of the current epoch, on the devices; arguments of the step.
     Raises:
-      UserError: see read.
+      UserError: see `read`.
     """
 
-    def __init__(self, distill, epochs, data, class_names, shardings):
+    def __init__(self, distill: DistillConfig, epochs: int, data: DataConfig, class_names: Sequence[str], shardings: Any) -> None:
         self._distill, self._epochs, self._shardings = distill, epochs, shardings
-        by_path = {located(name): name for name in reversed(distill.teacher_names())}  # TAG=FILE and FILE are one
+        by_path = {located(name): name for name in reversed(distill.teacher_names())}  # TAG=FILE and FILE are the same file
         found = {path: read(name, data, class_names) for path, name in by_path.items()}
         self.teachers = {name: found[located(name)] for name in distill.teacher_names()}
+        self._roles: dict[str, str]
+        self.networks: dict[str, Network]
+        self.variables: dict[str, dict[str, jax.Array]]
         self._roles, self.networks, self.variables = {}, {}, {}
 
-    def update(self, epoch):
-        """Sends to the devices what an epoch needs, frees there what it does not; returns whether anything changed."""
+    def update(self, epoch: int) -> bool:
+        """Puts the teachers of an epoch on the devices, and frees the others there.
+
+        Args:
+          epoch: counted from 0.
+        Returns:
+          Whether the teachers changed.
+        """
         wanted = roles(self._distill, self._epochs, epoch)
         if wanted == self._roles:
             return False
         for role in [role for role, name in self._roles.items() if wanted.get(role) != name]:
             del self.networks[role]
             for array in self.variables.pop(role).values():
-                array.delete()  # at once, not when Python collects it: the next teacher needs the memory
+                array.delete()  # now, not at garbage collection: the next teacher needs the memory
         for role, name in wanted.items():
             if self._roles.get(role) != name:
                 self.networks[role], variables = self.teachers[name]

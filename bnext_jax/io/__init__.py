@@ -1,1 +1,1 @@
-"""Networks and files: one door for whatever holds a network."""
+"""Reads and writes networks: work directories of bnext_jax and PyTorch files."""

@@ -1,14 +1,23 @@
-"""Checkpoints, read and written whole with Orbax v1; each describes itself.
+"""Reads checkpoints, and writes checkpoints of single networks, with Orbax v1. Each checkpoint describes its network.
 
-A work directory's `checkpoints/STEP` holds "network" (parameters and statistics) and, of a run, "training" (step, optimizer), and
-JSON metadata: the model's name and arguments, temperature, step, epoch, preprocessing, class names, and the sha256 of the parts,
-because a flipped byte on disk would otherwise load in silence. training.checkpoints writes those of a run.
+The folder `checkpoints/STEP` of a work directory holds these parts:
+
+- "network": parameters and statistics.
+- "training", in a run's checkpoint: step and optimizer.
+- JSON metadata: the model's name and arguments, temperature, step, epoch, preprocessing, class names, and the sha256 of the parts.
+  Orbax alone does not notice a flipped byte on disk; the sha256 does.
+
+training.checkpoints writes the checkpoints of a run.
 """
 
 import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 from etils import epath
+from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from bnext_jax.errors import UserError, one_line
@@ -19,27 +28,36 @@ from bnext_jax.nn.network import fill, split
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
-FORMAT = 2  # in the metadata; what has none was written by version 0.1
-OLD_NAMES = {"gain": "scale"}  # last part of a variable's path: version 0.1's -> today's
+FORMAT = 2  # in the metadata; checkpoints without a format are of version 0.1
+OLD_NAMES = {"gain": "scale"}  # last part of a variable's path: in version 0.1 -> now
 
 
-def absolute(path):
-    """Orbax takes absolute paths only; what lies in a bucket is."""
+def absolute(path: os.PathLike | str) -> epath.Path:
+    """The absolute path, which Orbax needs. A path in a bucket ("gs://...") is absolute already."""
     return epath.Path(path) if "://" in str(path) else epath.Path(path).absolute()
 
 
-def checkpoints_folder(workdir):
-    """Where a work directory keeps its checkpoints, as epath.Path."""
+def checkpoints_folder(workdir: os.PathLike | str) -> epath.Path:
+    """The folder of the checkpoints in a work directory."""
     return absolute(workdir) / FOLDER
 
 
-def with_digests(parts, metadata):
-    """The metadata of a checkpoint, with its format and the sha256 of each part."""
+def with_digests(parts: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the format and the sha256 of each part to a checkpoint's metadata. All processes must call it.
+
+    Args:
+      parts: {"network": tree, "training": tree}, or one of them.
+      metadata: JSON data.
+    """
     return {**metadata, "format": FORMAT, "sha256": {name: digest(tree) for name, tree in parts.items()}}
 
 
-def described(path):
-    """The metadata of one checkpoint. Raises ValueError where there is none: Orbax takes a damaged description for an empty one."""
+def described(path: os.PathLike | str) -> dict[str, Any]:
+    """The metadata of one checkpoint.
+
+    Raises:
+      ValueError: there is none. Orbax reads damaged metadata as empty metadata, without an error.
+    """
     metadata = ocp.checkpointables_metadata(path).custom_metadata
     if not metadata or "model" not in metadata or "sha256" not in metadata:
         raise ValueError(f"the description in {path} is damaged")
@@ -47,7 +65,7 @@ def described(path):
 
 
 def _renamed(tree, rename):
-    """A tree with the variables' paths, keys of flat dicts at any depth, renamed."""
+    """Renames the keys of all dicts in a tree, at any depth. The keys are paths of variables."""
     if isinstance(tree, dict):
         return {rename(key): _renamed(value, rename) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -63,7 +81,7 @@ def _current(path):
 
 
 def _alone():
-    """Orbax's context in which this process reads without the others."""
+    """An Orbax context in which this process reads alone, without waiting for other processes."""
     context, process = ocp.Context(), jax.process_index()
     if jax.process_count() > 1:
         context.multiprocessing.primary_host = process
@@ -72,25 +90,26 @@ def _alone():
     return context
 
 
-def read(path, abstract):
-    """The parts of one checkpoint, its bytes verified, and its metadata.
+def read(path: os.PathLike | str, abstract: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the parts of one checkpoint and verifies their bytes.
 
-    Processes do not wait for each other here, so that each may fail by itself. Variables that version 0.1 named otherwise get
-    today's names.
+    Processes do not wait for each other here, so one process may fail alone. Variables of version 0.1 get today's names.
 
     Args:
-      path: of one checkpoint.
-      abstract: {"network": ..., "training": ...} or one of them: trees of shapes.
+      path: the folder of one checkpoint.
+      abstract: {"network": tree, "training": tree} or one of them: trees of shapes and types. A network's arrays keep the types that
+        they were saved with.
     Returns:
-      (the parts on one of this process's devices, metadata).
+      (the parts, on one device of this process; the metadata).
     Raises:
-      Whatever a damaged checkpoint makes Orbax raise.
+      ValueError: the metadata are damaged, or a sha256 differs.
+      Exception: whatever Orbax raises for a damaged checkpoint.
     """
     metadata = described(path)
     stored = ocp.checkpointables_metadata(path).metadata["network"]
     current = _current if metadata.get("format", 1) < FORMAT else str
     types = {part: {current(key): leaf.dtype for key, leaf in stored[part].items()} for part in abstract["network"]}
-    # a network keeps the types that it was saved with: the teacher of a float64 run may be float32
+    # The network's arrays keep their saved types: in a float64 run, a teacher may be float32.
     network = jax.tree.map(lambda leaf, dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), dict(abstract["network"]), types)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), {**abstract, "network": network})
@@ -99,43 +118,55 @@ def read(path, abstract):
         parts = ocp.load_checkpointables(path, _renamed(wanted, lambda key: theirs.get(key, key)))
     for name, tree in parts.items():
         if digest(tree) != metadata["sha256"][name]:
-            raise ValueError(f"the bytes of {name} in {path} are not those that were saved (sha256 differs)")
+            raise ValueError(f"{name} in {path} has changed since it was saved (sha256 differs)")
     return _renamed(parts, current), metadata
 
 
-def newest_whole(steps, load, root):
-    """load(step) of the newest step that can be read, warning about each that cannot. Raises UserError if none can."""
+def newest_whole(steps: Iterable[int], load: Callable[[int], Any], root: os.PathLike | str) -> Any:
+    """Loads the newest checkpoint that can be read, and warns about each one that cannot.
+
+    Args:
+      steps: steps of the checkpoints, in any order.
+      load: called with a step; it raises if that checkpoint cannot be read.
+      root: the folder of the checkpoints, for messages.
+    Returns:
+      The result of `load`.
+    Raises:
+      UserError: no checkpoint can be read.
+    """
     problems = []
     for step in sorted(steps, reverse=True):
         try:
             return load(step)
-        except Exception as error:  # truncated files surface as many kinds
+        except Exception as error:  # truncated files raise many types
             reason = one_line(error)
             problems.append(f"{step}: {type(error).__name__}: {reason}")
-            log.warning("checkpoint %s of %s cannot be read (%s); trying the one before it", step, root, reason)
+            log.warning("checkpoint %s of %s cannot be read (%s); trying the previous one", step, root, reason)
     raise UserError(f"no checkpoint in {root} can be read ({'; '.join(problems)}); start again in a new work directory")
 
 
-def save_network(folder, params, batch_stats, metadata):
-    """Writes a network alone, for evaluation and for teaching, as the only checkpoint of a new work directory.
+def save_network(folder: os.PathLike | str, params: Mapping[str, Any], batch_stats: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Writes a network without optimizer state, as the only checkpoint of a new work directory. It can be evaluated and can teach.
 
     Args:
-      folder: must not exist.
-      params, batch_stats: flat dicts.
-      metadata: as a run's, see training.run.
+      folder: the work directory to write; it must not exist.
+      params: {path: array}, the parameters.
+      batch_stats: {path: array}, all other variables.
+      metadata: JSON data as in a run's checkpoint, see training.run.
     Raises:
-      UserError: it cannot be written; then there is nothing under that name.
+      UserError: the network cannot be written. Then the folder does not exist.
     """
     parts = {"network": {"params": params, "batch_stats": batch_stats}}
     metadata = with_digests(parts, metadata)
-    with written_whole(absolute(folder), "work directory") as partial:  # where a write fails, Orbax's threads still make folders
+    with written_whole(absolute(folder), "work directory") as partial:  # if a write fails, Orbax's threads still make folders
         ocp.save_checkpointables(checkpoints_folder(partial) / str(metadata["step"]), parts, custom_metadata=metadata)
 
 
-def committed_steps(workdir):
-    """Steps of the checkpoints in a work directory, ascending; only looks, changes nothing.
+def committed_steps(workdir: os.PathLike | str) -> list[int]:
+    """The steps of the complete checkpoints in a work directory, ascending. Changes nothing on disk.
 
-    Raises UserError where there is no such directory or no checkpoint in it.
+    Raises:
+      UserError: there is no such directory, or no checkpoint in it.
     """
     root = epath.Path(workdir)
     if not root.is_dir():
@@ -146,17 +177,23 @@ def committed_steps(workdir):
     return steps
 
 
-def describe(workdir):
-    """The metadata of the newest readable checkpoint, without its arrays. Raises UserError as load_network does."""
+def describe(workdir: os.PathLike | str) -> dict[str, Any]:
+    """Reads the metadata of the newest readable checkpoint, without its arrays.
+
+    Raises:
+      UserError: see load_network.
+    """
     root = checkpoints_folder(workdir)
     return newest_whole(committed_steps(workdir), lambda step: described(root / str(step)), root)
 
 
-def load_network(workdir):
-    """(model, metadata) of the newest readable checkpoint of a work directory, the model as an evaluation view.
+def load_network(workdir: os.PathLike | str) -> tuple[nnx.Module, dict[str, Any]]:
+    """Reads the network of the newest readable checkpoint of a work directory.
 
+    Returns:
+      (the network as an evaluation view, its metadata).
     Raises:
-      UserError: no such directory, no checkpoint, or none that can be read.
+      UserError: there is no such directory, no checkpoint in it, or none that can be read.
     """
     root = checkpoints_folder(workdir)
 

@@ -1,7 +1,9 @@
-"""Files that are whole or not there, and their checksums."""
+"""Writes files atomically, so that a file is complete or missing; computes their checksums."""
 
 import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -11,17 +13,21 @@ CHUNK = 2**22  # bytes
 
 
 @contextlib.contextmanager
-def written_whole(path, what, advice=""):
-    """Writes atomically: yields a hidden path beside the target for a file or folder, and renames it when the block ends.
+def written_whole(path: os.PathLike | str, what: str, advice: str = "") -> Iterator[epath.Path]:
+    """Writes a file or a folder atomically: yields a hidden path beside the target, and renames it to the target when the block ends.
 
-    A file that was there stays until then. Where the block fails nothing is left of the new one.
+    An existing file stays as it is until the rename. If the block fails, the hidden path is removed.
 
     Args:
-      path: of the target, here or in a bucket.
-      what: a word for the message.
-      advice: what to do, for the message.
+      path: the target, on a disk or in a bucket.
+      what: a word for the file, for the message.
+      advice: what the user can do, for the message.
     Raises:
-      UserError: it cannot be written, or the block's own.
+      UserError: the target cannot be written, or the block raises an exception. A UserError of the block passes unchanged.
+
+    Example:
+      with written_whole("a.txt", "file") as partial:
+          partial.write_text("hello")
     """
     target = epath.Path(path)
     partial = target.with_name(f".{target.name}.partial")
@@ -34,7 +40,7 @@ def written_whole(path, what, advice=""):
             _remove(partial)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        reason = getattr(error, "strerror", None) or one_line(error)  # file systems of buckets have kinds of their own
+        reason = getattr(error, "strerror", None) or one_line(error)  # file systems of buckets raise their own types
         raise UserError(f"the {what} {path} cannot be written: {reason}{f'; {advice}' if advice else ''}") from error
 
 
@@ -45,14 +51,14 @@ def _remove(path):
         path.unlink(missing_ok=True)
 
 
-def write_whole(path, content, what, advice=""):
-    """Writes text or bytes as a file, see written_whole."""
+def write_whole(path: os.PathLike | str, content: str | bytes, what: str, advice: str = "") -> None:
+    """Writes a file of text or bytes atomically. The other arguments are those of `written_whole`."""
     with written_whole(path, what, advice) as partial:
         (partial.write_bytes if isinstance(content, bytes) else partial.write_text)(content)
 
 
-def sha256(path):
-    """The checksum of a file, here or in a bucket, as hexadecimal text. Raises UserError where it cannot be read."""
+def sha256(path: os.PathLike | str) -> str:
+    """The sha256 of a file, on a disk or in a bucket, as hexadecimal text. Raises UserError if the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with epath.Path(path).open("rb") as file:

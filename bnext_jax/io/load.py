@@ -1,7 +1,10 @@
-"""A trained network from wherever it is: a work directory of ours, or a PyTorch file, taken as it is."""
+"""Loads a trained network from a work directory of bnext_jax or from a PyTorch file, without conversion beforehand."""
 
 import dataclasses
 import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def _recognised(path, expected):
-    """(TorchFile with timm's names, (name, classes, arguments)) of a PyTorch file, checked against an expected name."""
+    """Reads a PyTorch file, finds its network, and checks the network against the expected name (None = any).
+
+    Returns:
+      (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
+    """
     file = torch_files.read(path)
     file = dataclasses.replace(file, tensors=timm_names(file.tensors))
     if file.described is not None:
@@ -41,22 +48,29 @@ def _recognised(path, expected):
 
 
 def _doubts(path, file, name, arguments):
-    """Warns of what neither names nor shapes tell, where the file does not describe its network."""
+    """Warns about facts that names and shapes do not tell, if the file does not describe its network."""
     if file.described is not None:
         return
     if "gate_bits" in arguments:
-        log.warning("%s does not say whether its gates have 4 or 8 bits; taken: %d (see convert --gate_bits)", path, arguments["gate_bits"])
+        log.warning(
+            "%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, arguments["gate_bits"]
+        )
     if name in SCALES and not roster.published(name, path):
         log.warning(
             "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
-            " %s is none of the roster's files by its checksum; taken: %s", path, name,
+            " the checksum of %s is not that of a known file; assuming %s", path, name,
         )  # fmt: skip
 
 
-def edition_arguments(name, arguments, gate_bits):
-    """The arguments of a network's quantized edition: gates at gate_bits, stem and classifier at 8.
+def edition_arguments(name: str, arguments: Mapping[str, Any], gate_bits: int) -> dict[str, Any]:
+    """The arguments of a network's quantized edition: gates at `gate_bits`, stem and classifier at 8 bits.
 
-    Raises UserError for bits other than 4 and 8, a network that has no quantized edition, or one that is quantized otherwise.
+    Args:
+      name: a key of models.table.MODELS.
+      arguments: the network's arguments for create_model.
+      gate_bits: 4 or 8.
+    Raises:
+      UserError: other bits, a network without a quantized edition, or a network that is already quantized with other bits.
     """
     if gate_bits not in BITS:
         raise UserError(f"--gate_bits is {gate_bits!r}; the quantized edition has gates of 4 or 8 bits")
@@ -72,15 +86,25 @@ def edition_arguments(name, arguments, gate_bits):
     return {**arguments, **changed}
 
 
-def quantized(model, metadata, gate_bits):
-    """(model, metadata) of the quantized edition of a trained network, without training it again. Arguments: see load."""
+def quantized(model: nnx.Module, metadata: dict[str, Any], gate_bits: int) -> tuple[nnx.Module, dict[str, Any]]:
+    """Turns a trained network into its quantized edition, without further training.
+
+    Args:
+      model: the network.
+      metadata: its description, as `load` returns it.
+      gate_bits: 4 or 8.
+    Returns:
+      (the quantized network, its metadata); unchanged if the network already is that edition.
+    Raises:
+      UserError: see edition_arguments.
+    """
     described = metadata["model"]
     name, classes, before = described["name"], described["num_classes"], described["arguments"]
     arguments = edition_arguments(name, before, gate_bits)
     if arguments == before:
         return model, metadata
 
-    @jax.jit  # so that the weights, which nobody reads, are not drawn
+    @jax.jit  # XLA then drops the random weights, which are not used
     def limits():
         return flatten(nnx.state(create_model(name, classes, rngs=nnx.Rngs(0), **arguments), Clip))
 
@@ -89,18 +113,19 @@ def quantized(model, metadata, gate_bits):
     return filled, {**metadata, "model": {**described, "arguments": arguments}}
 
 
-def from_file(path, expected=None, gate_bits=None):
-    """The network in a PyTorch file.
+def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[nnx.Module, dict[str, Any]]:
+    """Reads the network in a PyTorch file.
 
     Args:
-      path: see torch_files.read. expected: the model's name, checked where it is given. gate_bits: 4 or 8, of the
-        quantized edition, whose published files do not say it; None = 4, with a warning. Other networks stay as they are; see load.
+      path: the file, see torch_files.read.
+      expected: the model's name, as a check; None = any.
+      gate_bits: 4 or 8, the gates' bits of a quantized edition. Published files do not tell them; None = 4, with a warning. Networks that
+        are not quantized stay so here; `load` quantizes them.
     Returns:
-      (model, metadata) as checkpoint.load_network's: the epoch and temperature are the file's; class names are unknown,
-      and the preprocessing is None except for ImageNet's 1,000 classes.
+      (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
+      preprocessing is None, except for ImageNet's 1,000 classes.
     Raises:
-      UserError: a file that cannot be read, no network that is known, another than expected, tensors that do not fit or
-        are not finite.
+      UserError: the file cannot be read, its network is unknown or not the expected one, or its tensors do not fit or are not finite.
     """
     file, (name, classes, arguments) = _recognised(path, expected)
     if gate_bits is None:
@@ -114,13 +139,13 @@ def from_file(path, expected=None, gate_bits=None):
         model = abstract_model(name, classes, **arguments)
         from_state_dict(model, file.tensors)
     except UserError as error:
-        raise UserError(f"{path} is nearly {name} with {classes} classes: {error}") from error
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # what a strange description makes of a network
-        raise UserError(f"{path} describes a network that cannot be: {name} with {arguments} ({error})") from error
+        raise UserError(f"{path} looks like {name} with {classes} classes, but: {error}") from error
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # the file's description makes no network
+        raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
     own = getattr(model, "temperature", None)
     temperature = 1.0 if own is None else float(own[...])
     if own is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
-        log.warning("%s says temperature %s, its tensors say %s: the tensors count", path, file.temperature, temperature)
+        log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
     metadata = {
         "model": {"name": name, "num_classes": classes, "arguments": arguments},
         "step": 0,
@@ -135,10 +160,23 @@ def from_file(path, expected=None, gate_bits=None):
     return model, metadata
 
 
-def load(path, expected=None, gate_bits=None):
-    """(model, metadata) of a work directory or a PyTorch file; arguments and errors as from_file's and checkpoint.load_network's.
+def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[nnx.Module, dict[str, Any]]:
+    """Loads a trained network from a work directory or a PyTorch file.
 
-    gate_bits: 4 or 8, as the quantized edition, which networks that are not quantized become; see edition_arguments.
+    Args:
+      path: a work directory that `train` or `convert` wrote, or a PyTorch file (see torch_files.read).
+      expected: the model's name, as a check; None = any.
+      gate_bits: 4 or 8 = load the quantized edition with these gates; a float network is quantized. None = as it was saved.
+    Returns:
+      (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
+      "class_names", "precision" and more).
+    Raises:
+      UserError: there is nothing at `path`, it cannot be read, it holds another network than expected, or the network cannot be quantized
+        like that (see edition_arguments).
+
+    Example:
+      model, metadata = load("bnext_tiny.pth.tar")
+      logits = model(images)  # [N, 224, 224, 3], normalized
     """
     if not epath.Path(path).is_dir():
         if not epath.Path(path).exists():
@@ -152,8 +190,8 @@ def load(path, expected=None, gate_bits=None):
     return (model, metadata) if gate_bits is None else quantized(model, metadata, gate_bits)
 
 
-def describe(path, gate_bits=None):
-    """The metadata of a work directory or a PyTorch file. gate_bits: see load."""
+def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
+    """The metadata of a work directory or a PyTorch file. Arguments and errors: see load."""
     if not epath.Path(path).is_dir():
         return load(path, gate_bits=gate_bits)[1]
     metadata = checkpoint.describe(path)
@@ -164,7 +202,12 @@ def describe(path, gate_bits=None):
     return {**metadata, "model": {**described, "arguments": arguments}}
 
 
-def fits_classes(metadata, class_names):
-    """Whether a network has these classes: by name where its own are known, else by their number."""
+def fits_classes(metadata: Mapping[str, Any], class_names: Sequence[str]) -> bool:
+    """Whether a network has these classes. Compares the names if the network's are known, else only the number of classes.
+
+    Args:
+      metadata: the network's, from `load`.
+      class_names: the dataset's.
+    """
     known = metadata["class_names"]
     return known == list(class_names) if known else metadata["model"]["num_classes"] == len(class_names)

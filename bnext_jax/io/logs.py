@@ -1,14 +1,22 @@
-"""The log of a run: one JSON line a log in its work directory."""
+"""The log of a run: a file of JSON lines in its work directory."""
 
 import json
+import os
+from typing import Any
 
 from etils import epath
 
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(workdir):
-    """The JSON lines of a work directory as a list of dicts, oldest first; [] where there are none. A torn last line is left out."""
+def read_metrics(workdir: os.PathLike | str) -> list[dict[str, Any]]:
+    """Reads the log of a work directory, up to the first line that is not JSON (a half-written last line).
+
+    Args:
+      workdir: the run's folder.
+    Returns:
+      One dict per line, oldest first; [] if there is no log.
+    """
     path = epath.Path(workdir) / METRICS_FILE
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():

@@ -1,7 +1,12 @@
-"""A network to a file: a work directory of ours, or a PyTorch file."""
+"""Writes a network: as a work directory of bnext_jax, or as a PyTorch file."""
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
 
 from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError
@@ -12,8 +17,16 @@ from bnext_jax.models.table import MODELS, model_config
 from bnext_jax.nn.network import split
 
 
-def described(model):
-    """{"name", "num_classes", "arguments"} for create_model of a network of the table. Raises UserError for any other network."""
+def described(model: nnx.Module) -> dict[str, Any]:
+    """Describes a network, so that create_model can build it again.
+
+    Args:
+      model: a network of models.table.MODELS.
+    Returns:
+      {"name", "num_classes", "arguments"}, the arguments of create_model.
+    Raises:
+      UserError: the network is not one of the table.
+    """
     names = {name: entry for name, entry in MODELS.items() if entry.network is type(model)}
     if not names:
         raise UserError(
@@ -30,15 +43,21 @@ def described(model):
     return {"name": family, "num_classes": classes, "arguments": {k: v for k, v in arguments.items() if v != defaults[k]}}
 
 
-def save(path, model, metadata=None):
-    """Writes a network whole, or nothing.
+def save(path: os.PathLike | str, model: nnx.Module, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes a network atomically.
 
     Args:
-      path: must not exist. A suffix of a PyTorch file (.pth.tar, .pth, .safetensors) makes one, any other path a work directory.
-      model: from create_model or load.
-      metadata: as load gives it; None = what the model itself tells.
+      path: the file or folder to write; it must not exist. With the suffix of a PyTorch file (.pth.tar, .pth, .pt, .bin, .safetensors)
+        it becomes a PyTorch file, otherwise a work directory.
+      model: a network from create_model or load.
+      metadata: the description that `load` returns; None = made from the model.
     Raises:
-      UserError: the path exists or cannot be written, or the network is not one of the table.
+      UserError: the path exists or cannot be written, or the network is not one of models.table.MODELS.
+
+    Example:
+      model = create_model("bnext_tiny", 10, rngs=nnx.Rngs(0))
+      save("tiny.safetensors", model)
+      model, metadata = load("tiny.safetensors")
     """
     if pathlib.Path(path).exists():
         raise UserError(f"{path} exists; remove it or name another file")

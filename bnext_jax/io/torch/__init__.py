@@ -1,1 +1,1 @@
-"""PyTorch state dicts and the files that hold them, to ours and back."""
+"""Converts PyTorch state dicts to bnext_jax networks and back, and reads and writes PyTorch files."""
