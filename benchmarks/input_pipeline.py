@@ -1,6 +1,6 @@
 """Measures the input pipeline in images per second and core: ours, Pillow as timm uses it, and tf.data, side by side in one run.
 
-    python benchmarks/input_pipeline.py [--rate=10000]
+    python benchmarks/input_pipeline.py [--rate=19462]
 
 The JPEGs are photographs of scikit-image and scikit-learn at ImageNet's typical 500x375 pixels, at three qualities.
 
@@ -8,8 +8,8 @@ The JPEGs are photographs of scikit-image and scikit-learn at ImageNet's typical
   each contender's median round.
 - Grain: whole batches of 64 through pipeline.iterate, one worker a core, on all cores; the rate is divided by the number of cores.
 
---rate: images per second that a host must deliver. The default is the most that eight v5e chips can consume if each image of BNext-T
-moves 640 MB at 819 GB/s.
+--rate: images per second that a host must deliver. The default is the upper bound that `plan` gives for BNext-T on eight v5e chips
+(results/plan.json).
 """
 
 import argparse
@@ -201,7 +201,7 @@ def with_workers(quality, cores):
 def main():
     """Measures, prints and writes results/input_pipeline.json."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rate", type=float, default=10_000)
+    parser.add_argument("--rate", type=float, default=19_462)
     arguments = parser.parse_args()
     every = sorted(os.sched_getaffinity(0))
     workers = {quality: with_workers(quality, len(every)) for quality in QUALITIES}  # before TensorFlow starts its threads

@@ -70,7 +70,7 @@ class Block(nnx.Module):
         self.norm = LayerNorm(features)
         self.expand = Linear(features, EXPANSION * features, rngs=rngs)
         self.project = Linear(EXPANSION * features, features, rngs=rngs)
-        self.gamma = nnx.Param(jnp.full((features,), layer_scale), decay="rest")
+        self.gamma = nnx.Param(jnp.full((features,), layer_scale, float), decay="rest")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [N,H,W,C] to the same shape and type."""

@@ -67,7 +67,7 @@ class BinaryUnit(nnx.Module):
         self.norm1, self.norm2 = BatchNorm(features), BatchNorm(features, kind=norm_kind)
         self.activation1, self.activation2 = PReLU(inputs, kind=prelu_kind), PReLU(features)
         if info_recoupling:
-            self.scale: nnx.Param | None = nnx.Param(jnp.full((features,), SCALE_AT_FIRST), bounds=(0.0, 1.0), decay="weights")
+            self.scale: nnx.Param | None = nnx.Param(jnp.full((features,), SCALE_AT_FIRST, float), bounds=(0.0, 1.0), decay="weights")
             self.gate: Gate | None = Gate(features, bits=gate_bits, rngs=rngs)
         else:
             self.scale = self.gate = None

@@ -74,7 +74,7 @@ class PReLU(nnx.Module):
     """
 
     def __init__(self, features: int, *, slope: float = PRELU_SLOPE, kind: type[nnx.Variable] = nnx.Param) -> None:
-        self.slope = kind(jnp.full((features,), slope), decay="rest")
+        self.slope = kind(jnp.full((features,), slope, float), decay="rest")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the activation to [..., C]. The result has the shape and type of x."""

@@ -175,7 +175,7 @@ def test_broken_bytes_give_pixels_or_a_refusal_and_nothing_else():
 
 
 def test_a_value_of_eight_bits_is_not_packed_with_a_second_symbol():
-    """A one-bit code for a value of eight bits leaves one bit of the look-up: the value, up to 255, would not fit beside the second symbol."""
+    """The look-up has room for a second symbol of one bit, but eight bits with a sign do not hold the first value, up to 255."""
     counts, symbols = np.array([1, *[0] * 15], np.uint8), np.array([0x08], np.uint8)  # no zeros before it, eight bits
     long, short, steps = np.zeros(1 << 16, np.uint16), np.zeros(1 << 10, np.uint32), np.zeros(1 << 11, np.uint32)
     assert jpeg_codes.build(counts, symbols, True, long, short, steps)
