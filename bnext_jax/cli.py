@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from absl import flags
 
 from bnext_jax.commands import help_texts
-from bnext_jax.commands.table import COMMANDS, CONFIG, SWITCH, Flag
+from bnext_jax.commands.flags import CONFIG, SWITCH, Flag
+from bnext_jax.commands.table import COMMANDS
 from bnext_jax.errors import MachineLost, UserError, nearest, one_line
 from bnext_jax.host.process import missing_package, program, restart_with_huge_pages, silence_abandoned, without_tpu
 

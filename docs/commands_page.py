@@ -3,7 +3,8 @@
 import pathlib
 
 from bnext_jax.commands import help_texts
-from bnext_jax.commands.table import COMMANDS, SWITCH
+from bnext_jax.commands.flags import SWITCH
+from bnext_jax.commands.table import COMMANDS
 from bnext_jax.config import Config
 
 

@@ -1,4 +1,4 @@
-"""What tests share: both lowerings of the convolutions, the digits prepared once, a way to run commands."""
+"""Shared fixtures: both lowerings of the convolutions, the prepared digits, and ways to run commands."""
 
 import io
 import json
@@ -9,13 +9,13 @@ import pathlib
 import jax
 import pytest
 
-# Compiled programs are kept between runs, and shared with the commands that tests start.
+# Tests keep compiled programs between runs. The commands that tests start use the same cache.
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as main.py does: reads of damaged checkpoints leave tasks behind
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as cli.run does: a read of a damaged checkpoint leaves asyncio tasks behind
 
 from bnext_jax import cli as program  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
@@ -27,23 +27,23 @@ from tests.helpers.launcher import Launcher  # noqa: E402
 without_tpu()
 
 
-@pytest.hookimpl(trylast=True)  # after pytest has set the hook that makes errors of what nothing can catch
+@pytest.hookimpl(trylast=True)  # after pytest has set its own sys.unraisablehook, which silence_abandoned wraps
 def pytest_configure():
     silence_abandoned()
 
 
-# The files that take longest, the longest first: whoever is free takes the next file, so that none of these is left for the end.
+# The slowest files, slowest first. A free pytest worker takes the next file, so no worker starts a slow file at the end.
 LONGEST = ("test_preemption.py", "test_parallel.py", "test_train.py", "test_commands.py", "test_golden_training.py", "test_configs.py")
 
 
 def pytest_collection_modifyitems(items):
     order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))  # stable: within a file nothing changes
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))  # stable: keeps the order within a file
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
 def lowering(request, monkeypatch):
-    """Runs a test with the CPU's form of the convolutions and with the one that accelerators compile."""
+    """Runs a test twice: with the CPU's form of the convolutions, and with the form that accelerators compile."""
     if request.param == "accelerator":
         monkeypatch.setattr(lowering_module, "choose", lambda cpu, default, *operands: default(*operands))
     return request.param
@@ -59,14 +59,14 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def launcher():
-    """Starts real processes quickly, see tests.helpers.launcher."""
+    """A Launcher, which starts real processes quickly; see tests.helpers.launcher."""
     with Launcher() as started:
         yield started
 
 
 @pytest.fixture
 def run(capsys):
-    """run(words...) calls main() in process: (exit code, result or None, standard error)."""
+    """run(words...) calls main() in this process. It returns (exit code, result or None, standard error)."""
 
     def call(*words):
         logging.getLogger("bnext_jax").setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""The command line explains itself, reads typed flags, and offers the nearest known word for an unknown one."""
+"""The command line prints help, parses typed flags, and proposes the nearest known word for an unknown word."""
 
 import os
 import subprocess
@@ -16,13 +16,13 @@ TRAIN = ["bnext", "train", SMOKE, "--workdir=x"]
 
 
 def helped(capsys, *words):
-    """What main() prints for words that ask for help."""
+    """The text that main() prints for a request for help."""
     assert cli.main(["bnext", *words]) == 0
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"], ["help", "--help"], ["help", "-h"]])
-def test_help_names_every_command_with_its_line(capsys, words):
+def test_help_names_every_command_with_its_summary(capsys, words):
     text = helped(capsys, *words)
     for name, command in COMMANDS.items():
         assert f"  {name}" in text and command.summary in text
@@ -39,7 +39,7 @@ def test_a_commands_help_has_its_flags_and_examples(capsys, name, form):
 
 
 @pytest.mark.parametrize(("name", "example"), [(name, example) for name, spec in COMMANDS.items() for example in spec.examples])
-def test_the_examples_are_understood(name, example):
+def test_the_examples_of_each_command_parse(name, example):
     words = ["bnext", *example.split()]
     assert cli.help_text(words[1:]) if "--help" in words else cli.parse(words)[0] == name
 
@@ -50,7 +50,7 @@ def test_help_on_a_config_lists_every_field_with_its_comment_and_value(capsys):
         assert f"{name}=" in text and comment, name
     assert "config.seed=7" in text and "seed of initialization, image order and augmentation" in text and "* config.tensorboard=" in text
     assert helped(capsys, "help", "train", SMOKE, "--config.seed=7") == text
-    assert "config.epochs=2 " in text and "  config.epochs" in text  # may not change on resume, so without *
+    assert "config.epochs=2 " in text and "  config.epochs" in text  # no *: it may not change on resume
 
 
 def test_help_starts_without_jax_and_numpy():
@@ -62,10 +62,10 @@ def test_help_starts_without_jax_and_numpy():
     assert done.stderr.split() == ["0"] and "config.model.widths" in done.stdout
 
 
-def test_a_fields_comment_is_that_of_its_own_line():
+def test_only_a_comment_on_a_fields_own_line_belongs_to_it():
     class Example:
         first: int = 1  # the first
-        # a line of its own is nobody's
+        # a comment on its own line belongs to no field
         second: str = "# no comment"
 
     assert comments(Example) == {"first": "the first"}
@@ -85,12 +85,12 @@ def test_a_fields_comment_is_that_of_its_own_line():
         ("model.extra={}", "model.extra", {}),
     ],
 )
-def test_every_kind_of_field_can_be_set_to_none_too(change, name, expected):
+def test_fields_of_every_type_can_be_set_and_optional_fields_to_none(change, name, expected):
     config = cli.parse([*TRAIN, f"--config.{change}"])[1]["config"]
     assert dict((key.removeprefix("config."), value) for key, value, *_ in fields(config))[name] == expected
 
 
-def test_a_dict_can_be_set_whole():
+def test_a_whole_dict_can_be_set():
     words = [
         "bnext",
         "train",
@@ -120,7 +120,7 @@ def test_a_dict_can_be_set_whole():
         (["--config.model.extra={'depth': 3}"], "config.model: model 'bnext' takes no argument 'depth'"),
     ],
 )
-def test_what_a_field_cannot_be_is_told_by_its_name(run, words, told):
+def test_a_wrong_value_is_refused_with_the_name_of_its_field(run, words, told):
     refused(run("train", SMOKE, "--workdir=x", *words), told)
 
 
@@ -135,7 +135,7 @@ def test_what_a_field_cannot_be_is_told_by_its_name(run, words, told):
         (["plan", "--config=configs/digits_student.py"], "plan needs --topology; see `bnext plan --help`"),
     ],
 )
-def test_an_unknown_word_is_told_with_the_nearest_one(run, words, told):
+def test_unknown_words_and_wrong_flags_are_refused_with_advice(run, words, told):
     refused(run(*words), told)
 
 
@@ -149,7 +149,7 @@ def test_flags_reach_their_functions_with_types():
     assert cli.parse(["bnext", "quickstart"])[1] == {"workdir": "runs/quickstart", "seed": 0}
 
 
-def test_a_missing_package_is_told_with_its_extra(run, monkeypatch, tmp_path):
+def test_a_missing_package_is_reported_with_its_extra(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     outcome = run("prepare", SMOKE, f"--config.data.directory={tmp_path}")
     refused(outcome, "prepare needs tensorflow-datasets, which is not installed; `pip install tensorflow-datasets`", "extra [train]")
@@ -167,12 +167,12 @@ def test_a_missing_package_is_told_with_its_extra(run, monkeypatch, tmp_path):
         (["evaluate", "--checkpoint=~/run"], {"checkpoint": os.path.expanduser("~/run")}),
     ],
 )
-def test_flags_may_be_written_in_each_of_abseils_ways(words, expected):
+def test_flags_may_be_written_in_every_form_that_abseil_accepts(words, expected):
     _, given = cli.parse(["bnext", *words])
     assert given | expected == given
 
 
-def test_a_field_of_ones_own_config_class_is_a_flag_too(tmp_path):
+def test_a_field_of_a_users_own_config_class_is_a_flag(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import dataclasses\nfrom bnext_jax import config as c\n"
         "@dataclasses.dataclass\nclass Mine(c.Config):\n    note: str = c.free('')  # what it is for\n"
@@ -192,7 +192,7 @@ def test_a_field_of_ones_own_config_class_is_a_flag_too(tmp_path):
         ("from bnext_jax import nothing\ndef get_config(): pass", "cannot import name 'nothing'"),
     ],
 )
-def test_a_config_file_that_gives_no_config_is_told(run, tmp_path, text, told):
+def test_a_config_file_that_returns_no_config_is_refused(run, tmp_path, text, told):
     (tmp_path / "mine.py").write_text(text)
     for more in (["--workdir=x"], ["--help"]):
         refused(run("train", f"--config={tmp_path / 'mine.py'}", *more), told)

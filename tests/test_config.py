@@ -1,4 +1,4 @@
-"""The configuration: what it refuses, and what may change when a run resumes."""
+"""The configuration: refused values, and the fields that may change when a run resumes."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ from bnext_jax.errors import UserError
         ({"data": c.DataConfig(std=(1.0, 0.0, 1.0))}, "config.data.std"),
     ],
 )
-def test_values_that_cannot_be_are_refused_by_field(change, message):
+def test_impossible_values_are_refused_with_the_name_of_the_field(change, message):
     with pytest.raises(UserError, match=message):
         c.Config(**change).check()
 
@@ -45,10 +45,10 @@ def test_only_fields_that_define_the_run_count_as_changed():
     assert c.changed_fields(c.to_json(nested), nested) == []
 
 
-def test_what_an_older_version_saved_counts_as_the_defaults_of_newer_fields():
+def test_fields_missing_in_an_older_saved_config_have_their_defaults():
     saved = c.to_json(c.Config(seed=5))
     del saved["init"], saved["distill"], saved["tensorboard"]
-    saved["model"]["start_from"] = ""  # of an older version
+    saved["model"]["start_from"] = ""  # a field of an older version
     assert c.from_json(saved) == c.Config(seed=5)
     assert c.changed_fields(saved, c.Config(seed=5)) == []
     changed = c.Config(seed=5, init="a")
@@ -73,7 +73,7 @@ def test_every_field_says_whether_it_may_change_on_resume():
     assert all("resume" in field.metadata for field in fields(c.Config))
 
 
-def test_a_configuration_comes_back_from_its_plain_form():
+def test_a_configuration_is_restored_from_its_json_form():
     config = c.Config(
         model=c.ModelConfig(name="bnext", widths=(8, 16), stem_stride=2), distill=c.DistillConfig(main="a", assistants=("b",))
     )

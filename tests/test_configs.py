@@ -1,4 +1,4 @@
-"""The configuration files: the recipe's values once more, the commands in their docstrings, proposed changes, and a smoke training."""
+"""The configuration files: the values of the recipe, the commands in their docstrings, the manual's changes, and a smoke run."""
 
 import functools
 import importlib
@@ -19,7 +19,8 @@ from tests.helpers.commands import ROOT
 B0, B2, B4, CONVNEXT = "efficientnet_b0.ra_in1k", "efficientnet_b2.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"
 NO_FIGURE = "Published top-1: our sources give none for CIFAR"
 
-# file -> network, epochs, batch, batch-norm group, assistants in order, main teacher, the docstring's top-1; SPEC sections 2 to 4
+# docs/spec.md, sections 2 to 4
+# file -> network, epochs, batch size, batch-norm group, assistants in order, main teacher, top-1 in the docstring
 FILES = {
     "imagenet_bnext_tiny": ("bnext_tiny", 512, 512, 64, (B0,), B2, "Published top-1: 72.4 %"),
     "imagenet_bnext_small": ("bnext_small", 512, 512, 64, (B0,), B2, "Published top-1: 76.1 %"),
@@ -32,7 +33,7 @@ FILES = {
     "cifar100_bnext_tiny": ("bnext_tiny", 128, 512, None, (), None, NO_FIGURE),
 }
 
-# dataset of the file's name -> forms, dataset, splits, transforms for training and evaluation, mean, std
+# dataset in the file's name -> forms, dataset, splits, transforms for training and evaluation, mean, standard deviation
 RECIPES = {
     "imagenet": (
         ("distilled", "labels", "smoke"), "imagenet2012", ("train", "validation"),
@@ -47,7 +48,7 @@ RECIPES = {
     ),
 }  # fmt: skip
 
-PARAMETERS = {  # SPEC section 2, with 1000 classes
+PARAMETERS = {  # docs/spec.md, section 2; 1000 classes
     "bnext_tiny": 30_862_236,
     "bnext_small": 68_594_614,
     "bnext_middle": 134_501_974,
@@ -70,7 +71,7 @@ def parameters(name):
 
 
 def test_a_smoke_form_trains_from_the_command_line(run, digits, tmp_path):
-    """One of them: test_smoke_forms_differ_in_their_transforms_alone says that all compile this program."""
+    """Trains one file only: test_smoke_forms_differ_only_in_their_transforms shows that all files compile the same program."""
     words = ["--config=configs/imagenet_bnext_tiny.py:smoke", f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}"]
     code, result, error = run("train", *words)
     assert code == 0, error
@@ -78,7 +79,7 @@ def test_a_smoke_form_trains_from_the_command_line(run, digits, tmp_path):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_smoke_form_s_transforms_give_images_of_one_size(file):
+def test_the_transforms_of_the_smoke_form_give_images_of_one_size(file):
     config = module(file).get_config("smoke").check()
     scan = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     for line in (config.data.train_transform, config.data.eval_transform):
@@ -117,11 +118,11 @@ def test_the_first_form_is_the_default(file):
 @pytest.mark.parametrize("file", FILES)
 def test_the_network_has_the_published_number_of_parameters(file):
     model = module(file).get_config().model
-    assert model.arguments() == {}  # nothing but the name, so the published network
+    assert model.arguments() == {}  # only the name is set, so this is the published network
     assert parameters(model.name) == PARAMETERS[FILES[file][0]]
 
 
-def test_smoke_forms_differ_in_their_transforms_alone():
+def test_smoke_forms_differ_only_in_their_transforms():
     plain = [to_json(module(file).get_config("smoke").check()) for file in FILES]
     for config in plain:
         assert "(32)" in config["data"].pop("train_transform") and "(32)" in config["data"].pop("eval_transform")
@@ -136,7 +137,7 @@ def test_an_unknown_form_is_refused_with_the_file_and_its_forms(file):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_docstring_has_the_figure_and_commands_that_can_be_typed(file):
+def test_the_docstring_has_the_published_top1_and_commands_that_parse(file):
     text = module(file).__doc__
     _, _, _, _, assistants, main, figure = FILES[file]
     forms, dataset, *_ = recipe(file)
@@ -153,14 +154,14 @@ def test_the_docstring_has_the_figure_and_commands_that_can_be_typed(file):
 
 
 def proposals():
-    """Each `--config.FIELD=VALUE` in the section of docs/training.md that all recipes share; K is 2."""
+    """Each `--config.FIELD=VALUE` in the section of docs/training.md that all recipes share. 2 replaces K."""
     sections = re.split(r"^#{2,3} +", (ROOT / "docs" / "training.md").read_text(), flags=re.MULTILINE)
     (text,) = [section for section in sections if section.startswith("Fewer chips, ablations, distillation")]
     return [change.replace("=K", "=2") for change in re.findall(r"`(--config\.[^`]+=[^`]+)`", text)]
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_changes_that_the_manual_proposes_are_fields_that_take_these_values(file):
+def test_the_changes_that_the_manual_proposes_can_be_made(file):
     ablated = "18" not in file  # BNext-18 has neither switch
     changes = [change for change in proposals() if ablated or not re.search(r"elm_attention|info_recoupling", change)]
     words = [word for change in changes for word in shlex.split(change)]

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works outside the clone."""
+"""The wheel: its contents, and its use outside the clone."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.helpers.commands import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The path of the wheel, built from a copy so that the clone stays clean, with the setuptools of requirements-dev.txt."""
+    """The path of the wheel. It is built from a copy, so that the clone stays clean, with the setuptools of requirements-dev.txt."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -33,7 +33,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The folder that the wheel was installed into, beside the environment's packages."""
+    """The folder into which the wheel is installed. The environment provides all other packages."""
     target = tmp_path_factory.mktemp("installed")
     words = ["install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check", "--target", str(target), str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
@@ -41,7 +41,7 @@ def installed(wheel, tmp_path_factory):
 
 
 def outside(installed, tmp_path, *words, code=0):
-    """What a process far from the clone writes to standard output, or, where another code than 0 is expected, to standard error."""
+    """Runs a command outside the clone. Returns its standard output, or its standard error if the expected `code` is not 0."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code, done.stderr[-2000:]
@@ -58,7 +58,7 @@ def test_the_wheel_holds_its_data_and_no_other_package(wheel):
     assert modules == {name for name in names if name.endswith(".py")}
 
 
-def test_the_installed_program_explains_itself_and_counts_outside_the_clone(installed, tmp_path):
+def test_the_installed_program_prints_help_and_counts_outside_the_clone(installed, tmp_path):
     assert "usage: bnext COMMAND" in outside(installed, tmp_path, sys.executable, "-m", "bnext_jax", "--help")
     text = outside(installed, tmp_path, sys.executable, installed / "bin/bnext", "count", "--model=bnext_tiny")
     assert json.loads(text)["bnext_tiny"]["parameters"] == 30_862_236
@@ -68,7 +68,7 @@ def test_the_installed_program_explains_itself_and_counts_outside_the_clone(inst
     assert pathlib.Path(file).is_relative_to(installed) and epochs == "30"
 
 
-def test_starting_again_with_huge_pages_keeps_the_interpreters_own_flags(installed, tmp_path):
+def test_the_restart_with_huge_pages_keeps_the_flags_of_the_interpreter(installed, tmp_path):
     (tmp_path / "probe.py").write_text(
         "import sys, bnext_jax.cli as c; c.main = lambda *_: print(*sys.orig_argv[1:], file=sys.stderr) or 0; c.run()"
     )
@@ -78,7 +78,7 @@ def test_starting_again_with_huge_pages_keeps_the_interpreters_own_flags(install
     assert done.stderr.split() == ["-X", "utf8", "-m", "probe", "count"]
 
 
-def test_the_ranges_of_pyproject_hold_the_versions_that_ci_runs():
+def test_the_ranges_of_pyproject_contain_the_versions_that_ci_uses():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -96,7 +96,7 @@ def test_the_ranges_of_pyproject_hold_the_versions_that_ci_runs():
 
 
 def test_networks_load_predict_and_count_without_the_packages_of_the_extras(installed, tmp_path):
-    """A stand-in for an environment with the core alone: importing anything that only an extra brings fails."""
+    """Simulates an environment with the core packages only: importing a package of an extra fails."""
     from bnext_jax.host.process import EXTRAS
 
     (tmp_path / "core.py").write_text(

@@ -1,6 +1,6 @@
-"""The README and the manual: their commands are understood, their links lead somewhere, and the README's Python runs.
+"""The README and the manual: their commands parse, their links point to existing files, and the README's Python runs.
 
-The manual's own Python examples run through docs/conftest.py.
+docs/conftest.py runs the Python examples of the manual.
 """
 
 import re
@@ -20,7 +20,7 @@ def blocks(path, kind):
 
 
 def commands():
-    """(page, line) of every `bnext ...` in a console block; lines that end in a backslash go on."""
+    """Yields every `bnext ...` line of the console blocks, with the page in its id. A backslash at the end continues a line."""
     for page in PAGES:
         for block in blocks(page, "console"):
             for line in block.replace("\\\n", " ").splitlines():
@@ -29,12 +29,12 @@ def commands():
 
 
 @pytest.mark.parametrize("line", list(commands()))
-def test_a_command_of_the_manual_is_understood(line):
+def test_a_command_of_the_manual_parses(line):
     words = ["bnext", *shlex.split(line, comments=True)[1:]]
     if cli.help_text(words[1:]) is not None:
         return
     config = next((word for word in words if word.startswith("--config=")), "")
-    if config and not (ROOT / config.removeprefix("--config=").partition(":")[0]).exists():  # a file that the reader is to write
+    if config and not (ROOT / config.removeprefix("--config=").partition(":")[0]).exists():  # the reader writes this file
         words = [word for word in words if not word.startswith("--config.")]
         words[words.index(config)] = "--config=configs/digits_student.py"
     cli.parse(words)
@@ -51,7 +51,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page", [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")], ids=lambda page: page.name
 )
-def test_the_links_of_a_page_beside_the_manual_lead_somewhere(page):
+def test_the_links_of_pages_outside_the_manual_point_to_existing_files(page):
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
     assert not [link for link in links if not (ROOT / link).exists()]
 
@@ -63,7 +63,7 @@ def test_the_readme_is_one_page_and_every_picture_is_shown_once():
     assert {path.name for path in (ROOT / "docs").glob("*.png")} == set(shown) and len(manual) == len(set(manual))
 
 
-def test_code_cites_sections_of_the_spec_that_are_there():
+def test_code_cites_existing_sections_of_the_spec():
     spec = (ROOT / "docs/spec.md").read_text()
     known = {number for number in re.findall(r"^## (\d+)\.", spec, flags=re.MULTILINE)}
     cited = [

@@ -8,7 +8,8 @@ import tokenize
 from collections.abc import Iterator
 from typing import Any
 
-from bnext_jax.commands.table import COMMANDS, CONFIG, SWITCH, Flag
+from bnext_jax.commands.flags import CONFIG, SWITCH, Flag
+from bnext_jax.commands.table import COMMANDS
 from bnext_jax.config import Config
 
 WIDTH = 100

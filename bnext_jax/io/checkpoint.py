@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 from etils import epath
-from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.digest import digest
 from bnext_jax.io.files import written_whole
+from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.network import fill, split
 
@@ -187,7 +187,7 @@ def describe(workdir: os.PathLike | str) -> dict[str, Any]:
     return newest_whole(committed_steps(workdir), lambda step: described(root / str(step)), root)
 
 
-def load_network(workdir: os.PathLike | str) -> tuple[nnx.Module, dict[str, Any]]:
+def load_network(workdir: os.PathLike | str) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network of the newest readable checkpoint of a work directory.
 
     Returns:

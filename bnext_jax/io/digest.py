@@ -24,7 +24,7 @@ def on_host(leaf: Any) -> np.ndarray:
       leaf: an array of the host or of the devices, or a number.
     """
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = _gather(leaf.sharding.mesh)(leaf)
+        leaf = _gather(leaf.sharding.mesh)(leaf)  # type: ignore[attr-defined]
     return np.ascontiguousarray(leaf)
 
 

@@ -18,7 +18,7 @@ from bnext_jax.io import checkpoint
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.recognise import recognise, timm_names
 from bnext_jax.io.torch.state_dict import from_state_dict
-from bnext_jax.models.base import BITS
+from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.nn.kbit import Clip
@@ -86,7 +86,7 @@ def edition_arguments(name: str, arguments: Mapping[str, Any], gate_bits: int) -
     return {**arguments, **changed}
 
 
-def quantized(model: nnx.Module, metadata: dict[str, Any], gate_bits: int) -> tuple[nnx.Module, dict[str, Any]]:
+def quantized(model: TableModel, metadata: dict[str, Any], gate_bits: int) -> tuple[TableModel, dict[str, Any]]:
     """Turns a trained network into its quantized edition, without further training.
 
     Args:
@@ -109,11 +109,11 @@ def quantized(model: nnx.Module, metadata: dict[str, Any], gate_bits: int) -> tu
         return flatten(nnx.state(create_model(name, classes, rngs=nnx.Rngs(0), **arguments), Clip))
 
     _, params, rest = split(model, training=False)
-    filled = fill(abstract_model(name, classes, **arguments), params, {**limits(), **rest})
+    filled: Any = fill(abstract_model(name, classes, **arguments), params, {**limits(), **rest})
     return filled, {**metadata, "model": {**described, "arguments": arguments}}
 
 
-def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[nnx.Module, dict[str, Any]]:
+def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network in a PyTorch file.
 
     Args:
@@ -160,7 +160,7 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
     return model, metadata
 
 
-def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[nnx.Module, dict[str, Any]]:
+def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory or a PyTorch file.
 
     Args:

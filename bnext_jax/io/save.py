@@ -6,18 +6,17 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from flax import nnx
-
 from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError
 from bnext_jax.io.checkpoint import save_network
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.state_dict import to_state_dict
+from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import MODELS, model_config
 from bnext_jax.nn.network import split
 
 
-def described(model: nnx.Module) -> dict[str, Any]:
+def described(model: TableModel) -> dict[str, Any]:
     """Describes a network, so that create_model can build it again.
 
     Args:
@@ -43,7 +42,7 @@ def described(model: nnx.Module) -> dict[str, Any]:
     return {"name": family, "num_classes": classes, "arguments": {k: v for k, v in arguments.items() if v != defaults[k]}}
 
 
-def save(path: os.PathLike | str, model: nnx.Module, metadata: Mapping[str, Any] | None = None) -> None:
+def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes a network atomically.
 
     Args:

@@ -21,6 +21,7 @@ def normalise(images: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
     Returns:
       The shape of images, in `dtype`.
     """
+    images = jnp.asarray(images)
     if images.dtype != jnp.uint8:
         return images.astype(dtype)
     work = accumulation_dtype(dtype)

@@ -113,7 +113,7 @@ class Shardings:
 
     def local_rows(self, batch_size: int) -> list[int]:
         """Indices of the rows of a global batch that this process's devices hold, ascending."""
-        slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
+        slices: Any = self.batch.addressable_devices_indices_map((batch_size,)).values()
         return sorted({row for (part,) in slices for row in range(*part.indices(batch_size))})
 
 

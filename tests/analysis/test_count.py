@@ -1,4 +1,4 @@
-"""What `count` says, against products of the layers' shapes written out, and against the published figures."""
+"""The results of `count`, against products of layer shapes that are written out here, and against the published figures."""
 
 import csv
 import itertools
@@ -18,8 +18,8 @@ from bnext_jax.nn.network import split
 from bnext_jax.training import optimizers
 from bnext_jax.training.step import initial_state
 
-# SPEC section 2: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantized edition (gates at 4 bit);
-# binary, stem, gate and classifier MACs; exact degrees of binarization in the quantized and in the all-float reading
+# docs/spec.md, section 2. For each network: parameters, binary-convolution weights, MiB at 1 bit per binary weight, MiB of the quantized
+# edition (gates at 4 bits), MACs (binary, stem, gates, classifier), exact degree of binarization in % (quantized edition, float network)
 SPEC = {
     "bnext_tiny": (30_862_236, 28_253_184, 13.321, 5.440, 4_816_896_000, 10_838_016, 1_482_496, 1_024_000, 97.95, 84.94),
     "bnext_small": (68_594_614, 63_569_664, 26.747, 11.215, 10_838_016_000, 16_257_024, 3_335_616, 1_536_000, 98.58, 88.91),
@@ -28,10 +28,10 @@ SPEC = {
     "bnext18": (12_064_648, 10_985_472, 5.426, None, 1_676_279_808, 118_013_952, 348_160, 512_000, 60.30, 15.94),
 }
 SHORTCUTS_18 = 19_267_584
-# the authors' OPs in G and degree in percent; BNext-18's 61.04 is 61.047, cut and not rounded
+# The authors' OPs in G and degree of binarization in percent. Their 61.04 for BNext-18 is 61.047, truncated and not rounded.
 PRINTED = {"bnext_tiny": (0.077, 97.81), "bnext_small": (0.172, 98.47), "bnext_middle": (0.317, 99.02), "bnext_large": (0.819, 99.49),
            "bnext18": (0.043, 61.047)}  # fmt: skip
-# SPEC section 1, the stem's width and then one a block
+# docs/spec.md, section 1: the width of the stem, then one width per block
 WIDTHS = {
     "bnext_tiny": [32, 64] + 2 * [128] + 2 * [256] + 6 * [512] + 2 * [1024],
     "bnext_large": [64, 128] + 4 * [256] + 4 * [512] + 16 * [1024] + 4 * [2048],
@@ -39,11 +39,11 @@ WIDTHS = {
 
 
 def products(widths, pixels, classes):
-    """{"binary", "gates", "stem", "classifier"}: multiply-accumulates as products of shapes, SPEC section 1."""
+    """{"binary", "gates", "stem", "classifier"}: multiply-accumulates as products of shapes (docs/spec.md, section 1)."""
     side = pixels // (2 if classes == 1000 else 1)
     found = {"stem": side * side * 3 * 3 * 3 * widths[0], "classifier": widths[-1] * classes, "binary": 0, "gates": 0}
     for number, (c, features) in enumerate(itertools.pairwise(widths), start=1):
-        units = features // c  # of 1x1, side by side
+        units = features // c  # number of parallel 1x1 units
         side = side // 2 if units == 2 and number > 1 else side
         found["binary"] += side * side * c * c * (3 * 3 + units)
         found["gates"] += (1 + units) * 2 * c * (c // 8)
@@ -52,12 +52,12 @@ def products(widths, pixels, classes):
 
 @pytest.fixture(scope="module")
 def published():
-    """count's result for the published networks."""
+    """The result of `count` for the published networks."""
     return count_command()
 
 
 @pytest.mark.parametrize("name", SPEC)
-def test_published_networks_are_counted_to_the_last_digit(published, name):
+def test_published_networks_are_counted_exactly(published, name):
     parameters, weights, mebibytes, edition, binary, stem, gates, classifier, degree, float_degree = SPEC[name]
     found = published[name]
     others = stem + classifier + (SHORTCUTS_18 if name == "bnext18" else 0)
@@ -76,7 +76,7 @@ def test_published_networks_are_counted_to_the_last_digit(published, name):
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_the_published_products_are_those_of_the_paper_s_widths(published, name):
+def test_published_networks_have_the_macs_of_the_papers_widths(published, name):
     expected = products(WIDTHS[name], 224, 1000)
     found = published[name]
     assert found["macs"]["binary"] == expected["binary"]
@@ -85,7 +85,7 @@ def test_the_published_products_are_those_of_the_paper_s_widths(published, name)
 
 
 @pytest.mark.parametrize(("widths", "pixels", "classes"), [((8, 16, 16, 32), 48, 10), ((16, 16, 32), 64, 1000)])
-def test_any_widths_classes_and_resolution(run, widths, pixels, classes):
+def test_any_widths_classes_and_resolution_are_counted(run, widths, pixels, classes):
     words = (f"--widths={','.join(map(str, widths))}", f"--resolution={pixels}", f"--classes={classes}", "--gate_bits=4")
     code, result, error = run("count", *words)
     expected, found = products(widths, pixels, classes), result["bnext"]
@@ -102,7 +102,7 @@ def test_each_layer_is_listed_and_written_as_markdown_and_csv(run, tmp_path):
     )
     assert code == 0
     layers = {layer["name"]: layer for layer in result["bnext"]["layers"]}
-    assert len(layers) == 1 + 5 * 3 + 1  # stem; five units with a convolution and two gate layers; classifier
+    assert len(layers) == 1 + 5 * 3 + 1  # the stem, five units with one convolution and two gate layers each, the classifier
     widening = layers["blocks/1/unit3x3/conv"]
     assert (widening["kind"], widening["kernel"], widening["output"]) == ("binary", [3, 3, 8, 8], [8, 8, 8])
     assert (widening["macs"], widening["ops"], widening["bytes"]) == (8 * 8 * 9 * 8 * 8, 8 * 8 * 9, 72)
@@ -129,7 +129,7 @@ def test_depthwise_and_dense_layers_of_a_teacher_are_products_of_their_shapes():
     assert {layer.kind for layer in layers.values()} == {"float"}
 
 
-def test_parameters_of_a_small_network_are_the_product_of_its_shapes():
+def test_parameters_of_a_small_network_are_the_products_of_its_shapes():
     def unit(c, size):
         return size * size * c * c + 2 * c + 4 * c + 2 * c + (c * (c // 8) * 2 + c // 8 + c)  # conv, shift+scale, norms, PReLUs, gate
 
@@ -138,26 +138,26 @@ def test_parameters_of_a_small_network_are_the_product_of_its_shapes():
     assert count.weigh(abstract_model("bnext", 10, widths=(8, 8, 16, 16)))["parameters"] == expected
 
 
-def test_a_training_checkpoint_weighs_what_the_state_of_training_holds():
+def test_the_size_of_a_training_checkpoint_is_that_of_the_training_state():
     network, params, batch_stats = split(create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0)), training=True)
     held = initial_state(network, params, batch_stats, optimizers.adamw(OptimizerConfig(), network.decay_groups))
     floats = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype == jnp.float32)
     integers = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype != jnp.float32)
     found = count.weigh(abstract_model("bnext", 10, widths=(8, 8)))["bytes_checkpoint"]
-    assert floats <= found <= floats + integers and integers < 100  # counters of steps and batches
+    assert floats <= found <= floats + integers and integers < 100  # the integers count steps and batches
 
 
 @pytest.mark.parametrize(
     "more", [["--model=bnext_tiny", "--classes=10"], ["--model=bnext_tiny", "--resolution=192"], ["--model=bnext_tiny", "--gate_bits=8"]]
 )
-def test_published_figures_stand_beside_the_published_networks_alone(run, more):
+def test_published_figures_are_shown_only_for_published_networks(run, more):
     code, result, error = run("count", *more)
-    published = more[1] == "--gate_bits=8"  # the same network and image, otherwise stored
+    published = more[1] == "--gate_bits=8"  # the same network and image size, stored with fewer bits
     assert code == 0 and ("published" in result["bnext_tiny"]) == ("published" in error) == published
 
 
 class Repeated(nnx.Module):
-    """A dense layer that is applied three times."""
+    """A network that applies one dense layer three times."""
 
     def __init__(self):
         self.layer = Linear(3, 3, rngs=nnx.Rngs(0))
@@ -166,7 +166,7 @@ class Repeated(nnx.Module):
         return jax.lax.scan(lambda x, _: (self.layer(x), None), images.mean((1, 2)), length=3)[0]
 
 
-def test_a_layer_in_a_loop_counts_each_time():
+def test_a_layer_in_a_loop_is_counted_in_each_iteration():
     assert [layer.macs for layer in macs.layers(Repeated(), 8, 8)] == [9, 9, 9]
 
 
@@ -202,6 +202,6 @@ def test_a_product_of_two_maps_cannot_be_counted():
         (["--widths=8,8", "--output=/nowhere/a.md"], "/nowhere/a.md cannot be written"),
     ],
 )
-def test_what_cannot_be_counted_is_told(run, words, told):
+def test_input_that_cannot_be_counted_is_refused(run, words, told):
     code, _, error = run("count", *words)
     assert code == 2 and told in error.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The command line: what it refuses, in one sentence and with exit code 2, and each command once as a real process."""
+"""The command line: it refuses bad input with one sentence and exit code 2. Each command runs once as a real process."""
 
 import os
 import pathlib
@@ -33,16 +33,16 @@ from tests.helpers.commands import ROOT, SMOKE, command, refused, result_of
         (["quickstart", "--seed=-1"], ["config.seed is -1"]),
     ],
 )
-def test_what_cannot_be_understood_is_told_in_one_sentence(run, words, parts):
+def test_bad_input_is_reported_in_one_sentence(run, words, parts):
     refused(run(*words), *parts)
 
 
-def test_a_config_file_that_fails_is_told_with_its_line(run, tmp_path):
+def test_a_config_file_that_fails_is_reported_with_its_line(run, tmp_path):
     (tmp_path / "mine.py").write_text("def get_config(form=''):\n    return [][3]\n")
     refused(run("train", f"--config={tmp_path / 'mine.py'}", "--workdir=x"), "mine.py:2: IndexError: list index out of range")
 
 
-def test_a_picture_needs_an_ending(run, tmp_path):
+def test_a_picture_needs_a_file_ending(run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 1}\n')
     refused(run("plot", "curves", f"--workdir={tmp_path}", f"--output={tmp_path / 'curves'}"), "needs one of the endings .png, .svg, .pdf")
 
@@ -62,7 +62,7 @@ def test_a_picture_needs_an_ending(run, tmp_path):
         (["--config.seed=-1"], ["config.seed is -1"]),
     ],
 )
-def test_what_a_run_cannot_do_is_told_before_anything_compiles(run, digits, tmp_path, change, parts):
+def test_an_impossible_run_is_refused_before_compilation(run, digits, tmp_path, change, parts):
     outcome = run(
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.tensorboard=False", *change
     )
@@ -81,23 +81,23 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
         check_batch("batch_size", 128, group, 8)
 
 
-def test_a_teacher_of_other_classes_is_refused(digits, tmp_path, run, monkeypatch):
+def test_a_teacher_with_other_classes_is_refused(digits, tmp_path, run, monkeypatch):
     described = {"model": {"name": "bnext18", "num_classes": 2}, "class_names": ["cat", "dog"], "preprocessing": {}}
     monkeypatch.setattr(schedule, "load", lambda path: (None, described))
     outcome = run("train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.distill.main=teacher")
     refused(outcome, "the teacher in teacher knows 2 classes, the dataset has 10")
 
 
-def test_a_work_directory_of_another_run_names_the_fields_that_differ(run, digits, tmp_path):
+def test_resuming_another_run_names_the_fields_that_differ(run, digits, tmp_path):
     words = ["train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.data.train_split=none"]
     refused(run(*words), "no split")
-    refused(run(*words, "--config.seed=6"), "no split")  # nothing is lost, so a first attempt binds to nothing
+    refused(run(*words, "--config.seed=6"), "no split")  # no checkpoint exists yet, so settings may change
     (tmp_path / "run/checkpoints/22").mkdir(parents=True)
     outcome = run(*words, "--config.seed=7", "--config.optimizer.learning_rate=0.5")
     refused(outcome, "config.optimizer.learning_rate (was 0.005, now 0.5)", "config.seed (was 6, now 7)")
 
 
-def test_a_folder_of_something_else_is_not_taken_as_work_directory(run, tmp_path):
+def test_a_folder_with_other_files_is_not_used_as_work_directory(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter one")
     refused(run("train", SMOKE, f"--workdir={tmp_path}"), "is not empty and holds no bnext run")
     assert (tmp_path / "thesis.tex").read_text() == "chapter one"
@@ -105,24 +105,24 @@ def test_a_folder_of_something_else_is_not_taken_as_work_directory(run, tmp_path
 
 
 @pytest.mark.parametrize("place", ["a_file/run", "/sys/bnext_run"])
-def test_a_work_directory_that_cannot_be_made_is_told(run, tmp_path, place):
+def test_a_work_directory_that_cannot_be_created_is_reported(run, tmp_path, place):
     (tmp_path / "a_file").write_text("")
     refused(run("train", SMOKE, f"--workdir={tmp_path / place}"), "cannot be used")
 
 
-def test_every_command_runs_as_a_process_with_its_result_alone_on_standard_output(digits, tmp_path):
+def test_commands_as_processes_print_only_their_result_to_standard_output(digits, tmp_path):
     data = ["--config.tensorboard=False", f"--config.data.directory={digits}"]
     assert result_of(command("prepare", SMOKE, *data))["splits"] == {"train": 1437, "test": 360}
     trained = command("train", SMOKE, f"--workdir={tmp_path / 'run'}", *data)
     assert result_of(trained)["finished"] is True
     lines = [line for line in trained.stderr.splitlines() if line.startswith("train: epoch")]
-    assert len(lines) == 2 and all("left" in line for line in lines)  # plain lines with the remaining time
+    assert len(lines) == 2 and all("left" in line for line in lines)  # log lines with the remaining time
     assert result_of(command("evaluate", f"--checkpoint={tmp_path / 'run'}"))["examples"] == 360
     assert result_of(command("count", "--model=bnext_tiny"))["bnext_tiny"]["parameters"] == 30_862_236
     assert pathlib.Path(result_of(command("plot", "curves", f"--workdir={tmp_path / 'run'}"))["picture"]).exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(digits, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_leaves_nothing(digits, tmp_path):
     words = [
         "train", SMOKE, f"--workdir={tmp_path / 'run'}", "--config.tensorboard=False", f"--config.data.directory={digits}",
     ]  # fmt: skip
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(digits, 
         sys.executable,
         "main.py",
         *words,
-    ]  # KiB: larger files fail like a full disk
+    ]  # writing more than 20 KiB to a file fails, as on a full disk
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
     done = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 2, done.stderr[-2000:]
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_nothing(digits, 
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()] == []
 
 
-def test_quickstart_prints_student_teachers_size_and_leaves_the_curves(digits, tmp_path, monkeypatch):
+def test_quickstart_reports_student_teachers_and_size_and_draws_the_curves(digits, tmp_path, monkeypatch):
     import bnext_jax.commands.quickstart as quickstart
     from bnext_jax.config import DataConfig
 

@@ -1,4 +1,4 @@
-"""`convert` and `evaluate` on PyTorch files: what a file becomes, what it computes, what is refused."""
+"""`convert` and `evaluate` on PyTorch files: the converted tensors, the computed results, the refused files."""
 
 import os
 import subprocess
@@ -24,12 +24,12 @@ from tests.helpers.torch_tools import EPOCH, TEMPERATURE, WIDTHS, drawn, save_ba
 
 @pytest.fixture(scope="module")
 def half_trained(tmp_path_factory):
-    """A training checkpoint at epoch 10: its binary weights are still fractional."""
+    """A PyTorch training checkpoint at epoch 10. Its binary weights are still fractional."""
     return save_training(tmp_path_factory.mktemp("torch") / "half.pth.tar", drawn())
 
 
 @pytest.mark.parametrize("suffix", [".pth.tar", ".pth", ".safetensors"])
-def test_there_and_back_is_the_identity_and_pytorch_loads_it(run, half_trained, tmp_path, suffix):
+def test_converting_there_and_back_changes_nothing_and_pytorch_loads_it(run, half_trained, tmp_path, suffix):
     code, result, _ = run("convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}", "--model=bnext")
     assert code == 0
     assert (result["model"], result["num_classes"], result["arguments"]) == ("bnext", 10, {"widths": list(WIDTHS)})
@@ -46,7 +46,7 @@ def test_there_and_back_is_the_identity_and_pytorch_loads_it(run, half_trained, 
         assert (loaded["epoch"], loaded["temp"]) == (EPOCH, float(np.float32(TEMPERATURE)))
         loaded = loaded["state_dict"]
     tensors = drawn()
-    assert set(loaded) == set(tensors) and (suffix == ".safetensors" or list(loaded) == list(tensors))  # safetensors sorts
+    assert set(loaded) == set(tensors) and (suffix == ".safetensors" or list(loaded) == list(tensors))  # safetensors sorts the names
     for name, value in tensors.items():
         expected = torch.from_numpy(np.array(value))
         assert loaded[name].dtype == expected.dtype and torch.equal(loaded[name], expected)
@@ -54,8 +54,8 @@ def test_there_and_back_is_the_identity_and_pytorch_loads_it(run, half_trained, 
     assert again["temperature"] == result["temperature"] and again["epoch"] == (0 if suffix == ".pth" else EPOCH)
 
 
-def test_a_half_trained_file_is_evaluated_with_the_references_fractional_weights(run, half_trained, digits, tmp_path):
-    """At temperature T the weights are clip(w / T, -1, 1): those very weights at temperature 1 must score the same."""
+def test_a_half_trained_file_is_evaluated_with_its_fractional_weights(run, half_trained, digits, tmp_path):
+    """At temperature T the weights are clip(w / T, -1, 1). A file with these weights and temperature 1 must give the same loss."""
 
     def evaluate(path):
         code, result, error = run("evaluate", f"--checkpoint={path}", SMOKE, f"--config.data.directory={digits}")
@@ -76,11 +76,11 @@ def test_a_half_trained_file_is_evaluated_with_the_references_fractional_weights
     assert evaluate(tmp_path / "flax") == found
 
 
-def test_a_file_without_its_dataset_is_told_to_name_one(run, half_trained, digits):
+def test_evaluating_a_file_that_names_no_dataset_asks_for_a_config(run, half_trained, digits):
     refused(run("evaluate", f"--checkpoint={half_trained}"), "does not name its dataset; add --config=configs/NAME.py")
 
 
-def test_the_weights_of_lite0_convert_from_the_packages_naming_and_keep_every_value(run, tmp_path):
+def test_lite0_converts_from_the_packages_tensor_names_and_keeps_its_values(run, tmp_path):
     source, output = roster.packaged("tf_efficientnet_lite0"), tmp_path / "lite0.safetensors"
     code, result, _ = run("convert", f"--source={source}", f"--output={output}")
     assert code == 0 and (result["model"], result["parameters"]) == ("tf_efficientnet_lite0", 4_652_008)
@@ -92,6 +92,7 @@ def test_the_weights_of_lite0_convert_from_the_packages_naming_and_keep_every_va
 
 
 def broken(**changes):
+    """The tensors of drawn() with some replaced. None removes a tensor."""
     tensors = drawn()
     for name, value in changes.items():
         tensors[name] = value
@@ -102,7 +103,7 @@ def test_every_missing_extra_and_wrongly_shaped_tensor_is_listed(run, tmp_path):
     tensors = broken(**{"fc.bias": None, "feature.1.FFN.scale": None, "fc.extra": np.ones(3), "prelu.weight": np.ones(5)})
     outcome = run("convert", f"--source={save_bare(tmp_path / 'a.pth', tensors)}", f"--output={tmp_path / 'flax'}")
     refused(
-        outcome, "nearly bnext with 10 classes", "in 4 places", "missing fc.bias", "missing feature.1.FFN.scale", "unknown fc.extra",
+        outcome, "looks like bnext with 10 classes", "in 4 places", "missing fc.bias", "missing feature.1.FFN.scale", "unknown fc.extra",
         "prelu.weight has shape (5,), the network needs (16,)",
     )  # fmt: skip
     assert not (tmp_path / "flax").exists()
@@ -115,14 +116,14 @@ def test_differing_temperatures_inside_one_file_are_refused(run, tmp_path):
     refused(outcome, "the temperatures differ: [0.348", "0.5]")
 
 
-def test_the_wrong_model_is_recognised_and_the_right_one_proposed(run, half_trained, tmp_path):
+def test_the_wrong_model_is_refused_and_the_right_one_proposed(run, half_trained, tmp_path):
     words = ["convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}"]
     refused(run(*words, "--model=bnext_large"), "holds bnext (10 classes), not bnext_large; use --model=bnext")
     refused(run(*words, "--gate_bits=5"), "--gate_bits is 5", "4 or 8")
     assert not (tmp_path / "flax").exists()
 
 
-def test_what_shapes_do_not_tell_is_kept_in_files_of_ours(run, tmp_path):
+def test_our_files_keep_the_arguments_that_shapes_do_not_show(run, tmp_path):
     arguments = {"widths": list(WIDTHS), "stem_stride": 2}
     _, params, batch_stats = split(create_model("bnext", 10, rngs=nnx.Rngs(0), **arguments), training=False)
     metadata = {"model": {"name": "bnext", "num_classes": 10, "arguments": arguments}, "step": 3, "epoch": 1, "temperature": 1.0}
@@ -141,29 +142,29 @@ def test_what_shapes_do_not_tell_is_kept_in_files_of_ours(run, tmp_path):
         (("bnext", 10, {"widths": [8, 8], "depth": 3}), "model 'bnext' takes no argument 'depth'; it takes: widths"),
     ],
 )
-def test_a_description_that_is_no_networks_is_told(tmp_path, described, message):
+def test_a_file_that_describes_an_impossible_network_is_refused(tmp_path, described, message):
     written = dict(zip(("name", "num_classes", "arguments"), described, strict=True))
     torch_files.write(tmp_path / "a.safetensors", drawn(), epoch=0, temperature=None, described=written)
     with pytest.raises(UserError, match=message):
         load(tmp_path / "a.safetensors")
 
 
-def test_numbers_that_are_not_finite_are_told_by_tensor(run, tmp_path):
+def test_numbers_that_are_not_finite_are_reported_with_their_tensor(run, tmp_path):
     tensors = broken(**{"fc.bias": np.full(10, np.nan, np.float32)})
     refused(run("count", f"--checkpoint={save_bare(tmp_path / 'a.pth', tensors)}"), "numbers that are not finite in fc.bias")
     with pytest.raises(UserError, match="computes numbers that are not finite"):
         program._json({"loss": float("inf")})
 
 
-def test_efficientnets_of_another_padding_cannot_be_told_so_an_unknown_file_is_told(tmp_path, caplog):
+def test_an_unknown_efficientnet_file_gives_a_warning_about_its_padding(tmp_path, caplog):
     load(roster.packaged("tf_efficientnet_lite0"))
     assert "pad differently" not in caplog.text
     renamed = timm_names(torch_files.read(roster.packaged("tf_efficientnet_lite0")).tensors)
     load(save_bare(tmp_path / "a.pth", renamed))
-    assert "pad differently; " in caplog.text and "taken: tf_efficientnet_lite0" in caplog.text
+    assert "pad differently; " in caplog.text and "assuming tf_efficientnet_lite0" in caplog.text
 
 
-def test_an_output_that_exists_is_left_as_it_is(run, half_trained, tmp_path):
+def test_an_existing_output_is_not_overwritten(run, half_trained, tmp_path):
     (tmp_path / "mine").mkdir()
     refused(run("convert", f"--source={half_trained}", f"--output={tmp_path / 'mine'}"), "exists; remove it or name another --output")
     assert list((tmp_path / "mine").iterdir()) == []
@@ -172,7 +173,8 @@ def test_an_output_that_exists_is_left_as_it_is(run, half_trained, tmp_path):
 def test_convert_runs_as_a_process_and_on_a_full_disk_leaves_nothing(half_trained, tmp_path):
     words = ["convert", f"--source={half_trained}", f"--output={tmp_path / 'flax'}"]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
-    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited", sys.executable, "main.py", *words]  # larger files fail like a full disk
+    # writing more than 8 KiB to a file fails, as on a full disk
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "limited", sys.executable, "main.py", *words]
     done = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "cannot be written" in done.stderr.splitlines()[-1] and not done.stdout
@@ -181,7 +183,7 @@ def test_convert_runs_as_a_process_and_on_a_full_disk_leaves_nothing(half_traine
     assert [path.name for path in tmp_path.iterdir()] == ["flax"]
 
 
-def test_without_pytorch_a_pth_says_what_to_install_and_safetensors_needs_none(run, half_trained, monkeypatch, tmp_path):
+def test_without_pytorch_a_pth_file_is_refused_and_safetensors_works(run, half_trained, monkeypatch, tmp_path):
     run("convert", f"--source={half_trained}", f"--output={tmp_path / 'a.safetensors'}")
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(

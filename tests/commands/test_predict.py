@@ -1,4 +1,4 @@
-"""`predict`: real weights on real photographs, and what is no photograph."""
+"""`predict`: real weights on real photographs, and files that are not photographs."""
 
 import importlib.util
 import pathlib
@@ -19,6 +19,7 @@ LITE0 = "--model=tf_efficientnet_lite0"
 
 
 def installed(package, inside):
+    """The path of a file inside an installed package."""
     return pathlib.Path(importlib.util.find_spec(package).origin).parent / inside
 
 
@@ -27,10 +28,10 @@ PHOTOS = [
     installed("skimage", "data/coffee.png"),
     installed("sklearn", "datasets/images/china.jpg"),
 ]
-CATS, ESPRESSO, PALACE = {281, 282, 283, 284, 285}, 967, 698  # ImageNet's classes
+CATS, ESPRESSO, PALACE = {281, 282, 283, 284, 285}, 967, 698  # class numbers of ImageNet
 
 
-def test_three_photographs_show_a_cat_an_espresso_and_a_palace_without_any_network():
+def test_the_packaged_lite0_recognizes_a_cat_an_espresso_and_a_palace():
     done = command("predict", LITE0, *PHOTOS)
     cat, cup, house = result_of(done)["images"]
     assert {best["class"] for best in cat["top5"][:3]} <= CATS and cat["file"] == str(PHOTOS[0])
@@ -43,13 +44,13 @@ def test_three_photographs_show_a_cat_an_espresso_and_a_palace_without_any_netwo
     assert str(PHOTOS[1]) in table and any("% " in line and "967  espresso" in line for line in table)
 
 
-def test_a_network_of_ours_predicts_too_and_an_assumption_is_told(run, tmp_path, caplog):
+def test_bnext_predicts_alike_from_both_formats_and_assumptions_are_logged(run, tmp_path, caplog):
     source = save_training(tmp_path / "half.pth.tar", drawn())
     run("convert", f"--source={source}", f"--output={tmp_path / 'flax'}")
     found = [run("predict", f"--checkpoint={path}", *PHOTOS[:2])[1]["images"] for path in (source, tmp_path / "flax")]
     assert found[0] == found[1]
-    assert 0.5 < sum(best["probability"] for best in found[0][0]["top5"]) <= 1  # five of ten classes, the best ones
-    assert found[0][0]["top5"][0]["name"] == f"class {found[0][0]['top5'][0]['class']}"  # the file does not know its classes
+    assert 0.5 < sum(best["probability"] for best in found[0][0]["top5"]) <= 1  # the best five of ten classes
+    assert found[0][0]["top5"][0]["name"] == f"class {found[0][0]['top5'][0]['class']}"  # the file has no class names
     assert "does not say how its images were scaled; assuming 32 pixels" in caplog.text
 
 
@@ -63,12 +64,13 @@ def test_more_photographs_than_a_batch_keep_their_order(run, tmp_path, monkeypat
 
 
 def cut(path, tmp_path):
+    """A copy of the first 3000 bytes of a file."""
     target = tmp_path / f"cut{path.suffix}"
     target.write_bytes(path.read_bytes()[:3000])
     return target
 
 
-def test_what_is_no_photograph_is_told(run, tmp_path):
+def test_unreadable_images_and_missing_flags_are_refused(run, tmp_path):
     (tmp_path / "notes.txt").write_text("no pixels")
     refused(run("predict", LITE0), "predict needs one image or more")
     refused(run("predict", PHOTOS[0]), "predict needs --checkpoint=PATH, or --model=NAME")
@@ -80,7 +82,7 @@ def test_what_is_no_photograph_is_told(run, tmp_path):
     refused(run("predict", f"--checkpoint={tmp_path / 'absent.pth'}", PHOTOS[0]), "absent.pth does not exist")
 
 
-def test_a_package_whose_bytes_changed_is_not_used(run, tmp_path, monkeypatch):
+def test_a_package_with_a_wrong_checksum_is_not_used(run, tmp_path, monkeypatch):
     package, inside, _ = roster.PACKAGED["tf_efficientnet_lite0"]
     monkeypatch.setitem(roster.PACKAGED, "tf_efficientnet_lite0", (package, inside, "00000000"))
     refused(run("predict", LITE0, PHOTOS[0]), "has sha256 57934424", f"install {package} again")
@@ -89,14 +91,14 @@ def test_a_package_whose_bytes_changed_is_not_used(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
-def test_photographs_of_every_kind_of_pixel_become_three_channels(mode, tmp_path):
+def test_photographs_of_every_pixel_mode_become_three_channels(mode, tmp_path):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.new(mode, (300, 260)).save(path)
     pixels = read_photo(path, Transform("resize(256)|center_crop(224)"), (224, 224, 3))
     assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8 and len(np.unique(pixels)) == 1
 
 
-def test_sixteen_bits_of_grey_keep_their_brightness_and_unknown_ranges_are_refused(tmp_path):
+def test_16_bit_gray_keeps_its_brightness_and_unknown_ranges_are_refused(tmp_path):
     Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "a.png")
     assert (read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3)) == 40_000 >> 8).all()
     Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "a.tif")
@@ -104,28 +106,28 @@ def test_sixteen_bits_of_grey_keep_their_brightness_and_unknown_ranges_are_refus
         read_photo(tmp_path / "a.tif", Transform(""), (40, 40, 3))
 
 
-def test_a_network_of_oblong_images_sees_the_middle_of_a_photograph(tmp_path):
+def test_a_network_with_oblong_input_sees_the_middle_of_a_photograph(tmp_path):
     pixels = np.zeros((60, 100, 3), np.uint8)
-    pixels[:, 40:60] = 255  # a white bar upright in the middle
+    pixels[:, 40:60] = 255  # a vertical white bar in the middle
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    seen = read_photo(tmp_path / "a.png", Transform(""), (30, 20, 3))  # 40 of the 100 columns, halved
+    seen = read_photo(tmp_path / "a.png", Transform(""), (30, 20, 3))  # crops to 40 of the 100 columns, then halves both sides
     assert seen.shape == (30, 20, 3) and (seen[:, 7:13] == 255).all() and (seen[:, :3] == 0).all() and (seen[:, -3:] == 0).all()
 
 
-def test_a_photograph_taken_on_its_side_is_put_upright(tmp_path):
+def test_a_photograph_is_rotated_upright_as_its_exif_says(tmp_path):
     pixels = np.zeros((40, 40, 3), np.uint8)
-    pixels[:20] = 255  # white above
+    pixels[:20] = 255  # white at the top
     exif = Image.Exif()
-    exif[0x0112] = 6  # EXIF's orientation: turn by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # EXIF orientation 6: rotate by 90 degrees clockwise to see it upright
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     upright = read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3))
-    assert (upright[:, 20:] == 255).all() and (upright[:, :20] == 0).all()  # white to the right
+    assert (upright[:, 20:] == 255).all() and (upright[:, :20] == 0).all()  # white on the right
 
 
-def test_the_thousand_names_are_in_the_usual_order():
+def test_the_1000_class_names_are_in_the_order_of_imagenet():
     names = imagenet.names()
     assert len(names) == len(set(names.values())) == 1000
     order = list(names)
-    assert order == sorted(order)  # ImageNet's classes are its synsets sorted
+    assert order == sorted(order)  # ImageNet's class order is the sorted order of its synsets
     assert order[0] == "n01440764" and names["n01440764"] == "tench" and order[698] == "n03877845" and order[967] == "n07920052"
     assert imagenet.readable(["n01440764", "mine"], 2) == ["tench", "mine"]

@@ -1,4 +1,4 @@
-"""The quantized edition of a trained network: as it is, trained further, priced. Its arithmetic: test_golden_quantized."""
+"""The quantized edition of a trained network: converted, trained further, counted. test_golden_quantized tests its arithmetic."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(run, digits):
-    """evaluate(path, words...): evaluate's result on the digits."""
+    """evaluate(path, words...): the result of `evaluate` on the digits."""
 
     def call(path, *words):
         code, result, error = run("evaluate", f"--checkpoint={path}", SMOKE, f"--config.data.directory={digits}", *words)
@@ -40,7 +40,8 @@ def test_a_float_network_is_converted_with_its_tensors_and_the_clip_limits(run, 
     found, before = torch_files.read(file).tensors, drawn()
     added = found.keys() - before.keys()
     assert all(np.array_equal(found[name], value) for name, value in before.items())
-    # a pair of limits for each: the stem, the classifier, and two layers of each gate: those of the three blocks' 2, 3 and 2 units
+    # Two pairs of clip limits, for weights and input, for each of: the stem, the classifier, and the two layers of each gate.
+    # The three blocks have 2, 3 and 2 units, with one gate each.
     pairs = [name for name in added if name != "fc.scale"]
     assert len(pairs) == 2 * (2 + 2 * 7)
     for name in pairs:
@@ -54,13 +55,13 @@ def test_a_float_network_is_converted_with_its_tensors_and_the_clip_limits(run, 
     refused(run("evaluate", f"--checkpoint={quantized}", SMOKE, "--gate_bits=8"), "bnext has gate_bits 4 already; leave --gate_bits out")
 
 
-def test_a_channel_of_zeros_stays_one():
+def test_a_channel_of_zeros_stays_zero():
     kernel = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32).at[:, 1].set(0)
     found = np.asarray(Quantizer(4, (0,)).kernel(kernel))
     assert np.isfinite(found).all() and not found[:, 1].any() and found[:, 0].any()
 
 
-def test_the_price_of_a_trained_network_s_quantized_edition(run, trained):
+def test_the_size_and_cost_of_a_trained_networks_quantized_edition(run, trained):
     plain, quantized = (run("count", f"--checkpoint={trained}", "--resolution=16", *more)[1]["bnext"] for more in ((), ("--gate_bits=4",)))
     assert plain["edition"] == quantized["edition"] and quantized["macs"] == plain["edition"]["macs"]
     stem, classifier, gates = 27 * 8, 16 * 10, 5 * 2 * 8 * 1 + 2 * 2 * 16 * 2  # five gates of 8 channels, two of 16
@@ -79,7 +80,7 @@ def test_a_float_network_is_trained_further_with_quantized_layers(run, trained, 
     assert metadata["model"]["arguments"] == {"widths": list(WIDTHS), **BITS}
     _, params, rest = split(model, training=False)
     _, before, _ = split(load(trained, gate_bits=4)[0], training=False)
-    for layer in ("stem/conv", "classifier", "blocks/1/unit3x3/gate/reduce", "blocks/1/unit3x3/gate/expand"):  # the gradient goes through
+    for layer in ("stem/conv", "classifier", "blocks/1/unit3x3/gate/reduce", "blocks/1/unit3x3/gate/expand"):  # they get a gradient
         moved = np.abs(np.asarray(params[f"{layer}/kernel"]) - np.asarray(before[f"{layer}/kernel"]))
         assert 0 < moved.max() < 0.01, layer
     np.testing.assert_array_equal(rest["classifier/quantizer/weight_clip"], [-25, 25])

@@ -1,4 +1,4 @@
-"""The pipeline: exact order, exact augmentation, every image counted."""
+"""The data pipeline: the order of the images, their augmentation, and an evaluation that covers every image once."""
 
 import functools
 import operator
@@ -53,7 +53,7 @@ def test_no_image_comes_twice_in_an_epoch_and_each_epoch_has_a_new_order(train):
     epochs = [functools.reduce(operator.iadd, (all_batches.image_indices(14 * e + s)[1] for s in range(14)), []) for e in range(3)]
     for order in epochs:
         assert len(order) == len(set(order)) == 1400 and min(order) >= 0 and max(order) < 1437
-    assert epochs[0] != epochs[1] != epochs[2] and set(epochs[0]) != set(epochs[1])  # other images are left out
+    assert epochs[0] != epochs[1] != epochs[2] and set(epochs[0]) != set(epochs[1])  # each epoch leaves out other images
     assert batches(train, seed=4).image_indices(0)[1] != epochs[0][:100]
 
 
@@ -77,7 +77,7 @@ def test_threads_and_worker_processes_give_the_same_stream_from_any_step(train):
         del stream
 
 
-def test_a_source_goes_to_a_worker_without_the_images_that_it_keeps(train):
+def test_a_source_is_sent_to_a_worker_without_its_decoded_images(train):
     image, label = train.example(7)
     copy = pickle.loads(pickle.dumps(train))
     assert 7 in train.decoded and not copy.decoded and len(copy) == len(train)
@@ -85,7 +85,7 @@ def test_a_source_goes_to_a_worker_without_the_images_that_it_keeps(train):
     assert copy.example(7)[1] == label
 
 
-def test_augmentation_depends_on_the_seed_the_epoch_and_the_image_alone(train):
+def test_augmentation_depends_only_on_the_seed_the_epoch_and_the_image(train):
     all_batches = batches(train)
     epoch, indices = all_batches.image_indices(5)
     rng = random.Random((3 << 96) + (epoch << 64) + indices[7])

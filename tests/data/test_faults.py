@@ -1,4 +1,4 @@
-"""Images that cannot be decoded, workers that die: what a run and an evaluation do about them."""
+"""How a run and an evaluation handle images that cannot be decoded, and workers that die."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ GOOD, BAD = TINY[0], TINY[1][:200]
 
 
 class Records:
-    """Encoded images in memory, `broken` ones of them cut; image i has label i mod 2."""
+    """Encoded images in memory. The images with indices in `broken` are truncated. Image i has label i mod 2."""
 
     def __init__(self, count, broken=()):
         self.encoded = [BAD if i in broken else TINY[i % len(TINY)] for i in range(count)]
@@ -57,7 +57,7 @@ def test_an_undecodable_image_is_replaced_by_the_next_one_that_can_be_decoded():
     assert sorted(i for batch in found for i in batch["undecodable"] if i >= 0) == [3, 4]
 
 
-def test_the_last_image_is_replaced_by_the_first_and_a_dataset_of_nothing_stops():
+def test_the_first_image_replaces_the_last_and_an_undecodable_dataset_stops():
     image, label, index = batches(source(9, broken=(8,))).example(8, 0)
     assert image.shape == (16, 16, 3) and (label, index) == (0, 8)
     told = r"100 images in a row of birds, from photo_\d+.JPEG \(image \d+ of train: .*prepare the dataset again"
@@ -78,7 +78,7 @@ def test_replaced_images_are_named_once_and_end_the_run_past_the_allowed_share(c
         faults.Faults(source(100), allowed=0.02, images=100).check(3)
 
 
-def test_evaluation_masks_what_it_cannot_decode_and_says_which():
+def test_evaluation_masks_and_names_images_that_it_cannot_decode():
     found = pipeline.EvalBatches(source(10, broken=(0, 6)), "resize(20)|center_crop(16)", batch_size=8, rows=range(8))
     assert [index for part in (found[0], found[1]) for index in part["undecodable"] if index >= 0] == [0, 6]
     np.testing.assert_array_equal(found[0]["mask"], [i not in (0, 6) for i in range(8)])
@@ -88,7 +88,7 @@ def test_evaluation_masks_what_it_cannot_decode_and_says_which():
 
 @pytest.fixture
 def birds(monkeypatch):
-    """birds(split=broken indices): what a run opens instead of digits."""
+    """birds(split=broken indices) makes every run open the dataset "birds", with these broken images."""
 
     def install(**broken):
         def open_source(data, split):
@@ -105,7 +105,7 @@ def words(tmp_path, *more):
     return ["train", form, f"--workdir={tmp_path / 'run'}", "--config.batch_size=32", "--config.batch_norm_group=32", *splits, *more]
 
 
-def test_a_run_goes_on_without_a_broken_image_and_records_how_many_it_replaced(run, birds, tmp_path, caplog):
+def test_a_run_continues_past_a_broken_image_and_records_how_many_it_replaced(run, birds, tmp_path, caplog):
     birds(train=(5,))
     code, result, error = run(*words(tmp_path, "--config.data.undecodable_share=0.01"))
     assert code == 0, error
@@ -114,7 +114,7 @@ def test_a_run_goes_on_without_a_broken_image_and_records_how_many_it_replaced(r
     assert caplog.text.count("photo_5.JPEG (image 5 of train: ") == 1
 
 
-def test_a_run_stops_past_the_share_and_no_evaluation_is_over_fewer_images(run, birds, tmp_path):
+def test_a_run_stops_past_the_share_and_evaluation_refuses_missing_images(run, birds, tmp_path):
     birds(train=(5, 6))
     refused(
         run(*words(tmp_path, "--config.data.undecodable_share=0.01")), "2 of the 128 images of an epoch cannot be decoded", "photo_6.JPEG"
@@ -122,12 +122,12 @@ def test_a_run_stops_past_the_share_and_no_evaluation_is_over_fewer_images(run, 
     birds(test=(3, 17))
     outcome = run(*words(tmp_path / "second"))
     refused(outcome, "2 of the 24 images of birds's test split cannot be decoded (photo_3.JPEG", "photo_17.JPEG", "no accuracy is given")
-    assert (tmp_path / "second/run/checkpoints/4").is_dir()  # the epoch is not lost with its evaluation
+    assert (tmp_path / "second/run/checkpoints/4").is_dir()  # the evaluation failed, but the checkpoint of the epoch exists
     refused(run("evaluate", f"--checkpoint={tmp_path / 'second/run'}"), "2 of the 24 images")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_dies_is_told_and_ends_the_stream(digits, workers):
+def test_a_dead_worker_raises_user_error_and_ends_the_other_workers(digits, workers):
     data = splits.open_source(DataConfig(directory=digits), "train")
     stream = pipeline.iterate(pipeline.TrainBatches(data, "resize(16)", batch_size=8, epochs=500, rows=range(8), seed=0), workers=workers)
     next(stream)
@@ -140,7 +140,7 @@ def test_a_worker_that_dies_is_told_and_ends_the_stream(digits, workers):
 
 
 class Deadly(Records):
-    """Kills the process that reads image 77, unless it is the one that made this."""
+    """Records that kill the process that reads image 77, except the process that created the object."""
 
     def __init__(self):
         super().__init__(128)
@@ -152,7 +152,7 @@ class Deadly(Records):
         return super().__getitem__(index)
 
 
-def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path, monkeypatch):
+def test_a_run_whose_worker_dies_stops_with_complete_checkpoints(run, tmp_path, monkeypatch):
     opened = {"train": splits.Source("birds", "train", Deadly(), ("a", "b")), "test": source(24, split="test")}
     monkeypatch.setattr(splits, "open_source", lambda data, split: opened[split])
     monkeypatch.setattr(pipeline.TrainBatches, "image_indices", lambda self, step: (step // 4, [32 * (step % 4) + r for r in range(32)]))
@@ -160,7 +160,7 @@ def test_a_run_whose_worker_dies_stops_with_its_checkpoints_whole(run, tmp_path,
     assert {entry.name for entry in (tmp_path / "run/checkpoints").iterdir()} <= {"1", "2"}
 
 
-def test_photographs_of_one_run_are_kept_encoded_where_they_are_many():
-    assert isinstance(source(24).example(0)[0], np.ndarray)  # 24 images of 40x30 fit into memory decoded
+def test_images_stay_encoded_if_the_decoded_split_does_not_fit_into_memory():
+    assert isinstance(source(24).example(0)[0], np.ndarray)  # 24 decoded images of 40x30 pixels fit into memory
     big = splits.Source("birds", "train", [{"image": photographs.jpegs()[0], "label": 0}] * 1000, ("a",))
     assert not isinstance(big.example(0)[0], np.ndarray) and not big.decoded

@@ -1,4 +1,4 @@
-"""Crops of JPEGs against libjpeg-turbo, and bytes that were made to break the decoder."""
+"""Crops of JPEGs are compared with libjpeg-turbo. Damaged bytes must not break the decoder."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ OPTIONS = [{}, {"optimize": True}, {"restart_marker_blocks": 1}, {"restart_marke
 
 
 def files(subsampling, qualities=(30, 75, 95, 100)):
-    """JPEGs of every size, quality and kind of coding, of photographs and of noise."""
+    """Yields JPEGs of a photograph and of noise, in every size, quality and kind of coding."""
     noise = np.random.default_rng(1).integers(0, 256, (123, 161, 3), dtype=np.uint8)
     sources = [photographs.images(161, 123)[2], Image.fromarray(noise)]
     for source, size, quality, options in itertools.product(sources, SIZES, qualities, OPTIONS):
@@ -24,7 +24,7 @@ def files(subsampling, qualities=(30, 75, 95, 100)):
 
 
 def rectangles(rng, height, width):
-    """The whole image and two random parts of it."""
+    """Yields (top, left, height, width) of the whole image and of two random parts."""
     yield 0, 0, height, width
     for _ in range(2):
         h, w = rng.randint(1, height), rng.randint(1, width)
@@ -32,12 +32,12 @@ def rectangles(rng, height, width):
 
 
 def layout_of(data):
-    """The Layout of a file's bytes, or None."""
+    """Returns the Layout of a file's bytes, or None."""
     return jpeg.layout(jpeg.read_header(data))
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_the_luma_of_any_rectangle_is_libjpegs_up_to_one_level(subsampling):
+def test_luma_of_any_rectangle_is_within_one_level_of_libjpeg_turbo(subsampling):
     rng, means = random.Random(3), []
     for data in files(subsampling):
         layout = layout_of(data)
@@ -53,30 +53,30 @@ def test_the_luma_of_any_rectangle_is_libjpegs_up_to_one_level(subsampling):
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_the_colours_of_any_rectangle_are_libjpegs_up_to_single_levels(subsampling):
+def test_colors_of_any_rectangle_are_within_five_levels_of_libjpeg_turbo(subsampling):
     rng, means = random.Random(4), []
     for data in files(subsampling):
         layout, expected = layout_of(data), simplejpeg.decode_jpeg(data).astype(int)
         for top, left, height, width in rectangles(rng, *expected.shape[:2]):
             difference = np.abs(jpeg.region(data, layout, top, left, height, width) - expected[top : top + height, left : left + width])
-            assert difference.max() <= 5  # one of luma, and two of chroma times 1.8
+            assert difference.max() <= 5  # one level of luma, and two levels of chroma times 1.8
             means.append(difference.mean())
     assert np.mean(means) < 0.4
 
 
 @pytest.mark.parametrize("sampling", ["440", "411"])
-def test_rarer_samplings_are_decoded_or_left_to_others(sampling):
+def test_rare_samplings_are_decoded_or_left_to_other_decoders(sampling):
     image = np.ascontiguousarray(np.asarray(photographs.images(161, 123)[0]))
     data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling=sampling)
     layout = layout_of(data)
     if sampling == "411":
-        assert layout is None  # four luma pixels for one of chroma
+        assert layout is None  # four luma pixels per chroma pixel, in a row
     else:
         assert layout.sampling == (1, 2)
         assert photographs.levels(jpeg.region(data, layout, 3, 5, 100, 90), simplejpeg.decode_jpeg(data)[3:103, 5:95]) < 0.5
 
 
-def test_grey_photographs_have_one_plane_and_three_equal_channels():
+def test_gray_photographs_decode_to_three_equal_channels():
     data = photographs.encoded(photographs.images(161, 123)[1].convert("L"), quality=90)
     found = jpeg.region(data, layout_of(data), 10, 20, 50, 60)
     expected = simplejpeg.decode_jpeg(data, colorspace="GRAY")[10:60, 20:80]
@@ -84,9 +84,9 @@ def test_grey_photographs_have_one_plane_and_three_equal_channels():
 
 
 def test_only_whole_blocks_around_the_rectangle_are_decoded():
-    data = photographs.jpegs()[0]  # 500x375, colours at half the resolution: blocks of 16
+    data = photographs.jpegs()[0]  # 500x375, chroma at half the resolution: blocks of 16x16 pixels
     (luma, top, left), (blue, y, x), _ = jpeg.planes(data, layout_of(data), 100, 201, 50, 60)
-    assert (top, left, luma.shape) == (96, 192, (64, 80))  # a margin of 4 pixels about rows 100..150 and columns 201..261
+    assert (top, left, luma.shape) == (96, 192, (64, 80))  # covers rows 100..150 and columns 201..261 with a margin of 4 pixels
     assert (y, x, blue.shape) == (48, 96, (32, 40))
 
 
@@ -101,11 +101,11 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_plain_jpeg_is_left_to_others(kind):
+def test_files_other_than_plain_jpegs_are_left_to_other_decoders(kind):
     assert layout_of(OTHERS[kind](photographs.images(161, 123)[0])) is None
 
 
-def test_data_that_end_before_the_rectangle_are_refused_those_behind_it_are_not():
+def test_truncated_data_are_refused_only_if_they_end_inside_the_rectangle():
     data = photographs.jpegs()[0]
     layout, cut = layout_of(data), data[: len(data) // 2]
     np.testing.assert_array_equal(jpeg.region(cut, layout, 0, 0, 60, 500), jpeg.region(data, layout, 0, 0, 60, 500))
@@ -113,15 +113,15 @@ def test_data_that_end_before_the_rectangle_are_refused_those_behind_it_are_not(
         jpeg.region(cut, layout, 0, 0, 375, 500)
 
 
-def test_a_small_file_that_says_it_is_huge_takes_no_memory():
+def test_a_small_file_with_a_huge_size_in_its_header_is_refused():
     data = bytearray(photographs.encoded(photographs.images(161, 123)[0]))
     at = data.index((123).to_bytes(2) + (161).to_bytes(2))
     data[at : at + 4] = (60_000).to_bytes(2) * 2
     with pytest.raises(ValueError, match="end too early"):
-        jpeg.region(bytes(data), layout_of(bytes(data)), 0, 0, 60_000, 60_000)
+        jpeg.region(bytes(data), layout_of(bytes(data)), 0, 0, 60_000, 60_000)  # the pixels would take 10.8 GB
 
 
-def test_a_rectangle_outside_the_picture_is_refused():
+def test_a_rectangle_outside_the_image_is_refused():
     data = photographs.jpegs()[0]
     for box in ((0, 0, 376, 500), (-1, 0, 5, 5), (0, 499, 1, 2), (3, 3, 0, 4)):
         with pytest.raises(ValueError, match="not inside"):
@@ -129,7 +129,7 @@ def test_a_rectangle_outside_the_picture_is_refused():
 
 
 def broken(rng, data, start):
-    """The bytes with flipped bits, other bytes, cuts, repeats or insertions, in the header or behind it."""
+    """Returns damaged bytes: flipped bits, replaced, deleted, inserted or repeated bytes, in the header or after it."""
     data = bytearray(data)
     low, high = (2, start) if rng.random() < 0.4 else (start, len(data))
     for _ in range(rng.choice((1, 1, 2, 5, 30))):
@@ -151,7 +151,7 @@ def broken(rng, data, start):
     return bytes(data)
 
 
-def test_broken_bytes_give_pixels_or_a_refusal_and_nothing_else():
+def test_damaged_bytes_give_pixels_or_a_value_error_and_nothing_else():
     rng, outcomes = random.Random(7), {"pixels": 0, "refused": 0, "left to others": 0}
     sources = [
         photographs.encoded(photographs.images(64, 48)[i].resize(size), quality=quality, subsampling=i % 3, **options)
@@ -175,8 +175,9 @@ def test_broken_bytes_give_pixels_or_a_refusal_and_nothing_else():
 
 
 def test_a_value_of_eight_bits_is_not_packed_with_a_second_symbol():
-    """The look-up has room for a second symbol of one bit, but eight bits with a sign do not hold the first value, up to 255."""
-    counts, symbols = np.array([1, *[0] * 15], np.uint8), np.array([0x08], np.uint8)  # no zeros before it, eight bits
+    """The index has room for a second symbol of one bit. But an entry keeps eight signed bits of the first value, which may reach 255."""
+    # The only code has one bit. Its symbol means: no zeros, then a value of eight bits.
+    counts, symbols = np.array([1, *[0] * 15], np.uint8), np.array([0x08], np.uint8)
     long, short, steps = np.zeros(1 << 16, np.uint16), np.zeros(1 << 10, np.uint32), np.zeros(1 << 11, np.uint32)
     assert jpeg_codes.build(counts, symbols, True, long, short, steps)
     index = 0b0_11001000_0  # the code, the value 200, the code again

@@ -1,4 +1,4 @@
-"""Resampling and warps against Pillow, over real photographs and at the corner cases."""
+"""Resampling and warps are compared with Pillow, on real photographs and in corner cases."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def noise(height, width):
 
 
 @pytest.mark.parametrize("box", [(30, 80, 318, 318), (0, 0, 375, 500), (10, 20, 120, 90), (100, 100, 30, 50), (374, 0, 1, 500)])
-def test_a_resampled_crop_is_pillows_to_a_quarter_of_a_level(box):
+def test_a_resampled_crop_is_within_a_quarter_of_a_level_of_pillow(box):
     top, left, height, width = box
     for image in photographs.images():
         found = kernels.resample(np.asarray(image), *map(float, box), 224, 224)
@@ -25,13 +25,13 @@ def test_a_resampled_crop_is_pillows_to_a_quarter_of_a_level(box):
         assert photographs.levels(found, expected) < 0.25
 
 
-def test_shrinking_is_antialiased_and_a_fine_checkerboard_becomes_grey():
+def test_antialiased_shrinking_turns_a_fine_checkerboard_gray():
     board = np.repeat((np.indices((400, 400)).sum(0) % 2 * 255).astype(np.uint8)[:, :, None], 3, 2)
     found = kernels.resample(board, 0.0, 0.0, 400.0, 400.0, 100, 100)
     assert np.abs(found.astype(int) - 127.5).max() < 1
 
 
-def test_a_region_of_the_same_size_comes_back_and_one_pixel_fills_everything():
+def test_the_same_size_copies_the_region_and_one_pixel_fills_the_output():
     image = noise(9, 12)
     np.testing.assert_array_equal(kernels.resample(image, 2.0, 3.0, 5.0, 7.0, 5, 7), image[2:7, 3:10])
     assert (kernels.resample(image[:1, :1].copy(), 0.0, 0.0, 1.0, 1.0, 8, 8) == image[0, 0]).all()
@@ -64,14 +64,14 @@ def test_rows_and_columns_are_shifted_as_by_pillow(kind, amount):
 
 
 @pytest.mark.parametrize("matrix", [(0.9, 0.3, -20.0, -0.3, 0.9, 40.0), (0.5, 0.0, 10.0, 0.0, 0.5, 10.0), (1.0, 0.0, 200.0, 0.0, 1.0, 0.0)])
-def test_a_warp_is_pillows_up_to_single_levels(matrix):
+def test_a_warp_is_within_two_levels_of_pillow(matrix):
     for image in SMALL:
         difference = np.abs(kernels.warp(image, *matrix, np.array(FILL, np.uint8)).astype(int) - np.asarray(pillow(image, matrix)))
         assert difference.max() <= 2 and difference.mean() < 0.05
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 3)])
-def test_images_of_a_pixel_or_two_are_warped_too(shape):
+def test_images_of_a_few_pixels_are_warped_as_by_pillow(shape):
     image, fill = noise(*shape), np.array(FILL, np.uint8)
     for found, matrix in (
         (kernels.shift_rows(image, 0.2, 0.1, fill), (1, 0.2, 0.1, 0, 1, 0)),

@@ -1,4 +1,4 @@
-"""Decoding: Pillow's pixels for every kind of file, little work for crops, and a clear word about what cannot be decoded."""
+"""Photo decodes every kind of file to Pillow's pixels, decodes only the part that a crop needs, and says why a file is undecodable."""
 
 import io
 import zlib
@@ -32,7 +32,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_jpegs_of_every_kind_have_pillows_pixels_to_the_last_bit(kind):
+def test_jpegs_of_every_kind_equal_pillow_to_the_last_bit(kind):
     for image in (STANDARD, STANDARD.resize((1, 1)), STANDARD.resize((17, 33)), STANDARD.convert("L")):
         data = photographs.encoded(image, **KINDS[kind])
         found = Photo(data)
@@ -54,14 +54,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_images_of_other_kinds_are_decoded_as_pillow_does(kind):
+def test_images_of_other_kinds_are_decoded_as_by_pillow(kind):
     data = OTHERS[kind]()
     found = Photo(data).pixels()
     assert found.dtype == np.uint8 and found.shape[2] == 3
     np.testing.assert_array_equal(found, pillow(data))
 
 
-def test_cmyk_photographs_keep_their_colours():
+def test_cmyk_photographs_keep_their_colors():
     colour = STANDARD.resize((40, 40)).convert("CMYK")
     found = Photo(photographs.encoded(colour, quality=100, subsampling=0)).pixels()
     assert photographs.levels(found, colour.convert("RGB")) < 4
@@ -80,7 +80,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_what_cannot_be_decoded_is_told(kind):
+def test_damaged_files_raise_undecodable_with_a_reason(kind):
     with pytest.raises(Undecodable, match=r"\w"):
         Photo(DAMAGED[kind]).pixels()
 
@@ -104,7 +104,7 @@ def test_damaged_bytes_give_pixels_or_undecodable_and_nothing_else():
 
 
 def huge_jpeg(side, *, progressive=False):
-    """A flat grey JPEG of `side` x `side` pixels, of few bytes: the blocks of a small one, said to be larger."""
+    """Returns a gray JPEG of `side` x `side` pixels. It is small (4.7 MB for a side of 20,000), because all pixels are equal."""
     image = Image.new("L", (side, side), 90)
     return photographs.encoded(image, quality=50, progressive=progressive)
 
@@ -122,7 +122,7 @@ def test_a_jpeg_of_20000_pixels_a_side_is_decoded_at_a_fraction_of_its_size(monk
 
 
 def png_bomb(side):
-    """A PNG that says that it has side x side pixels, of a few hundred bytes."""
+    """Returns a PNG of less than 100 bytes; its header claims side x side pixels."""
 
     def chunk(name, data):
         return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
@@ -138,7 +138,7 @@ def test_an_image_that_would_exhaust_memory_is_refused_before_it_is_decoded(side
         Photo(png_bomb(side)).pixels()
 
 
-def test_progressive_jpegs_are_refused_by_what_all_their_scans_take():
+def test_the_memory_limit_counts_the_coefficients_of_progressive_jpegs():
     header = bytearray(photographs.encoded(STANDARD, progressive=True))
     at = header.index((123).to_bytes(2) + (161).to_bytes(2))
     header[at : at + 4] = (20_000).to_bytes(2) * 2
@@ -160,7 +160,7 @@ def test_fast_crops_of_real_photographs_stay_within_one_level_of_pillow_on_avera
     assert np.mean(differences) < 0.6 and max(differences) < 1
 
 
-def test_a_scaled_decode_is_used_only_where_enough_pixels_are_left():
+def test_a_scaled_decode_is_used_only_where_enough_pixels_remain():
     data = photographs.jpegs(1600, 1200)[0]
     found = {}
     for side in (330, 671, 672, 1200):
@@ -170,6 +170,6 @@ def test_a_scaled_decode_is_used_only_where_enough_pixels_are_left():
     assert found == {330: 330, 671: 671, 672: 336, 1200: 600}  # 672 = 2 * 1.5 * 224
 
 
-def test_a_crop_decodes_nothing_but_itself():
+def test_a_fast_crop_decodes_only_the_crop():
     region, *box = Photo(photographs.jpegs()[0]).region(30, 80, 101, 99, out_height=224, out_width=224, fast=True)
     assert region.shape == (101, 99, 3) and box == [0, 0, 101, 99]

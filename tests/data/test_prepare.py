@@ -1,4 +1,4 @@
-"""`prepare`: class folders and ImageNet's tar files become datasets once, and half a dataset never opens."""
+"""`prepare` turns class folders and ImageNet's tar files into datasets, once. An incomplete dataset does not open."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ TINY = photographs.TINY
 
 
 def class_folders(root, counts=(("train", 4), ("val", 2)), classes=("n02", "n01", "n10")):
-    """Class folders below `root`; image i of class k is photograph (i + k) mod 8."""
+    """Writes class folders below `root`. Image i of class k is photograph (i + k) mod 8."""
     for split, count in counts:
         for k, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_class_folders_become_a_dataset_with_the_files_own_bytes_and_sorted_clas
         assert len(found) == count
 
 
-def test_counts_class_names_and_checksums_stand_beside_the_dataset(run, folders, tmp_path):
+def test_prepared_json_holds_counts_class_names_and_checksums(run, folders, tmp_path):
     _, result, _ = run(*words(tmp_path, f"--source={folders}"))
     where = pathlib.Path(result["directory"])
     manifest = json.loads((where / "prepared.json").read_text())
@@ -76,14 +76,14 @@ def test_counts_class_names_and_checksums_stand_beside_the_dataset(run, folders,
     assert result["bytes"] == sum(map(len, written.values()))
 
 
-def test_prepare_writes_once_and_a_lost_manifest_is_made_again(run, folders, tmp_path):
+def test_prepare_writes_once_and_restores_a_lost_manifest(run, folders, tmp_path):
     _, first, _ = run(*words(tmp_path, f"--source={folders}"))
     shutil.rmtree(folders)
     (pathlib.Path(first["directory"]) / "prepared.json").unlink()
     assert run(*words(tmp_path))[1] == first
 
 
-def test_a_dataset_that_lost_bytes_does_not_open(run, folders, tmp_path):
+def test_a_dataset_with_a_truncated_file_does_not_open(run, folders, tmp_path):
     _, result, _ = run(*words(tmp_path, f"--source={folders}"))
     (shard,) = pathlib.Path(result["directory"]).glob("*train.array_record*")
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -91,7 +91,7 @@ def test_a_dataset_that_lost_bytes_does_not_open(run, folders, tmp_path):
         splits.open_source(DataConfig(name="birds", directory=str(tmp_path / "data")), "train")
 
 
-def test_what_a_killed_preparation_left_does_not_open_and_is_removed_by_the_next(run, tmp_path):
+def test_a_killed_preparation_leaves_no_dataset_and_the_next_one_cleans_up(run, tmp_path):
     folders = class_folders(tmp_path / "images", (("train", 4000), ("val", 1)))
     command = [sys.executable, "main.py", *words(tmp_path, f"--source={folders}")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -107,7 +107,7 @@ def test_what_a_killed_preparation_left_does_not_open_and_is_removed_by_the_next
     assert code == 0 and result["splits"] == {"train": 12_000, "validation": 3} and not list(home.glob("incomplete.*"))
 
 
-def test_files_that_are_no_images_are_named_while_preparing(run, folders, tmp_path, caplog):
+def test_prepare_warns_of_files_that_are_not_images(run, folders, tmp_path, caplog):
     (folders / "train/n01/notes.txt").write_text("x")
     (folders / "val/n02/broken.jpg").write_bytes(b"no pixels")
     assert run(*words(tmp_path, f"--source={folders}"))[0] == 0
@@ -128,13 +128,13 @@ def test_files_that_are_no_images_are_named_while_preparing(run, folders, tmp_pa
         (lambda root: [path.unlink() for path in root.glob("val/*/*")], "holds no images"),
     ],
 )
-def test_folders_that_cannot_become_a_dataset_are_told(run, folders, tmp_path, change, message):
+def test_unusable_source_folders_are_refused(run, folders, tmp_path, change, message):
     change(folders)
     refused(run(*words(tmp_path, f"--source={folders}")), message)
     assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_other_wrong_input_is_told(run, folders, tmp_path):
+def test_other_wrong_input_is_refused(run, folders, tmp_path):
     refused(run(*words(tmp_path, "--source=/nowhere")), "--source /nowhere is no folder")
     refused(run(*words(tmp_path, f"--source={folders}", "--manual_dir=x")), "--source or --manual_dir, not both")
     refused(run(*words(tmp_path, f"--source={folders}", "--config.data.name=My-Birds")), "'My-Birds' cannot name a dataset")
@@ -152,7 +152,10 @@ def tar(path, members):
 
 @pytest.fixture
 def tars(tmp_path, monkeypatch):
-    """ImageNet's two files, small: three images of two synsets, one of them the PNG and one of the CMYK files; two for validation."""
+    """A folder with small versions of ImageNet's two tar files: three training images of two synsets, and two validation images.
+
+    One training image has the name of ImageNet's PNG file, and one has the name of one of its CMYK files.
+    """
     folder = tmp_path / "tars"
     folder.mkdir()
     cmyk = photographs.encoded(photographs.images()[0].resize((40, 30)).convert("CMYK"), quality=100)
@@ -184,14 +187,14 @@ def test_imagenets_tar_files_become_the_dataset_that_the_config_names(run, tars,
     )
     names = list(labels)
     dog = Photo(source.records[names.index("n02105855_2933.JPEG")]["image"]).pixels()
-    assert photographs.levels(dog, photographs.images()[1].resize((40, 30))) < 12  # the PNG, made a JPEG
+    assert photographs.levels(dog, photographs.images()[1].resize((40, 30))) < 12  # TFDS converts the PNG to a JPEG
     face = Photo(source.records[names.index("n01739381_1309.JPEG")]["image"]).pixels()
     assert face.shape == (30, 40, 3)
     validation = splits.open_source(DataConfig(name="imagenet2012", directory=str(tmp_path / "data")), "validation")
     assert validation.class_names[validation.records[0]["label"]].startswith("n")
 
 
-def test_tar_files_that_are_missing_or_cut_are_told_before_hours_are_spent(run, tars, tmp_path):
+def test_missing_or_truncated_tar_files_are_refused_before_preparation(run, tars, tmp_path):
     val = tars / "ILSVRC2012_img_val.tar"
     val.write_bytes(val.read_bytes()[:-10])
     refused(run(*imagenet(tmp_path, tars)), f"{val} has {val.stat().st_size} bytes instead of {val.stat().st_size + 10}")
@@ -199,13 +202,13 @@ def test_tar_files_that_are_missing_or_cut_are_told_before_hours_are_spent(run, 
     refused(run(*imagenet(tmp_path, tars)), f"{val} is missing; get it from image-net.org")
 
 
-def test_tar_files_of_other_contents_leave_no_dataset(run, tars, tmp_path, monkeypatch):
+def test_tar_files_with_too_few_images_leave_no_dataset(run, tars, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "IMAGENET_COUNTS", {"train": 3, "validation": 50_000})
     refused(run(*imagenet(tmp_path, tars)), "held {'train': 3, 'validation': 2}; they are incomplete, nothing was kept")
     assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_a_bucket_that_does_not_answer_is_told_in_time(monkeypatch):
+def test_a_bucket_that_does_not_answer_is_refused_within_seconds(monkeypatch):
     class Silent:
         def exists(self):
             time.sleep(60)
@@ -218,7 +221,7 @@ def test_a_bucket_that_does_not_answer_is_told_in_time(monkeypatch):
     assert time.monotonic() - began < 10 and store.REACHABLE_SECONDS < 30
 
 
-def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_path):
+def test_a_dataset_in_another_format_is_refused_but_not_called_unknown(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "data")
     (info,) = (tmp_path / "data").rglob("dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -226,8 +229,8 @@ def test_a_dataset_of_another_format_is_told_and_not_called_unknown(digits, tmp_
         splits.open_source(DataConfig(directory=str(tmp_path / "data")), "train")
 
 
-class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has a cifar10 of its own
-    """Eight noise images under TFDS's own name, features and version."""
+class FakeCifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS has registered its own cifar10
+    """Eight images of one value each, with the name, the features and the version of TFDS's cifar10."""
 
     name, VERSION = "cifar10", tfds.builder_cls("cifar10").VERSION
 

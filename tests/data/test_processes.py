@@ -1,4 +1,4 @@
-"""The same global batches for any number of real processes and workers, and every image evaluated once."""
+"""Any number of real processes and workers reads the same global batches, and evaluates every image once."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.helpers.launcher import free_port
 
 
 @pytest.mark.parametrize(("count", "workers"), [(1, 2), (2, 0), (4, 1)])
-def test_real_processes_read_the_batches_of_one_and_evaluate_every_image_once(launcher, digits, tmp_path, count, workers):
+def test_real_processes_read_the_same_batches_and_evaluate_every_image_once(launcher, digits, tmp_path, count, workers):
     port = free_port()
     outputs = [tmp_path / f"{process}.npz" for process in range(count)]
     processes = [

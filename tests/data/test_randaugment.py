@@ -1,4 +1,4 @@
-"""RandAugment: its operations against Pillow and the reference outputs, its draws against their distributions."""
+"""RandAugment: operations are compared with Pillow and the reference outputs, and draws with their distributions."""
 
 import json
 import math
@@ -23,7 +23,7 @@ IMAGES = [np.asarray(image.resize((97, 70))) for image in photographs.images()] 
     np.full((9, 9, 3), 77, np.uint8),
     np.random.default_rng(1).integers(90, 95, (1, 5, 3), dtype=np.uint8),
 ]
-CONFIDENCE = 0.001  # a correct implementation fails a statistical test with this probability, for another seed
+CONFIDENCE = 0.001  # significance level: with another seed, a correct implementation fails a test with this probability
 
 
 def goldens():
@@ -46,7 +46,7 @@ def test_golden_operation(key):
     assert given == pytest.approx(arguments[key], abs=1e-9)
     difference = np.abs(apply(name, arrays["input"], *given).astype(int) - arrays[key])
     if name in GEOMETRIC:
-        assert difference.mean() < 0.05  # 2 levels are asked for
+        assert difference.mean() < 0.05  # the requirement is 2 levels
     else:
         assert difference.max() <= (1 if name in BLENDS else 0)
 
@@ -75,7 +75,7 @@ PILLOW = {
 
 
 @pytest.mark.parametrize("name", sorted(PILLOW))
-def test_operations_on_values_are_pillows_to_the_last_bit(name):
+def test_operations_on_values_equal_pillow_to_the_last_bit(name):
     function, cases = PILLOW[name]
     for image in IMAGES:
         for arguments in cases:
@@ -84,7 +84,7 @@ def test_operations_on_values_are_pillows_to_the_last_bit(name):
 
 
 @pytest.mark.parametrize("degrees", [0.0, 21.0, -21.0, 29.3, -8.7])
-def test_rotation_is_pillows_up_to_single_levels(degrees):
+def test_rotation_is_within_a_tenth_of_a_level_of_pillow_on_average(degrees):
     for image in IMAGES:
         expected = Image.fromarray(image).rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=(124, 116, 104))
         assert photographs.levels(randaugment.rotate(image, degrees), expected) < 0.1
@@ -95,14 +95,15 @@ def draws(count, text=RECIPE, seed=5):
     return [policy.draw(rng) for _ in range(count)]
 
 
-def test_each_operation_comes_equally_often_and_half_of_them_are_skipped():
+def test_operations_are_drawn_equally_often_and_half_of_them_are_skipped():
     images = draws(30_000)
     counts = [sum(name == wanted for image in images for name, _ in image) for wanted in NAMES]
     assert scipy.stats.chisquare(counts).pvalue > CONFIDENCE  # 15 equal frequencies
     applied = [sum(len(image) == n for image in images) for n in range(3)]
-    assert scipy.stats.chisquare(applied, [7_500, 15_000, 7_500]).pvalue > CONFIDENCE  # binomial with n = 2, p = 1/2
+    # The number of operations of an image is binomial with n = 2, p = 1/2.
+    assert scipy.stats.chisquare(applied, [7_500, 15_000, 7_500]).pvalue > CONFIDENCE
     pairs = sum(len(image) == 2 and image[0][0] == image[1][0] for image in images)
-    assert scipy.stats.binomtest(pairs, applied[2], 1 / 15).pvalue > CONFIDENCE  # drawn with replacement
+    assert scipy.stats.binomtest(pairs, applied[2], 1 / 15).pvalue > CONFIDENCE  # operations are drawn with replacement
 
 
 def arguments(name):
@@ -126,7 +127,7 @@ def test_factors_are_one_plus_or_minus_nine_hundredths_of_the_magnitude(name):
     assert scipy.stats.binomtest(int((found > 0).sum()), len(found), 0.5).pvalue > CONFIDENCE
 
 
-def test_whole_arguments_follow_from_the_normal_magnitude():
+def test_integer_arguments_follow_from_the_normal_magnitude():
     m = np.random.default_rng(9).normal(7, 0.5, 200_000).clip(0, 10)
     for name, expected in (
         ("PosterizeIncreasing", 4 - np.trunc(0.4 * m)),
@@ -139,7 +140,7 @@ def test_whole_arguments_follow_from_the_normal_magnitude():
         assert found.mean() == pytest.approx(expected.mean(), abs=error)
 
 
-def test_magnitudes_beyond_the_scale_are_cut_and_factors_never_fall_below_a_tenth():
+def test_magnitudes_are_clipped_and_factors_never_fall_below_a_tenth():
     high = [argument for image in draws(4000, "rand-m10-mstd3-inc1") for name, argument in image if name == "Rotate"]
     assert max(map(abs, high)) == pytest.approx(30) and sum(abs(a) == pytest.approx(30) for a in high) > len(high) / 3
     low = [argument for image in draws(4000, "rand-m10-inc1") for name, argument in image if name == "ColorIncreasing"]
@@ -147,12 +148,12 @@ def test_magnitudes_beyond_the_scale_are_cut_and_factors_never_fall_below_a_tent
 
 
 @pytest.mark.parametrize("text", ["rand-m7-mstd0.5", "rand-m11-inc1", "augmix", "rand-m7-inc0", ""])
-def test_policies_with_other_operations_are_refused(text):
+def test_unknown_policies_are_refused(text):
     with pytest.raises(UserError, match=r"randaugment\(.*\) is unknown; write it as rand-m7-mstd0.5"):
         RandAugment(text)
 
 
-def test_the_number_of_operations_can_be_chosen_and_draws_follow_the_generator():
+def test_n_sets_the_number_of_operations_and_draws_depend_on_the_generator():
     assert max(len(image) for image in draws(500, "rand-m5-n4-inc1")) == 4
     assert draws(50) == draws(50) != draws(50, seed=6)
     image = IMAGES[0]

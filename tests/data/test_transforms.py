@@ -1,4 +1,4 @@
-"""The recipe's transforms: crops against their distribution, the evaluation's against the reference output, lines that cannot be."""
+"""Transforms: crops follow their distribution, evaluation equals the reference output, and wrong lines are refused."""
 
 import math
 import random
@@ -15,7 +15,7 @@ from bnext_jax.errors import UserError
 from tests.helpers import photographs
 from tests.helpers.golden_files import FOLDER, read
 
-CONFIDENCE = 0.001  # a correct implementation fails a statistical test with this probability, for another seed
+CONFIDENCE = 0.001  # significance level: with another seed, a correct implementation fails a test with this probability
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -25,11 +25,11 @@ def test_golden_evaluation_transform():
     with Image.open(FOLDER / "recipe" / "eval_source.png") as source:
         found = Transform("resize(235)|center_crop(224)")(np.asarray(source.convert("RGB")), None)
     difference = np.abs(found.transpose(2, 0, 1).astype(int) - arrays["output"])
-    assert difference.max() <= 1 and difference.mean() < 0.01  # 1 level on average is asked for
+    assert difference.max() <= 1 and difference.mean() < 0.01  # the requirement is 1 level on average
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (240, 301), (100, 90), (1200, 900), (3000, 100)])
-def test_evaluation_sees_pillows_pixels_and_only_the_middle_of_oblong_images(size):
+def test_evaluation_equals_pillow_also_where_only_the_crop_is_computed(size):
     for data in photographs.jpegs(*size)[:3]:
         image = Photo(data)
         whole = Image.fromarray(image.pixels())
@@ -48,7 +48,10 @@ def boxes(height, width, count=20_000):
 
 
 def area_distribution(share):
-    """CDF of the area of crops that fit a square: uniform on 8 to 100 %, weighted by the chance of |log ratio| <= -log area."""
+    """CDF of the area of crops that fit into a square.
+
+    The area is uniform on 8 to 100 %, weighted by the probability that the crop fits: |log ratio| <= -log area.
+    """
 
     def integral(a):
         flat = np.minimum(a, 3 / 4) - 0.08
@@ -66,7 +69,7 @@ def test_areas_of_crops_follow_the_formula():
 
 def test_ratios_of_crops_are_log_uniform_and_places_uniform():
     found = boxes(4000, 4000)
-    small = found[found[:, 2] * found[:, 3] < 0.5 * 4000**2]  # every ratio fits
+    small = found[found[:, 2] * found[:, 3] < 0.5 * 4000**2]  # crops that fit with every ratio
     log_ratio = np.log(small[:, 3] / small[:, 2])
     span = math.log(4 / 3)
     assert len(small) > 8000 and scipy.stats.kstest(log_ratio, "uniform", (-span, 2 * span)).pvalue > CONFIDENCE
@@ -78,7 +81,7 @@ def test_ratios_of_crops_are_log_uniform_and_places_uniform():
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((100, 1000), (0, 433, 100, 133)),  # too wide for any try: the middle, 4/3 wide
+        ((100, 1000), (0, 433, 100, 133)),  # no random try (TRIES = 0): the middle, with ratio 4/3
         ((1000, 100), (433, 0, 133, 100)),
         ((1, 20_000), (0, 9999, 1, 1)),
     ],
@@ -95,7 +98,7 @@ def test_crops_lie_inside_images_of_any_size(size):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
-def test_images_of_one_pixel_a_side_come_out_whole(size):
+def test_images_with_a_side_of_one_pixel_give_the_full_output_size(size):
     data = photographs.encoded(Image.new("RGB", size, (10, 200, 30)), "png")
     for line in ("random_resized_crop(224)|flip|randaugment(rand-m7-inc1)", "resize(235)|center_crop(224)"):
         assert Transform(line)(Photo(data), random.Random(1)).shape == (224, 224, 3)
@@ -107,7 +110,7 @@ def test_a_resize_whose_result_would_exhaust_memory_is_refused():
         Transform("resize(235)")(Photo(data), None)
 
 
-def test_a_whole_training_line_is_pillows_pipeline_on_the_same_draws():
+def test_a_training_line_is_within_one_level_of_pillow_on_the_same_draws():
     for number, (data, image) in enumerate(zip(photographs.jpegs(), photographs.images(), strict=True)):
         rng = random.Random(number)
         top, left, height, width = draw_box(image.height, image.width, rng)
@@ -117,7 +120,7 @@ def test_a_whole_training_line_is_pillows_pipeline_on_the_same_draws():
         found = Transform("random_resized_crop(224)|flip")(Photo(data), random.Random(number))
         assert photographs.levels(found, expected) < 1
         apart = Transform("random_resized_crop(224)|center_crop(224)|flip")(Photo(data), random.Random(number))
-        np.testing.assert_array_equal(found, apart)  # mirrored while it is resized, or after
+        np.testing.assert_array_equal(found, apart)  # mirroring during the resize equals mirroring after it
 
 
 def picture(height, width):
@@ -134,7 +137,7 @@ def test_center_crop_rounds_half_offsets_to_even():
     np.testing.assert_array_equal(Transform("center_crop(4)")(image, None), image[2:6, 2:6])  # offsets 1.5 -> 2, 2.5 -> 2
 
 
-def test_pad_crop_reaches_every_offset_and_moves_zeros_in():
+def test_pad_crop_reaches_every_offset_and_fills_with_zeros():
     image, rng = picture(4, 4) // 2 + 1, random.Random(0)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = {padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)}
@@ -146,7 +149,7 @@ def test_flip_mirrors_half_of_the_images():
     found = [Transform("flip")(image, rng) for _ in range(1000)]
     flipped = sum(np.array_equal(x, image[:, ::-1]) for x in found)
     assert flipped + sum(np.array_equal(x, image) for x in found) == 1000
-    assert abs(flipped - 500) < 3.3 * 15.8  # binomial: three standard deviations, and a bit
+    assert abs(flipped - 500) < 3.3 * 15.8  # binomial: 3.3 standard deviations of 15.8
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,6 @@ def test_flip_mirrors_half_of_the_images():
         ("randaugment(rand-m7)", "randaugment\\(rand-m7\\) is unknown"),
     ],
 )
-def test_a_transform_that_cannot_be_is_refused(line, message):
+def test_a_wrong_transform_line_is_refused(line, message):
     with pytest.raises(UserError, match=message):
         Transform(line)

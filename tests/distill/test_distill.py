@@ -1,4 +1,4 @@
-"""Distillation losses against the formulas written out with loops."""
+"""Distillation losses against their formulas, written as loops."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def softmax(row):
 
 
 def terms(teachers=(FIRST, SECOND)):
-    """H and alpha, [N,K], from their definitions."""
+    """H and alpha, each [N, K], from their definitions."""
     h = np.array([[-(softmax(t[n]) * np.log(softmax(STUDENT[n]))).sum() for t in teachers] for n in range(N)])
     return h, np.array([softmax(row) for row in h])
 
@@ -37,7 +37,7 @@ def test_per_instance_weights_each_example_by_itself():
     assert abs(loss(form="per_instance") - loss()) > 1e-3  # the two forms are different losses
 
 
-def test_product_of_means_runs_over_groups_and_is_then_averaged():
+def test_product_of_means_is_computed_per_group_and_averaged():
     h, alpha = terms()
     groups = [0.5 * sum(h[g : g + 3, k].mean() * alpha[g : g + 3, k].mean() for k in (0, 1)) for g in (0, 3)]
     assert loss(group=3) == pytest.approx(np.mean(groups), rel=1e-5)
@@ -50,7 +50,7 @@ def test_one_teacher_gives_half_its_cross_entropy(form):
     assert float(distillation_loss(jnp.asarray(STUDENT), [jnp.asarray(FIRST)], form=form)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_two_equal_teachers_are_one_teacher():
+def test_two_equal_teachers_give_the_loss_of_one_teacher():
     both = float(distillation_loss(jnp.asarray(STUDENT), [jnp.asarray(FIRST)] * 2))
     assert both == pytest.approx(float(distillation_loss(jnp.asarray(STUDENT), [jnp.asarray(FIRST)])), rel=1e-6)
 

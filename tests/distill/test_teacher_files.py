@@ -1,4 +1,4 @@
-"""Teachers by tag and file, fine-tuning from a file, and the hub, played by a server on this machine."""
+"""Teachers given by tag and file, fine-tuning from a file, and downloads from a local server that stands in for the hub."""
 
 import hashlib
 import http.server
@@ -31,20 +31,20 @@ B0, LITE0 = "efficientnet_b0.ra_in1k", "tf_efficientnet_lite0.in1k"
 
 @pytest.fixture
 def student(run, digits, tmp_path):
-    """student(words...): a smoke run with these words."""
+    """student(words...): starts a smoke run with these flags."""
     shared = [SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.tensorboard=False"]
     return lambda *words: run("train", *shared, *words)
 
 
 def noted(path):
-    """The file with its checksum beside it, as sha256sum writes it."""
+    """Writes the checksum of a file beside it, in the format of sha256sum. Returns the path of the file."""
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name(f"{path.name}.sha256").write_text(f"{checksum}  {path.name}\n")
     return path
 
 
-def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "create_model", None)  # whoever makes the student fails
+def test_a_teacher_file_is_checked_before_the_student_is_created(student, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "create_model", None)  # creating the student would fail
     plain = save_bare(tmp_path / "plain.pth", drawn())
     known = noted(save_bare(tmp_path / "known.pth", drawn()))
     other = noted(save_bare(tmp_path / "other.pth", drawn(classes=7)))
@@ -67,7 +67,7 @@ def test_a_teachers_file_is_checked_before_there_is_a_network(student, tmp_path,
     assert not list((tmp_path / "run/checkpoints").glob("*"))
 
 
-def test_a_pytorch_file_teaches_and_its_own_top1_is_told_first(student, run, digits, tmp_path, caplog):
+def test_a_pytorch_file_teaches_and_its_own_top1_is_reported_first(student, run, digits, tmp_path, caplog):
     teacher = save_training(tmp_path / "teacher.pth.tar", drawn())
     code, result, _ = student(f"--config.distill.main={teacher}", "--config.distill.measure=True", "--config.stop_at_step=1")
     assert code == 0 and np.isfinite(result["loss"])
@@ -77,14 +77,14 @@ def test_a_pytorch_file_teaches_and_its_own_top1_is_told_first(student, run, dig
 
 
 def fresh(classes, **arguments):
-    """(description, params, batch_stats) of a fresh network."""
+    """(description, params, batch_stats) of a network with random weights."""
     arguments = {"widths": WIDTHS, **arguments}
     model = create_model("bnext", classes, rngs=nnx.Rngs(3), **arguments)
     return {"name": "bnext", "num_classes": classes, "arguments": arguments}, *split(model, training=True)[1:]
 
 
 @pytest.mark.parametrize("classes", [10, 7])
-def test_fine_tuning_starts_from_a_files_weights_but_for_another_classifier(tmp_path, classes):
+def test_fine_tuning_takes_all_weights_except_a_classifier_of_other_classes(tmp_path, classes):
     path = save_bare(tmp_path / "a.pth", drawn())
     described, params, batch_stats = fresh(classes)
     if classes != 10:
@@ -100,7 +100,7 @@ def test_fine_tuning_starts_from_a_files_weights_but_for_another_classifier(tmp_
         np.testing.assert_array_equal(statistics[key], trained_statistics[key])
 
 
-def test_fine_tuning_from_another_network_is_refused_and_else_has_its_weights(student, digits, tmp_path):
+def test_fine_tuning_refuses_another_network_and_takes_the_weights_of_the_same(student, digits, tmp_path):
     from configs.digits_student import get_config
 
     path = save_bare(tmp_path / "a.pth", drawn())
@@ -112,8 +112,8 @@ def test_fine_tuning_from_another_network_is_refused_and_else_has_its_weights(st
     np.testing.assert_array_equal(run.state["params"]["classifier/kernel"], drawn()["fc.weight"].T)
 
 
-def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_other(tmp_path):
-    thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # so its stem has stride 2
+def test_fine_tuning_refuses_differences_that_tensor_shapes_do_not_show(tmp_path):
+    thousand = save_bare(tmp_path / "a.pth", drawn(classes=1000))  # with 1000 classes the stem has stride 2
     for differing in ({"elm_attention": False, "stem_stride": 2}, {}):
         with pytest.raises(UserError, match=r"holds a network with (elm_attention True|stem_stride 2) \(config.model: (False|1)\)"):
             start_from(thousand, *fresh(10, **differing), new_head=True)
@@ -123,7 +123,7 @@ def test_networks_that_differ_in_what_no_shape_shows_are_not_taken_for_each_othe
 
 @pytest.fixture
 def hub(tmp_path):
-    """A server with the hub's paths and headers for Lite0's safetensors: (address, the file's path, announcements by path)."""
+    """A server with the hub's paths and headers for Lite0's safetensors file. Yields (address, path of the file, {"etag": sha256})."""
     served = tmp_path / "served.safetensors"
     tensors = timm_names(torch_files.read(roster.packaged("tf_efficientnet_lite0")).tensors)
     torch_files.write(served, tensors, epoch=0, temperature=None, described=None)
@@ -155,7 +155,7 @@ def hub(tmp_path):
 
 
 def fetched(address, tag, output):
-    """`convert --source=TAG --output=FILE` as a process that takes `address` for the hub."""
+    """Runs `convert --source=TAG --output=FILE` as a process, with the server at `address` as the hub."""
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(output.parent / "cache"), "HF_HUB_DISABLE_XET": "1"}
     words = [sys.executable, "main.py", "convert", f"--source={tag}", f"--output={output}"]
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
@@ -166,14 +166,14 @@ def test_a_teacher_is_fetched_from_the_hub_by_its_tag_with_its_checksum(hub, tmp
     output = tmp_path / "lite0.safetensors"
     assert result_of(fetched(address, LITE0, output))["model"] == "tf_efficientnet_lite0"
     assert output.read_bytes() == served.read_bytes()
-    roster.check_file(LITE0, output)  # the checksum beside it
+    roster.check_file(LITE0, output)  # uses the checksum file beside it
     announced["etag"] = "0" * 64
     done = fetched(address, LITE0, tmp_path / "again.safetensors")
     assert done.returncode == 2 and f"arrived with sha256 {hashlib.sha256(served.read_bytes()).hexdigest()}" in done.stderr
     assert not list(tmp_path.glob("again*"))
 
 
-def test_a_tag_whose_file_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_downloaded_file_of_another_network_is_refused_and_removed(run, tmp_path, monkeypatch):
     def fetch(tag, target):
         noted(save_file(drawn(), target) or pathlib.Path(target))
 
@@ -187,7 +187,7 @@ def test_a_tag_whose_file_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch
     assert (tmp_path / "b0.safetensors.sha256").read_text() == "mine"
 
 
-def test_without_a_network_the_hub_gives_one_sentence(tmp_path, monkeypatch):
+def test_an_unreachable_hub_gives_a_message_with_the_file_to_provide(tmp_path, monkeypatch):
     import huggingface_hub
 
     def offline(*_):

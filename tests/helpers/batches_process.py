@@ -1,7 +1,7 @@
-"""One of several real processes that read the same run: main(ID, COUNT, PORT, WORKERS, DATASETS, OUTPUT).
+"""One of several real processes that read the batches of one run: main(ID, COUNT, PORT, WORKERS, DATASETS, OUTPUT).
 
-Writes this process's rows of a few training batches from the middle of a run, and of all evaluation batches, and how many images all
-processes together evaluate. The four devices of the run are shared out among the processes.
+The process writes its rows of a few training batches from the middle of the run, and its rows of all evaluation batches. It also writes
+the number of images that all processes evaluate. The run has four devices, and each process has an equal share of them.
 """
 
 import jax
@@ -12,7 +12,7 @@ LINE = "random_resized_crop(24)|flip|randaugment(rand-m7-mstd0.5-inc1)"
 
 
 def main(process, count, port, workers, datasets, output):
-    """Arguments as text: launcher.start passes them."""
+    """All arguments are text, because launcher.start passes text."""
     process, count, workers = int(process), int(count), int(workers)
     jax.config.update("jax_num_cpu_devices", DEVICES // count)
     if count > 1:

@@ -1,4 +1,4 @@
-"""Checkpoints as arrays."""
+"""Reads checkpoints as arrays."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from bnext_jax.io import checkpoint
 
 
 def saved_state(workdir):
-    """(step, {key: array}) of the newest checkpoint, everything in it."""
+    """Returns (step, {key: array}) of the newest checkpoint: all arrays of the network and of the training state."""
     step = checkpoint.committed_steps(workdir)[-1]
     tree = checkpoint.ocp.load_checkpointables(pathlib.Path(workdir) / "checkpoints" / str(step))
     leaves = jax.tree_util.tree_leaves_with_path({name: tree[name] for name in ("network", "training")})

@@ -1,4 +1,7 @@
-"""Reads the reference outputs and draws the weights that they were made with (the rules of the goldens' README)."""
+"""Reads the reference outputs (tests/goldens, or the folder $BNEXT_GOLDENS), and draws the weights that they were computed with.
+
+The weights are not stored. `draw` computes each array from its PyTorch name and a seed, as the program that made the files did.
+"""
 
 import json
 import os
@@ -12,19 +15,22 @@ FOLDER = pathlib.Path(os.environ.get("BNEXT_GOLDENS") or OWN)
 
 
 def files(kind):
-    """Every file of one folder of the set, sorted. Where there is none, one path that no test can read, never a silent skip."""
+    """All files of one folder of the reference outputs, sorted.
+
+    An empty folder gives one path that does not exist, so its test fails. Without it pytest would skip the test silently.
+    """
     return sorted((FOLDER / kind).glob("*.npz")) or [FOLDER / kind / "missing.npz"]
 
 
 def read(path):
-    """(arrays, meta) of one file."""
+    """Returns (arrays, meta) of one file."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     return arrays, json.loads(str(arrays.pop("meta")))
 
 
 def draw(name, shape, seed, temperature):
-    """The array of one PyTorch name."""
+    """Draws the array of one PyTorch name."""
     if name == "fc.scale":
         return np.zeros(shape, np.float32)
     if name.endswith("clip_val"):
@@ -56,7 +62,7 @@ def draw(name, shape, seed, temperature):
 
 
 def weights(arrays, meta, *, calibrated=True):
-    """The state dict {PyTorch name: array} of one file. calibrated: take `stat:` arrays where the file has them."""
+    """Returns the state dict {PyTorch name: array} of one file. calibrated: takes the file's `stat:` arrays where they exist."""
     drawn = {}
     for name, shape in zip(map(str, arrays["names"]), arrays["shapes"], strict=True):
         stored = arrays.get(f"stat:{name}") if calibrated else None

@@ -1,6 +1,6 @@
-"""Real processes that start fast: one that has imported everything forks one for each command.
+"""Starts real processes fast: a server process imports everything once, then forks a child for each command.
 
-`Launcher` is the test's side; `python -m tests.helpers.launcher` is the process that forks, before JAX has made any client.
+`Launcher` is the test's side. `python -m tests.helpers.launcher` is the server. The server never creates a JAX client, so forking is safe.
 """
 
 import importlib
@@ -16,7 +16,7 @@ EVERYTHING = ("bnext_jax.training.loop", "bnext_jax.commands.evaluate", "tensorf
 
 
 class Launcher:
-    """Starts commands; use as a context manager."""
+    """Starts commands. Use it as a context manager."""
 
     def __enter__(self):
         command = [sys.executable, "-m", "tests.helpers.launcher"]
@@ -29,41 +29,44 @@ class Launcher:
         self._server.stdout.close()
 
     def ask(self, **request):
-        """One request, one answer of the process that forks."""
+        """Sends one request to the server and returns its answer."""
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
     def start(self, words, output, environment=None, settings=None, module="main"):
-        """The process id of `python main.py WORDS`, or of `python -m MODULE WORDS`.
+        """Starts `python main.py WORDS`, or main(*WORDS) of another module. Returns the process id.
 
         Args:
-          words: str() of each is passed. output: a path, to which .out and .err are added. environment: more of it. settings: of
-          jax.config, {name: value}. module: has main(*words) that returns None.
+          words: the arguments; str() of each is passed.
+          output: a path. The result goes to OUTPUT.out, everything else that the process prints to OUTPUT.err.
+          environment: {name: value}, environment variables to add.
+          settings: {name: value}, of jax.config.
+          module: a module with main(*words) that returns None or an exit code.
         """
         line = [str(word) for word in words]
         return self.ask(words=line, output=str(output), environment=environment or {}, settings=settings or {}, module=module)
 
     def end(self, pid):
-        """Waits for a process; returns its exit code, -N where signal N ended it."""
+        """Waits for a process and returns its exit code; -N if signal N ended it."""
         return self.ask(wait=pid)
 
 
 def free_port():
-    """A TCP port of this machine that nobody listens on."""
+    """Returns a TCP port of this machine that no process listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
 
 
 def fork(words, output, environment, settings, module):
-    """The child's process id; the child never returns."""
+    """Forks a child that runs a command. Returns the child's process id; the child never returns."""
     pid = os.fork()
     if pid:
         return pid
     os.dup2(os.open(output + ".err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(2, 1)
-    result = open(output + ".out", "w")  # noqa: SIM115  as main.py does, the result's own
+    result = open(output + ".out", "w")  # noqa: SIM115  a stream for the result alone, as in cli.run
     code = 70
     try:
         import logging
@@ -87,7 +90,7 @@ def fork(words, output, environment, settings, module):
 
 
 def serve():
-    """Forks and waits, as asked on standard input, until it is closed."""
+    """The server: forks and waits as standard input requests, until standard input is closed."""
     for name in EVERYTHING:
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")

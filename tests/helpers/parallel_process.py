@@ -1,9 +1,9 @@
-"""One of several real processes that train the same run, for a few steps in each of some cases, and evaluate PyTorch files.
+"""One of several real processes that together train a few steps of each CASE, and then evaluate PyTorch files.
 
 main(PROCESS, COUNT, PORT, DEVICES, SEED, DATASETS, TEACHER, FILES, OUTPUT, CASE...)
 
-Steps go through training.run.Run, as in the loop; process 0 writes the whole state, the metrics of the last step and the evaluation to
-OUTPUT/CASE.npz, and what `evaluate` says of each of FILES (joined by ",") to OUTPUT/evaluations.json.
+training.run.Run does the steps, as in the training loop. Process 0 writes the whole state, the metrics of the last step and the
+evaluation to OUTPUT/CASE.npz. It writes the results of `evaluate` for FILES (joined by ",") to OUTPUT/evaluations.json.
 """
 
 import json
@@ -25,7 +25,7 @@ CASES = {
 
 
 def settings(case, seed, datasets, teacher):
-    """The configuration of a case; the mesh is for any number of devices."""
+    """Returns the Config of a case. Its mesh fits any number of devices."""
     from bnext_jax import config as c
 
     precision, group, shard, accumulate, _ = CASES[case]
@@ -43,9 +43,9 @@ def settings(case, seed, datasets, teacher):
 
 
 def train(config, steps, evaluates=False):
-    """{name: array}: the state and the last step's metrics after some steps; the evaluation.
+    """Trains some steps. Returns {name: array}: the state, the metrics of the last step and, if asked for, the evaluation.
 
-    Also "held", the bytes of state on one device, and "all-reduces", their number and the bytes of the largest in the compiled step.
+    Also "held": the bytes of the state on one device. And "all-reduces": their number in the compiled step, and the bytes of the largest.
     """
     from bnext_jax.io.digest import on_host
     from bnext_jax.tpu.collectives import collectives
@@ -69,14 +69,14 @@ def train(config, steps, evaluates=False):
 
 
 def evaluations(files, datasets, teacher):
-    """What `evaluate` says of each PyTorch file."""
+    """Returns the result of `evaluate` for each PyTorch file."""
     from bnext_jax.commands.evaluate import evaluate
 
     return [evaluate(file, settings("single", 0, datasets, teacher)) for file in files]
 
 
 def main(process, count, port, devices, seed, datasets, teacher, files, output, *cases):
-    """Arguments as text: launcher.start passes them."""
+    """All arguments are text, because launcher.start passes text."""
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if int(count) > 1:

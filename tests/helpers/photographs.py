@@ -1,4 +1,4 @@
-"""Real photographs that installed packages carry, as JPEGs of any size."""
+"""Real photographs from installed packages (scikit-image, scikit-learn), as images and JPEGs of any size."""
 
 import functools
 import io
@@ -18,12 +18,12 @@ FILES += [SKLEARN / "datasets/images" / name for name in ("china.jpg", "flower.j
 
 @functools.cache
 def images(width=500, height=375):
-    """Each photograph cut and resized to one size, as Pillow's images."""
+    """Returns all photographs, cropped and resized to one size, as Pillow images."""
     return [ImageOps.fit(Image.open(path).convert("RGB"), (width, height), Image.Resampling.BICUBIC) for path in FILES]
 
 
 def encoded(image, kind="jpeg", **options):
-    """The bytes of one image; options: Pillow's."""
+    """Encodes one image and returns its bytes. options: of Pillow's save."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -31,14 +31,14 @@ def encoded(image, kind="jpeg", **options):
 
 @functools.cache
 def jpegs(width=500, height=375, quality=90):
-    """All photographs as JPEGs of one size."""
+    """Returns all photographs as JPEGs of one size."""
     return [encoded(image, quality=quality) for image in images(width, height)]
 
 
 def levels(found, expected):
-    """Mean absolute difference of two images in grey levels."""
+    """Returns the mean absolute difference of two images, in levels of 0..255."""
     return float(np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).mean())
 
 
-# Small JPEGs of all photographs, 40x30 pixels.
+# All photographs as JPEGs of 40x30 pixels.
 TINY = [encoded(image.resize((40, 30))) for image in images()]

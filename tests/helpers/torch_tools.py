@@ -1,4 +1,4 @@
-"""PyTorch files for tests: a narrow BNext with drawn weights, held as published files hold it."""
+"""PyTorch files for tests: a narrow BNext with drawn weights, in the layout of published files."""
 
 import argparse
 
@@ -10,19 +10,22 @@ from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.table import create_model
 from tests.helpers import golden_files
 
-WIDTHS = (8, 8, 16, 16)  # three blocks: plain, ELM attention and widening, plain
+WIDTHS = (8, 8, 16, 16)  # three blocks: plain; ELM attention, widening; plain
 EPOCH = 10
 TEMPERATURE = 0.9**EPOCH
 
 
 def drawn(temperature=TEMPERATURE, classes=10):
-    """{PyTorch name: array} of the narrow network."""
+    """Returns {PyTorch name: array} of the narrow network, with drawn weights."""
     shapes = to_state_dict(create_model("bnext", classes, widths=WIDTHS, rngs=nnx.Rngs(0)))
     return {name: golden_files.draw(name, value.shape, 7, temperature) for name, value in shapes.items()}
 
 
 def save_training(path, tensors, **more):
-    """A training checkpoint of several GPUs: "module." before every name, optimizer, history with numpy's numbers, command line."""
+    """Saves a training checkpoint as a run on several GPUs writes it.
+
+    Every name has the prefix "module.". The file also holds an optimizer, a history of numpy numbers and a command line.
+    """
     content = {
         "epoch": EPOCH,
         "state_dict": {f"module.{name}": torch.from_numpy(np.array(value)) for name, value in tensors.items()},
@@ -40,6 +43,6 @@ def save_training(path, tensors, **more):
 
 
 def save_bare(path, tensors, **options):
-    """A state dict alone. options: of torch.save."""
+    """Saves a state dict alone. options: of torch.save."""
     torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, path, **options)
     return path

@@ -1,4 +1,4 @@
-"""Errors that nothing can catch: only those of reads that Orbax abandoned are kept from people."""
+"""Exceptions raised in destructors and callbacks (sys.unraisablehook): only those of reads that Orbax abandoned are hidden."""
 
 import types
 
@@ -6,7 +6,7 @@ from bnext_jax.host.process import abandoned
 
 
 def told_by(file, message="of whatever kind"):
-    """The argument of sys.unraisablehook after an error raised by code in `file`, of an object without code."""
+    """The argument of sys.unraisablehook for an exception that code in `file` raises. It names no object."""
     try:
         exec(compile(f"raise ValueError({message!r})", file, "exec"))
     except ValueError as error:
@@ -20,7 +20,7 @@ def test_only_errors_of_orbax_and_of_its_closed_event_loop_count_as_abandoned():
     assert not abandoned(told_by("/home/orbax.py"))
 
 
-def test_a_coroutine_of_orbax_that_never_ran_counts_by_its_own_code():
+def test_a_coroutine_that_never_ran_is_abandoned_if_its_code_is_of_orbax():
     names = {}
     exec(compile("async def read(): pass", "/lib/site-packages/orbax/checkpoint/store.py", "exec"), names)
     coroutine = names["read"]()

@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Writes are atomic: a file is complete or missing."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.io.files import sha256, write_whole, written_whole
 
 
-def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
+def test_a_file_replaces_the_old_one_only_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with written_whole(path, "note") as partial:
@@ -18,7 +18,7 @@ def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("torn"), KeyboardInterrupt()])
-def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path, error):
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
     kind = UserError if isinstance(error, Exception) else KeyboardInterrupt
@@ -31,7 +31,7 @@ def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path, error
         assert str(raised.value) == f"the note {path} cannot be written: {reason}; free space"
 
 
-def test_a_users_own_sentence_passes_and_a_folder_of_an_earlier_failure_is_replaced(tmp_path):
+def test_a_user_error_passes_unchanged_and_a_leftover_folder_is_replaced(tmp_path):
     (tmp_path / ".run.partial").mkdir()
     (tmp_path / ".run.partial" / "left").write_text("")
     with pytest.raises(UserError, match="mine"), written_whole(tmp_path / "run", "run"):
@@ -42,8 +42,8 @@ def test_a_users_own_sentence_passes_and_a_folder_of_an_earlier_failure_is_repla
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["a"]
 
 
-def test_bytes_and_checksums(tmp_path):
-    content = bytes(range(256)) * 20_000  # more than a chunk
+def test_write_whole_writes_bytes_and_sha256_reads_them(tmp_path):
+    content = bytes(range(256)) * 20_000  # 5.12 MB, more than one CHUNK
     write_whole(tmp_path / "a", content, "file")
     assert (tmp_path / "a").read_bytes() == content and sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
     with pytest.raises(UserError, match="cannot be read: No such file"):

@@ -1,6 +1,6 @@
-"""Work directories that version 0.1 wrote (tests/fixtures): they compute what they computed then, and their runs go on.
+"""Work directories that version 0.1 wrote (tests/fixtures): their networks give the same logits as then, and their runs resume.
 
-Version 0.1 called batch norm's scale `gain`; the rest of its layout is today's.
+Version 0.1 called the scale of a batch norm `gain`. The rest of its layout is the present one.
 """
 
 import json
@@ -18,7 +18,7 @@ FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize("name", ["workdir_0_1", "quantized_0_1"])
-def test_a_network_of_version_0_1_gives_the_logits_of_then(name):
+def test_a_network_of_version_0_1_gives_the_same_logits_as_then(name):
     with np.load(FIXTURES / "logits_0_1.npz") as stored:
         images, expected = stored["images"], stored[name]
     model, metadata = load(FIXTURES / name)
@@ -26,7 +26,7 @@ def test_a_network_of_version_0_1_gives_the_logits_of_then(name):
     assert np.abs(np.asarray(model(images)) - expected).max() <= 1e-4 * expected.std()
 
 
-def test_a_run_of_version_0_1_goes_on_with_its_optimizer_and_log(run, digits, tmp_path, caplog):
+def test_a_run_of_version_0_1_resumes_with_its_optimizer_and_log(run, digits, tmp_path, caplog):
     folder = shutil.copytree(FIXTURES / "workdir_0_1", tmp_path / "run")
     code, result, error = run("train", SMOKE, f"--workdir={folder}", f"--config.data.directory={digits}")
     assert code == 0, error
@@ -34,10 +34,10 @@ def test_a_run_of_version_0_1_goes_on_with_its_optimizer_and_log(run, digits, tm
     assert (result["steps"], result["finished"], result["binary"], result["images"]) == (44, True, True, 22 * 64)
     first, second = read_metrics(folder)
     assert first == json.loads((FIXTURES / "workdir_0_1/metrics.jsonl").read_text()) and second["epoch"] == 2
-    assert second["train_loss"] == pytest.approx(2.0354, abs=0.05)  # of version 0.1; on other processors a sign may flip
+    assert second["train_loss"] == pytest.approx(2.0354, abs=0.05)  # the loss with version 0.1; on another processor a sign may flip
 
 
-def test_a_run_of_version_0_1_with_other_settings_is_refused_by_field(run, digits, tmp_path):
+def test_a_run_of_version_0_1_with_other_settings_is_refused_and_names_the_fields(run, digits, tmp_path):
     folder = shutil.copytree(FIXTURES / "workdir_0_1", tmp_path / "run")
     words = ["train", SMOKE, f"--workdir={folder}", f"--config.data.directory={digits}"]
     code, _, error = run(*words, "--config.seed=3", "--config.model.gate_bits=4")

@@ -1,4 +1,4 @@
-"""Names and shapes alone tell the network; what is nearly one is told apart."""
+"""`recognise` finds the network from the names and shapes of tensors, and refuses files that only look similar."""
 
 import json
 
@@ -16,14 +16,14 @@ from tests.helpers import golden_files
 
 
 def shapes(path):
-    """{PyTorch name: array without memory} of a golden file, and its meta."""
+    """Returns ({PyTorch name: array}, meta) of a golden file. The arrays have only a shape: broadcasts of one zero."""
     arrays, meta = golden_files.read(path)
     pairs = zip(map(str, arrays["names"]), arrays["shapes"], strict=True)
     return {name: np.broadcast_to(np.float32(0), json.loads(str(shape))) for name, shape in pairs}, meta
 
 
 @pytest.mark.parametrize("path", golden_files.files("models"), ids=lambda path: path.stem)
-def test_each_bnext_of_the_reference_is_told_by_its_shapes(path):
+def test_each_bnext_of_the_reference_is_recognized_by_its_shapes(path):
     tensors, meta = shapes(path)
     name, classes, arguments = recognise(tensors)
     assert name == ("bnext18" if meta["size"] == "18" else f"bnext_{meta['size']}") and classes == meta["num_classes"]
@@ -32,11 +32,11 @@ def test_each_bnext_of_the_reference_is_told_by_its_shapes(path):
 
 
 @pytest.mark.parametrize("path", golden_files.files("teachers"), ids=lambda path: path.stem)
-def test_each_teacher_is_told_by_its_shapes(path):
+def test_each_teacher_is_recognized_by_its_shapes(path):
     assert recognise(shapes(path)[0]) == (path.stem, 1000, {})
 
 
-def test_widths_and_depths_of_ones_own_are_told():
+def test_other_widths_and_depths_are_recognized():
     for name, arguments in (
         ("bnext", {"widths": (8, 16, 16, 32)}),
         ("bnext", {"widths": (8, 8, 16), "elm_attention": False}),
@@ -47,7 +47,7 @@ def test_widths_and_depths_of_ones_own_are_told():
         assert recognise(to_state_dict(model)) == (name, 7, arguments)
 
 
-def test_the_package_of_lite0_has_another_naming_of_the_same_tensors():
+def test_the_lite0_package_has_other_names_for_the_same_tensors():
     file = torch_files.read(roster.packaged("tf_efficientnet_lite0"))
     renamed = timm_names(file.tensors)
     golden, _ = shapes(golden_files.OWN / "teachers/tf_efficientnet_lite0.npz")
@@ -69,16 +69,16 @@ def test_blocks_that_lite0_does_not_have_keep_their_names():
         (["conv_stem.weight"], "looks like a efficientnet but lacks 'conv_head.weight'"),
     ],
 )
-def test_what_is_no_network_of_ours_is_told(names, message):
+def test_other_networks_are_refused_with_the_reason(names, message):
     with pytest.raises(UserError, match=message):
         recognise({name: np.zeros((8, 8, 3, 3), np.float32) for name in names})
 
 
-def test_the_roster_names_networks_that_exist_and_every_student_has_its_faculty():
+def test_the_roster_names_existing_models_and_students_have_known_teachers():
     assert {teacher.model for teacher in roster.ROSTER.values()} <= MODELS.keys()
     for tag, teacher in roster.ROSTER.items():
         assert tag.split(".")[0] == teacher.model
-        assert teacher.sha256 == "" or teacher.sha256 in teacher.release  # the release's name carries it
+        assert teacher.sha256 == "" or teacher.sha256 in teacher.release  # the release's file name contains the checksum
     assert roster.PUBLISHED_TEACHERS["bnext_large"] == (
         ("efficientnet_b0.ra_in1k", "efficientnet_b4.ra2_in1k", "convnext_tiny.fb_in1k"),
         "convnext_tiny.fb_in1k",

@@ -1,4 +1,4 @@
-"""What is saved is loaded: the same network, told by its config alone."""
+"""`load` returns the network that `save` wrote. `described` reads its name, classes and arguments from its config."""
 
 import jax
 import numpy as np
@@ -23,14 +23,14 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "classes", "arguments"), NETWORKS)
-def test_a_network_tells_its_name_classes_and_arguments(name, classes, arguments):
+def test_described_gives_the_name_classes_and_arguments_of_a_network(name, classes, arguments):
     told = described(abstract_model(name, classes, **arguments))
     assert (told["name"], told["num_classes"]) == (name, classes)
     assert abstract_model(told["name"], classes, **told["arguments"]).config == abstract_model(name, classes, **arguments).config
 
 
 @pytest.mark.parametrize("file", ["run", "a.safetensors", "a.pth.tar"])
-def test_a_saved_network_comes_back_with_every_value(tmp_path, file):
+def test_load_returns_every_value_that_save_wrote(tmp_path, file):
     model = create_model("bnext", 10, widths=(8, 8, 16), rngs=nnx.Rngs(0))
     save(tmp_path / file, model)
     found, metadata = load(tmp_path / file)
@@ -40,7 +40,7 @@ def test_a_saved_network_comes_back_with_every_value(tmp_path, file):
         save(tmp_path / file, model)
 
 
-def test_a_network_that_no_command_could_read_is_refused(tmp_path):
+def test_save_refuses_a_module_that_no_command_can_read(tmp_path):
     with pytest.raises(UserError, match=r"Linear is no network of bnext_jax.MODELS"):
         save(tmp_path / "run", nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""PyTorch state dicts: what does not fit is listed, what fits comes back unchanged."""
+"""PyTorch state dicts: a round trip changes nothing, and an error lists all tensors that do not fit."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def drawn(path):
 
 
 @pytest.mark.parametrize("size", ["tiny_10c_32px", "tiny_10c_32px_no_elm_attention_no_infor_recoupling", "18_10c_32px"])
-def test_a_round_trip_is_the_identity_in_names_order_types_and_values(size):
+def test_a_round_trip_keeps_names_order_types_and_values(size):
     tensors, meta = drawn(golden_files.OWN / "models" / f"bnext_{size}.npz")
     name = "bnext18" if meta["size"] == "18" else f"bnext_{meta['size']}"
     switches = {} if meta["size"] == "18" else {key: meta[key] for key in ("elm_attention", "info_recoupling")}
@@ -49,7 +49,7 @@ def test_differing_temperatures_inside_one_file_are_refused():
         from_state_dict(model, tensors)
 
 
-def test_the_networks_temperature_is_the_files():
+def test_the_network_gets_the_temperature_of_the_file():
     tensors, model = state_dict()
     tensors = {k: np.array([0.25], np.float32) if k.endswith("temperature") else v for k, v in tensors.items()}
     assert float(from_state_dict(model, tensors).temperature[...]) == 0.25

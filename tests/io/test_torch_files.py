@@ -1,4 +1,4 @@
-"""PyTorch files: what is read out of each form, what strangers' files cannot do, what is left where writing fails."""
+"""PyTorch files: reading each form, refusing code in untrusted files, and leaving nothing behind when a write fails."""
 
 import os
 import pickle
@@ -49,7 +49,7 @@ def test_every_form_gives_its_tensors_epoch_and_temperature(tmp_path, name, make
 
 
 class Trap:
-    """Unpickled without care it makes a file."""
+    """An object that makes a folder when a plain pickle.load reads it."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -59,7 +59,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle", "in the history"])
-def test_a_pickle_that_would_run_code_does_not(tmp_path, form):
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, form):
     path, mark = tmp_path / "trap.pth.tar", tmp_path / "mark"
     content = {"state_dict": {"fc.weight": torch.ones(2)}, "losses": [Trap(mark)]} if form == "in the history" else Trap(mark)
     if form == "bare pickle":
@@ -70,11 +70,11 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, form):
         torch_files.read(path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Trap(mark)))
-    assert mark.exists()  # it is a trap
+    assert mark.exists()  # shows that the trap works
 
 
 class Made:
-    """Pickled as a call of `function`."""
+    """An object that is pickled as a call of `function`."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -83,15 +83,15 @@ class Made:
         return self.call
 
 
-def test_the_functions_that_histories_name_do_not_run(tmp_path):
-    """numpy's would follow bytes of the file as pointers, and take any amount of memory."""
+def test_functions_named_in_histories_do_not_run(tmp_path):
+    """The functions of numpy would use bytes of the file as pointers, and allocate any amount of memory."""
     wild = [Made(np.ndarray, (1,), np.dtype("O"), b"A" * 8), Made(np.ndarray, (10**15,)), np.array(["a", None], object), np.uint8(3)]
     torch.save({"state_dict": {"fc.weight": torch.ones(2)}, "history": wild, "epoch": float("inf"), "temp": 10**400}, tmp_path / "a.pth")
     file = torch_files.read(tmp_path / "a.pth")
     assert list(file.tensors) == ["fc.weight"] and (file.epoch, file.temperature) == (None, None)
 
 
-def test_a_file_cut_at_any_byte_or_with_any_bit_turned_is_read_or_told(tmp_path):
+def test_a_file_cut_at_any_byte_or_with_a_flipped_bit_is_read_or_refused(tmp_path):
     path, told = legacy(tmp_path / "a.pth"), 0
     whole = path.read_bytes()
     turned = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(0, len(whole), 3)]
@@ -101,10 +101,10 @@ def test_a_file_cut_at_any_byte_or_with_any_bit_turned_is_read_or_told(tmp_path)
             torch_files.read(path)
         except UserError:
             told += 1
-    assert told >= len(whole)  # each of the cuts, and some of the turned bits
+    assert told >= len(whole)  # every truncated file, and some files with a flipped bit
 
 
-def test_what_describes_the_network_comes_back_unless_it_is_no_description(tmp_path):
+def test_the_network_description_is_read_back_and_a_wrong_one_is_ignored(tmp_path):
     described = {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8], "stem_stride": 2}}
     for suffix, expected in ((".pth.tar", described), (".safetensors", described), (".pth", None)):
         torch_files.write(tmp_path / f"a{suffix}", TENSORS, epoch=3, temperature=0.5, described=described)
@@ -127,8 +127,8 @@ BAD = {
     "truncated legacy": ("a.pth", lambda path: cut(legacy(path)), "damaged or truncated"),
     "truncated safetensors": ("a.safetensors", lambda path: (save_file(TENSORS, path), cut(path)), "damaged or truncated"),
     "a web page": ("a.pth", lambda path: path.write_text("<html>404</html>"), "damaged or something else"),
-    "safetensors by name": ("a.safetensors", lambda path: save_bare(path, TENSORS), "is a PyTorch file, which its suffix does not say"),
-    "PyTorch by name": ("a.pth", lambda path: save_file(TENSORS, path), "is a safetensors file, which its suffix does not say"),
+    "safetensors by name": ("a.safetensors", lambda path: save_bare(path, TENSORS), "is a PyTorch file, but its suffix says otherwise"),
+    "PyTorch by name": ("a.pth", lambda path: save_file(TENSORS, path), "is a safetensors file, but its suffix says otherwise"),
     "another suffix": ("a.npz", lambda path: save_bare(path, TENSORS), "its suffix must be one of .pth.tar"),
     "a list": ("a.pth", lambda path: torch.save([torch.ones(1)], path), "holds a list, not a state dict"),
     "no tensors": ("a.pth", lambda path: torch.save({"epoch": 1}, path), "holds no tensors"),
@@ -140,7 +140,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_file_that_cannot_be_taken_is_told_in_one_sentence(tmp_path, case):
+def test_an_unusable_file_is_refused_with_a_message_of_one_line(tmp_path, case):
     name, make, message = BAD[case]
     make(tmp_path / name)
     with pytest.raises(UserError, match=message) as error:
@@ -149,10 +149,10 @@ def test_a_file_that_cannot_be_taken_is_told_in_one_sentence(tmp_path, case):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
-def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+def test_a_full_disk_leaves_no_file(tmp_path, suffix):
     large = {"fc.weight": np.ones(100_000, np.float32)}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # larger files fail like a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # writes beyond 50,000 bytes fail as on a full disk
     try:
         with pytest.raises(UserError, match="cannot be written"):
             torch_files.write(tmp_path / f"a{suffix}", large, epoch=0, temperature=1.0, described={})
@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_over_nor_under_a_name_that_says_nothing(tmp_path):
+def test_write_refuses_existing_files_unknown_suffixes_and_impossible_paths(tmp_path):
     (tmp_path / "a.pth").write_text("mine")
     with pytest.raises(UserError, match="exists; remove it"):
         torch_files.write(tmp_path / "a.pth", TENSORS, epoch=0, temperature=None, described={})

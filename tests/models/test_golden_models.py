@@ -1,4 +1,4 @@
-"""Every whole network of the reference: logits in evaluation."""
+"""Logits of every whole network equal the reference's, in evaluation."""
 
 import jax
 import numpy as np

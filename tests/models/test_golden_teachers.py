@@ -1,4 +1,4 @@
-"""The teachers' networks of the reference: logits and pooled features in evaluation."""
+"""Logits and pooled features of every teacher's network equal the reference's, in evaluation."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def test_golden_logits_and_features(path, monkeypatch):
     def outputs(state, images):
         kept = {}
 
-        def features(self, images):  # keeps the map behind the logits: a second pass would compile as long again
+        def features(self, images):  # keeps the feature map that the logits come from; a second pass would double the compile time
             kept["map"] = original(self, images)
             return kept["map"]
 

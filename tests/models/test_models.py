@@ -1,4 +1,4 @@
-"""The networks: switches that switch, sizes and names that are refused."""
+"""BNext and BNext18: ablation switches, output shapes, initial values, and arguments that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
 
-WIDTHS = (8, 8, 16, 16)  # three blocks: plain, ELM attention and widening, plain
+WIDTHS = (8, 8, 16, 16)  # three blocks: plain; ELM attention, widening; plain
 
 
 @pytest.mark.parametrize(("elm", "recoupling"), [(True, True), (True, False), (False, True), (False, False)])
@@ -29,7 +29,7 @@ def test_every_second_block_has_elm_attention(name):
 
 
 @pytest.mark.parametrize(("classes", "pixels", "stride"), [(1000, 64, 2), (10, 32, 1), (7, 16, 1)])
-def test_any_number_of_classes_and_the_stems_stride_follow_the_reference(classes, pixels, stride):
+def test_the_number_of_classes_sets_the_logits_and_the_stride_of_the_stem(classes, pixels, stride):
     model = abstract_model("bnext", classes, widths=WIDTHS)
     assert model.stem.conv.stride == stride
     graphdef, state = nnx.split(model)
@@ -43,7 +43,7 @@ def test_logits_are_float32_for_bfloat16_images():
     assert jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), nnx.as_pure(state), images).dtype == jnp.float32
 
 
-def test_a_network_starts_as_the_paper_says():
+def test_a_network_starts_with_the_initial_values_of_the_paper():
     model = create_model("bnext", 10, widths=(32, 64), rngs=nnx.Rngs(0))
     unit = model.blocks[0].unit3x3
     np.testing.assert_array_equal(unit.scale[...], np.full(32, 0.5))

@@ -1,4 +1,4 @@
-"""EfficientNet and ConvNeXt: shapes, sizes, gradients and wrong arguments."""
+"""EfficientNet and ConvNeXt: shapes, numbers of parameters, gradients and wrong arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def _abstract(name, **arguments):
 
 
 def _drawn(name, **arguments):
-    """A narrow network drawn by numpy: JAX compiles a program for every shape that it draws, 20 s in all."""
+    """Returns a narrow network with values that numpy draws. JAX would compile one program per shape that it draws, 20 s in all."""
     graphdef, state = nnx.split(_abstract(name, **arguments))
     draw = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(state):
@@ -59,7 +59,7 @@ def _logits(model, images):
 
 @pytest.fixture(scope="module", params=NARROW)
 def trained(request):
-    """(name, {path: parameter}, {path: gradient}, {path: new running statistic}) of one training-mode pass."""
+    """Runs one pass in training mode. Gives (name, {path: parameter}, {path: gradient}, {path: new running statistic})."""
     model = nnx.view(_drawn(request.param), use_running_average=False, raise_if_not_found=False)
     graphdef, parameters, rest = nnx.split(model, nnx.Param, ...)
 
@@ -75,20 +75,20 @@ def trained(request):
 
 @narrow
 @pytest.mark.parametrize("side", [16, 32])
-def test_narrow_network_maps_images_to_one_logit_a_class(name, side):
+def test_narrow_network_maps_images_to_one_logit_per_class(name, side):
     logits = _logits(_drawn(name), _images(side))
     assert logits.shape == (4, CLASSES) and logits.dtype == jnp.float32
     assert np.isfinite(logits).all() and np.std(logits, 0).min() > 0
 
 
 @narrow
-def test_one_stage_is_a_network_too(name):
+def test_a_network_may_have_a_single_stage(name):
     one = {"efficientnet": {"stages": ((1, 3, 1, 8, 1),)}, "convnext": {"widths": (8,), "depths": (1,)}}
     assert _logits(_drawn(name, **one[name]), _images(16)).shape == (4, CLASSES)
 
 
 @narrow
-def test_temperature_changes_no_logit(name):
+def test_the_temperature_does_not_change_the_program(name):
     model, images = _abstract(name), jnp.zeros((1, 16, 16, 3))
     graphdef, state = nnx.split(model)
 
@@ -106,13 +106,13 @@ def test_half_precision_images_give_float32_logits_near_those_of_float32_images(
     assert np.abs(half - exact).max() <= 1e-2 * np.abs(exact).max()
 
 
-def test_every_parameter_has_a_gradient_that_is_not_zero_in_training_mode(trained):
+def test_every_parameter_has_a_nonzero_gradient_in_training_mode(trained):
     _, parameters, grads, _ = trained
     assert grads.keys() == parameters.keys()
     assert [path for path, grad in grads.items() if not np.abs(grad).max() > 0] == []
 
 
-def test_training_counts_a_batch_in_every_norm_of_an_efficientnet_alone(trained):
+def test_training_counts_one_batch_in_each_batch_norm_and_convnext_has_none(trained):
     name, _, _, statistics = trained
     counts = [int(value) for path, value in statistics.items() if path[-1] == "batches"]
     assert counts == [1] * {"efficientnet": 7, "convnext": 0}[name]
@@ -127,7 +127,7 @@ def test_decay_group_is_weights_exactly_where_pytorch_has_four_dimensions(name):
 
 
 @narrow
-def test_state_dict_comes_back_as_it_went(name):
+def test_a_state_dict_round_trip_changes_nothing(name):
     tensors = to_state_dict(_drawn(name))
     again = to_state_dict(from_state_dict(_abstract(name), tensors))
     assert tensors.keys() == again.keys()
@@ -178,6 +178,6 @@ def test_efficientnet_rounds_halves_of_odd_sizes_up():
         ("convnext", {"widths": (8, 0), "depths": (1, 1)}),
     ],
 )
-def test_shapes_that_are_no_network_raise_user_error(name, arguments):
+def test_wrong_arguments_raise_user_error(name, arguments):
     with pytest.raises(UserError):
         _abstract(name, **arguments)

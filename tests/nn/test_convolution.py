@@ -1,4 +1,4 @@
-"""Convolutions in both lowerings, and the binary convolution, against loops over output positions."""
+"""Convolutions in both lowerings, and the binary convolution, are compared with loops over output positions."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ BNEXT = {"input_quantizer": SteSign(clip_value=1.5), "kernel_quantizer": Anneale
 
 
 def direct(x, kernel, stride, pads=None, value=0):
-    """The convolution of a padded map, written out with loops over output positions; pads: None = size // 2 on all sides."""
+    """Pads a map and convolves it with loops over output positions. pads: None = size // 2 on all sides."""
     size = kernel.shape[0]
     padded = np.pad(x, ((0, 0), *(pads or ((size // 2, size // 2),) * 2), (0, 0)), constant_values=value)
     height, width = ((side - size) // stride + 1 for side in padded.shape[1:3])
@@ -38,8 +38,8 @@ def test_convolution_is_the_sum_over_taps(size, stride, shape, lowering):
 
 
 @pytest.mark.parametrize(("size", "stride", "shape"), CASES)
-def test_convolution_gradients_are_the_maps_own_transposes(size, stride, shape, lowering):
-    """<y, conv(x, k)> is linear in x and in k: <dx, x2> = <y, conv(x2, k)> and <dk, k2> = <y, conv(x, k2)> for any x2, k2."""
+def test_convolution_gradients_are_the_transposes_of_the_linear_maps(size, stride, shape, lowering):
+    """<y, conv(x, k)> is linear in x and in k. So <dx, x2> = <y, conv(x2, k)> and <dk, k2> = <y, conv(x, k2)> for any x2, k2."""
     rng = np.random.default_rng([7, size, stride, *shape])
     x, other = rng.standard_normal((2, 2, *shape, 3))
     kernel, turned = rng.standard_normal((2, size, size, 3, 5))
@@ -58,7 +58,7 @@ def test_border_taps_of_a_binary_convolution_contribute_zero():
     np.testing.assert_array_equal(found, [[4, 6, 4], [6, 9, 6], [4, 6, 4]])
 
 
-# padding, value, stride, side -> pixels before and after: TensorFlow's rule gives the odd pixel to the end
+# padding, value, stride, side, and the expected pixels before and after. "same" (TensorFlow's rule) adds an odd pixel at the end.
 PADDINGS = [
     ("torch", 1, 1, 6, (1, 1)),
     ("torch", -1, 2, 6, (1, 1)),
@@ -69,7 +69,7 @@ PADDINGS = [
 
 
 @pytest.mark.parametrize(("padding", "value", "stride", "side", "pixels"), PADDINGS)
-def test_a_binary_convolution_pads_as_it_is_told(padding, value, stride, side, pixels):
+def test_a_binary_convolution_uses_its_padding_and_pad_value(padding, value, stride, side, pixels):
     rng = np.random.default_rng([value + 1, stride, side])
     x, shift = rng.standard_normal((2, side, side, 3)), np.array([0.5, -0.2, 0.0])
     conv = BinaryConv(3, 5, 3, stride, **BNEXT, padding=padding, pad_value=value, rngs=nnx.Rngs(0))
@@ -78,7 +78,7 @@ def test_a_binary_convolution_pads_as_it_is_told(padding, value, stride, side, p
     np.testing.assert_array_equal(found, direct(np.sign(x + shift), signs, stride, (pixels, pixels), value))
 
 
-def test_without_an_input_quantizer_the_input_is_convolved_as_it_is():
+def test_without_an_input_quantizer_the_input_is_convolved_unchanged():
     conv = BinaryConv(2, 4, 1, input_quantizer=None, kernel_quantizer=AnnealedSign(), rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 2))
     expected = direct(x, np.sign(np.asarray(conv.kernel[...])), 1)

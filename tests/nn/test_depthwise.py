@@ -1,4 +1,4 @@
-"""Both lowerings of the depthwise convolution: one map, one pair of gradients, and the direct sum that defines them."""
+"""Both lowerings of the depthwise convolution give the same outputs and gradients, and the sum that defines the convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,14 @@ import pytest
 from bnext_jax.nn import depthwise, lowering
 
 CASES = [(3, 1, (6, 6)), (3, 2, (6, 6)), (3, 2, (7, 5)), (5, 2, (8, 6)), (5, 1, (3, 4)), (7, 1, (8, 8)), (7, 3, (2, 9))]
-UNEVEN = ((0, 1), (1, 2))  # as TensorFlow pads
+UNEVEN = ((0, 1), (1, 2))  # as TensorFlow pads: more at the end
 
 
 def _outputs(x, kernel, stride, pads=None):
-    """The output, and its gradients for a cotangent that differs at every position; pads: None = k // 2 on all sides."""
+    """Returns (output, gradient of x, gradient of the kernel). The cotangent differs at every position.
+
+    pads: None = size // 2 on all sides.
+    """
     pads = pads or ((kernel.shape[0] // 2,) * 2,) * 2
     y, pullback = jax.vjp(lambda x, k: depthwise.depthwise_convolution(x, k, stride, pads), x, kernel)
     return y, *pullback(jnp.sin(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype))

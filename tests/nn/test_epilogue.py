@@ -1,4 +1,4 @@
-"""A unit's tail, whose backward pass is written by hand, against its formulas."""
+"""nn.epilogue has a backward pass written by hand. These tests compare it with automatic differentiation of the formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ CHANNELS = 5
 
 
 def written_out(attends, c, a, b, slope, factor, offset, r):
-    """(sum of y, sum of z, sum of z^2, output) by the formulas alone, in numpy's and einsum's words."""
+    """Returns (sum of y, sum of z, sum of z^2, output), computed directly from the formulas with jnp and einsum."""
     u = jnp.einsum("nhwc,nc->nhwc", c, a) + b[:, None, None, :]
     y = jnp.maximum(u, 0) + slope[:, None, None, :] * jnp.minimum(u, 0)
     z = y * r if attends else y
@@ -20,7 +20,7 @@ def written_out(attends, c, a, b, slope, factor, offset, r):
 
 
 def drawn(seed=0):
-    """c, a, b, slope, factor, offset, r of two images of 3x4, float64."""
+    """Draws c, a, b, slope, factor, offset and r for two images of 3x4 positions, in float64."""
     rng = np.random.default_rng(seed)
     maps, images = (2, 3, 4, CHANNELS), (2, CHANNELS)
     return [jnp.asarray(rng.normal(size=shape)) for shape in (maps, images, images, images, images, images, maps)]
@@ -32,7 +32,7 @@ def both(attends, c, a, b, slope, factor, offset, r):
 
 
 @pytest.mark.parametrize("attends", [False, True])
-def test_values_and_every_gradient_are_those_of_the_formulas(attends):
+def test_values_and_all_gradients_equal_those_of_the_formulas(attends):
     with jax.enable_x64(True):
         arguments = drawn()
         found, back = jax.vjp(lambda *values: both(attends, *values), *arguments)
@@ -47,9 +47,9 @@ def test_values_and_every_gradient_are_those_of_the_formulas(attends):
 
 
 @pytest.mark.parametrize("attends", [False, True])
-def test_units_side_by_side_are_each_alone_and_share_the_residual(attends):
+def test_units_side_by_side_compute_as_if_alone_and_share_the_residual(attends):
     with jax.enable_x64(True):
-        *first, _, r = drawn()  # without the offset, which is added elsewhere
+        *first, _, r = drawn()  # without the offset, which add_offset adds
         *second, _, _ = drawn(2)
         found, back = jax.vjp(lambda units, r: epilogue.output(attends, units, r), (tuple(first), tuple(second)), r)
         zero = jnp.zeros((2, CHANNELS))
@@ -65,7 +65,7 @@ def test_units_side_by_side_are_each_alone_and_share_the_residual(attends):
 
 
 def test_bfloat16_maps_are_summed_in_float32():
-    """4096 positions of 1 + 2^-7 each: a sum in bfloat16 would stop at 512, where they are below half a unit in the last place."""
+    """Each of 4096 positions is 1 + 2^-7. A sum in bfloat16 would stop at 512, where 1 + 2^-7 is below half a unit in the last place."""
     c = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
     one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
     of_y, of_z, of_squares = epilogue.sums(c, one, zero, one)

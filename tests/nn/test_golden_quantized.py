@@ -1,4 +1,4 @@
-"""The quantized edition's reference outputs: its layers with gradients, and a whole network."""
+"""Layers (with gradients) and a whole network of the quantized edition equal the reference outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.golden
 
 
 def _layer(name, meta, weight):
-    """A layer of ours with the stored weight, its layout's transposition, and that of its input."""
+    """Returns (our layer for the shape of the weight, its function PyTorch weight -> kernel, its function PyTorch map -> our map)."""
     features, inputs, size, _ = (*weight.shape, 1, 1)[:4]
     bits = meta["weight_bits"]
     if name.startswith("stem"):
@@ -50,7 +50,7 @@ def test_golden_quantized_layer(path):
 
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
-def test_golden_quantized_network_is_recognised_gives_its_logits_and_goes_back(path):
+def test_golden_quantized_network_is_recognized_gives_its_logits_and_round_trips(path):
     arrays, meta = golden_files.read(path)
     tensors = golden_files.weights(arrays, meta)
     name, classes, arguments = recognise(tensors)

@@ -1,4 +1,4 @@
-"""Every unit of the reference: outputs, gradients and running statistics."""
+"""Outputs, gradients and running statistics of every unit equal the reference's."""
 
 import re
 
@@ -15,7 +15,7 @@ from tests.helpers import golden_files
 
 
 def build(unit, arrays):
-    """The unit that a file's name stands for; its channels follow from the file's shapes."""
+    """Builds the unit that meta["unit"] names. The shapes in the file give its number of channels."""
     shapes = dict(zip(map(str, arrays["names"]), arrays["shapes"], strict=True))
     rngs = nnx.Rngs(0)
     stride = 2 if "_s2" in unit else 1
@@ -40,7 +40,7 @@ def build(unit, arrays):
 
 
 def close(ours, reference, what):
-    """Within 1e-4 of the array's largest magnitude, or of 0.1 where that is smaller (the README's bound)."""
+    """Asserts that the error is at most 1e-4 times the largest magnitude of the reference, or 1e-4 * 0.1 where that is larger."""
     bound = 1e-4 * max(np.abs(reference).max(), 0.1)
     assert ours.shape == reference.shape, what
     worst = np.abs(np.asarray(ours, np.float64) - reference).max()
@@ -77,7 +77,7 @@ def test_golden_unit_outputs_gradients_and_statistics(path, lowering):
     for name in (key for key in arrays if key.startswith("stat:")):
         close(ours[name[5:]], arrays[name], name)
 
-    nnx.update(module, grads)  # the gradients now stand in the parameters' places, so that names and layouts apply
+    nnx.update(module, grads)  # stores the gradients in place of the parameters, so that entries() gives their PyTorch names and layouts
     trained = {e.name: LAYOUTS[e.layout][0](np.asarray(e.variable[...])) for e in entries(module) if isinstance(e.variable, nnx.Param)}
     assert trained.keys() == {name[5:] for name in arrays if name.startswith("grad:")}
     for name, gradient in trained.items():

@@ -1,4 +1,4 @@
-"""Real-valued layers against formulas written out in numpy."""
+"""Real-valued layers are compared with formulas written in numpy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ def in_training(norm, group=None):
 
 
 @pytest.mark.parametrize("group", [None, 6, 3, 2, 1])
-def test_each_group_of_examples_is_normalised_by_its_own_statistics(group):
+def test_each_group_of_examples_is_normalized_by_its_own_statistics(group):
     x = images()
     found = in_training(BatchNorm(3), group)(jnp.asarray(x))
     parts = x.reshape(-1, group or 6, 4, 4, 3)
@@ -36,7 +36,7 @@ def test_running_statistics_take_a_tenth_of_the_mean_over_groups():
     assert int(view.batches[...]) == 1
 
 
-def test_evaluation_uses_the_running_statistics_and_leaves_them():
+def test_evaluation_uses_the_running_statistics_and_does_not_change_them():
     norm = BatchNorm(3)
     norm.mean[...], norm.var[...], norm.scale[...] = jnp.array([1.0, 2, 3]), jnp.array([4.0, 1, 9]), jnp.array([2.0, 1, 1])
     x = images()
@@ -50,7 +50,7 @@ def test_a_batch_that_does_not_divide_into_groups_is_refused():
         in_training(BatchNorm(3), 4)(jnp.asarray(images()))
 
 
-def test_prelu_scales_what_is_not_positive_by_its_channels_slope():
+def test_prelu_scales_values_below_zero_by_the_slope_of_their_channel():
     layer = PReLU(2)
     layer.slope[...] = jnp.array([0.5, -1.0])
     np.testing.assert_array_equal(layer(jnp.array([[-2.0, -2.0], [0.0, 3.0]])), [[-1, 2], [0, 3]])
@@ -69,7 +69,7 @@ def test_a_gate_on_fewer_than_eight_channels_is_refused():
         Gate(4, rngs=nnx.Rngs(0))
 
 
-def test_average_pool_takes_means_of_two_by_two():
+def test_average_pool_takes_means_of_two_by_two_positions():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(average_pool(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
     np.testing.assert_array_equal(average_pool(x - 8, lambda x: jnp.maximum(x, 0))[0, :, :, 0], [[0, 0], [2.5, 4.5]])

@@ -1,4 +1,4 @@
-"""Quantizers on a grid that holds 0, the bounds and values just beside them."""
+"""Quantizers on a grid of 0, the bounds +-1 and +-1.5, and values just beside them."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 from bnext_jax.errors import UserError
 from bnext_jax.nn.quantizers import AnnealedSign, SteSign, WeightQuantizer
 
-SIGN, WEIGHT = SteSign(clip_value=1.5), AnnealedSign()  # BNext's
+SIGN, WEIGHT = SteSign(clip_value=1.5), AnnealedSign()  # the quantizers of BNext
 BESIDE = 1e-6
 GRID = np.array([0.0] + [s * (v + d) for v in (0.0, 1.0, 1.5) for d in (-BESIDE, 0.0, BESIDE) for s in (-1, 1)], np.float32)
 
@@ -20,7 +20,7 @@ def test_sign_is_minus_one_zero_or_one():
     np.testing.assert_array_equal(SIGN(jnp.asarray(GRID)), expected)
 
 
-def test_the_signs_gradient_passes_up_to_and_including_one_and_a_half():
+def test_the_gradient_of_the_sign_passes_up_to_and_including_one_and_a_half():
     cotangent = jnp.arange(1.0, 1 + GRID.size)
     _, pullback = jax.vjp(SIGN, jnp.asarray(GRID))
     expected = [c if abs(x) <= np.float32(1.5) else 0 for c, x in zip(np.asarray(cotangent), GRID, strict=True)]
@@ -28,7 +28,7 @@ def test_the_signs_gradient_passes_up_to_and_including_one_and_a_half():
     np.testing.assert_array_equal(pullback(cotangent)[0], expected)
 
 
-def test_a_shift_of_each_channel_moves_the_sign_and_gathers_its_gradient():
+def test_a_shift_per_channel_moves_the_sign_and_gets_the_summed_gradient():
     x = jnp.asarray([[[[-0.5, 1.2]], [[-2.0, 0.1]]]])  # one image of two positions
     shift, cotangent = jnp.asarray([1.0, -0.2]), jnp.asarray([[[[3.0, 5.0]], [[7.0, 11.0]]]])
     found, pullback = jax.vjp(SIGN, x, shift)
@@ -36,7 +36,8 @@ def test_a_shift_of_each_channel_moves_the_sign_and_gathers_its_gradient():
     of_x, of_shift = pullback(cotangent)
     np.testing.assert_array_equal(of_x, cotangent)
     np.testing.assert_array_equal(of_shift, [10, 16])
-    np.testing.assert_array_equal(jax.vjp(SIGN, x, jnp.asarray([3.0, 0.4]))[1](cotangent)[1], [7, 11])  # |2.5| and |1.6| lie outside
+    # With this shift, |-0.5 + 3| and |1.2 + 0.4| are larger than 1.5.
+    np.testing.assert_array_equal(jax.vjp(SIGN, x, jnp.asarray([3.0, 0.4]))[1](cotangent)[1], [7, 11])
 
 
 def test_a_shift_finer_than_bfloat16_still_decides_the_sign():
@@ -56,14 +57,14 @@ def test_below_1e_7_weights_are_exact_signs(temperature):
     np.testing.assert_array_equal(WEIGHT(jnp.asarray(GRID), jnp.float32(temperature)), np.sign(GRID))
 
 
-def test_bnext18_has_exact_signs_from_1e_5_on():
+def test_bnext18_has_exact_signs_below_1e_5():
     weight = jnp.asarray([3e-6, -2e-6])
     np.testing.assert_allclose(WEIGHT(weight, 9.9e-6), [3e-6 / 9.9e-6, -2e-6 / 9.9e-6], rtol=1e-5)
     np.testing.assert_array_equal(AnnealedSign(exact_below=1e-5)(weight, 9.9e-6), [1, -1])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.01, 0.0])
-def test_a_latent_weights_gradient_is_the_binary_weights_at_every_temperature(temperature):
+def test_latent_weights_get_the_gradient_of_binary_weights_at_every_temperature(temperature):
     cotangent = jnp.arange(1.0, 1 + GRID.size)
     _, pullback = jax.vjp(lambda w: WEIGHT(w, temperature), jnp.asarray(GRID))
     np.testing.assert_array_equal(pullback(cotangent)[0], cotangent)
@@ -74,7 +75,7 @@ def test_the_temperature_gets_no_gradient():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_types_are_kept(dtype):
+def test_quantizers_keep_the_type(dtype):
     values = jnp.asarray(GRID, dtype)
     assert SIGN(values).dtype == WEIGHT(values, 0.5).dtype == dtype
 
@@ -86,7 +87,7 @@ def test_float64_weights_are_divided_in_float64():
 
 
 @pytest.mark.parametrize(("at_zero", "expected"), [(0.0, [-1, 0, 1]), (1.0, [-1, 1, 1]), (-1.0, [-1, -1, 1])])
-def test_the_sign_of_zero_is_the_quantizers_to_say(at_zero, expected):
+def test_at_zero_sets_the_sign_of_zero(at_zero, expected):
     quantizer = SteSign(at_zero=at_zero)
     np.testing.assert_array_equal(quantizer(jnp.asarray([-1e-30, 0.0, 1e-30])), expected)
     assert quantizer.at_zero == at_zero and quantizer.levels == (-1, 1)
@@ -113,7 +114,7 @@ def test_a_weight_is_binary_where_the_convolution_multiplies_by_plus_or_minus_on
     assert WEIGHT.is_exact(temperature) is (temperature == 0)
 
 
-def test_a_scaled_weight_is_binary_where_it_is_its_channels_scale():
+def test_a_scaled_weight_is_binary_where_its_magnitude_is_the_channels_scale():
     class Scaled(WeightQuantizer):
         def scale(self, latent):
             return jnp.abs(latent).mean(tuple(range(latent.ndim - 1)))
@@ -127,7 +128,7 @@ def test_a_scaled_weight_is_binary_where_it_is_its_channels_scale():
 
 
 @pytest.mark.parametrize("wrong", [{"levels": (-1.5, 1.5)}, {"levels": (0.0, 1.0), "at_zero": 1.0}, {"at_zero": 0.5}])
-def test_a_sign_whose_levels_are_not_its_own_is_refused(wrong):
+def test_a_sign_refuses_other_levels_and_other_values_at_zero(wrong):
     with pytest.raises(UserError, match="a sign has the levels"):
         SteSign(**wrong)
 

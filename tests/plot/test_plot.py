@@ -1,4 +1,4 @@
-"""Curves, feature maps and the comparison: what is drawn, against the logs, the units' arithmetic and the published figures."""
+"""Curves, feature maps and the comparison: the drawings against the logs, the arithmetic of the units and the published figures."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ WIDTHS = (8, 8, 16, 16)
 
 @pytest.fixture
 def drawing(monkeypatch):
-    """{"figure": the last one saved}, still open for questions."""
+    """{"figure": the last saved figure}. The figure stays open, so that tests can inspect it."""
     kept = {}
     for module in (curves, comparison, features):
         save = module.save
@@ -38,7 +38,7 @@ def drawing(monkeypatch):
 
 
 def logged(folder, epochs, factor):
-    """A work directory with logs of made-up figures."""
+    """A work directory with logs of invented values."""
     folder.mkdir()
     lines = [
         {"epoch": e, "train_loss": 2 / e, "train_top1": factor * e, "temperature": 0.9**e if e < epochs else 0, "learning_rate": 0.1 * e,
@@ -49,7 +49,7 @@ def logged(folder, epochs, factor):
     return folder
 
 
-def test_curves_of_two_runs_are_those_of_their_logs(run, drawing, tmp_path):
+def test_the_curves_of_two_runs_show_the_values_of_their_logs(run, drawing, tmp_path):
     one, other = logged(tmp_path / "one", 6, 10), logged(tmp_path / "other", 4, 5)
     code, result, error = run("plot", "curves", one, other, f"--output={tmp_path / 'both.svg'}")
     assert code == 0, error
@@ -62,11 +62,11 @@ def test_curves_of_two_runs_are_those_of_their_logs(run, drawing, tmp_path):
     train, test, *_ = axes["top-1 (%)"].lines
     assert test.get_xydata().tolist() == [[1, 9], [3, 29], [5, 49]] and train.get_xydata()[-1].tolist() == [6, 60]
     temperatures = axes["temperature"].lines[0].get_xydata()
-    assert axes["temperature"].get_yscale() == "log" and len(temperatures) == 5  # zero has no place there
+    assert axes["temperature"].get_yscale() == "log" and len(temperatures) == 5  # a log axis cannot show 0
     assert [text.get_text() for text in drawing["figure"].legends[0].get_texts()] == ["one", "other"]
 
 
-def test_no_run_and_no_teacher_is_cut_off_below(drawing, tmp_path):
+def test_the_top1_axis_shows_every_run_and_every_teacher(drawing, tmp_path):
     for best, other, teachers, visible in ((96, 63, {}, 63), (96, 95, {"main": 99}, 95), (96, 95, {"main": 70}, 70)):
         folders = [logged(tmp_path / f"{best}{other}{len(teachers)}{visible}{top}", 1, top) for top in (best, other)]
         curves.curves(folders, tmp_path / "a.png", teachers=teachers)
@@ -74,7 +74,7 @@ def test_no_run_and_no_teacher_is_cut_off_below(drawing, tmp_path):
         assert axis.get_ylim()[0] < visible - 1
 
 
-def test_curves_need_logs_and_an_ending(run, tmp_path):
+def test_curves_need_logs_and_a_file_ending(run, tmp_path):
     refused(run("plot", "curves", f"--workdir={tmp_path}"), "holds no logs")
     refused(run("plot", "comparison", f"--workdir={tmp_path}"), "plot comparison takes no --workdir")
     refused(run("plot", "curves"), "needs --workdir=DIR, or work directories after its name")
@@ -83,7 +83,7 @@ def test_curves_need_logs_and_an_ending(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    """A narrow network with shifts that are not zero."""
+    """A narrow network with nonzero shifts."""
     made = create_model("bnext", 10, widths=WIDTHS, rngs=nnx.Rngs(3))
     rng = np.random.default_rng(0)
     for block in made.blocks:
@@ -92,7 +92,7 @@ def model():
     return made
 
 
-def test_the_maps_are_the_signs_before_each_units_binary_convolution(model):
+def test_feature_maps_are_the_signs_before_each_units_binary_convolution(model):
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 16, 3)), jnp.float32)
     found = features.signs(model, images, ["blocks/1/unit3x3", "blocks/0/unit3x3", "blocks/1/units1x1/1"])
     assert list(found) == ["blocks/0/unit3x3", "blocks/1/unit3x3", "blocks/1/units1x1/1"]
@@ -105,10 +105,10 @@ def test_the_maps_are_the_signs_before_each_units_binary_convolution(model):
     assert found["blocks/1/units1x1/1"].shape == (2, 8, 8, 8)
 
 
-def test_channels_stand_row_by_row_and_are_cut_at_sixty_four():
+def test_channels_are_tiled_row_by_row_and_at_most_64_are_drawn():
     maps = np.stack([np.full((2, 2), value) for value in (1, -1, 0, 1, 1)], -1).astype(np.int8)
     picture = features.grid(maps)
-    assert picture.shape == (2 * 3 + 1, 3 * 3 + 1, 3)  # three columns, two rows, a pixel between
+    assert picture.shape == (2 * 3 + 1, 3 * 3 + 1, 3)  # three columns, two rows, one pixel between maps
     corners = [tuple(picture[top, left]) for top in (1, 4) for left in (1, 4, 7)]
     light, dark, red = features.POSITIVE, features.NEGATIVE, features.ZERO
     assert corners == [light, dark, red, light, light, features.GAP]
@@ -119,13 +119,13 @@ def test_channels_stand_row_by_row_and_are_cut_at_sixty_four():
     ("name", "arguments", "stride"),
     [("bnext_tiny", {}, 32), ("bnext18", {}, 32), ("bnext18", {"stem_stride": 1}, 8), ("bnext", {"widths": WIDTHS, "stem_stride": 1}, 2)],
 )
-def test_sides_are_cut_to_a_multiple_of_what_the_network_halves(name, arguments, stride):
+def test_a_network_knows_its_total_stride(name, arguments, stride):
     from bnext_jax.models.table import abstract_model
 
     assert abstract_model(name, 1000, **arguments).total_stride == stride
 
 
-def test_an_image_is_made_smaller_and_cropped_about_its_centre():
+def test_an_image_is_scaled_down_and_cropped_about_its_center():
     assert features.fitted(np.zeros((3000, 1500, 3), np.uint8), 32).shape == (1024, 512, 3)
     image = np.arange(70 * 40 * 3).reshape(70, 40, 3).astype(np.uint8)
     np.testing.assert_array_equal(features.fitted(image, 32), image[3:67, 4:36])
@@ -146,7 +146,7 @@ def test_feature_maps_of_a_file_and_latent_weights_are_drawn_together(run, drawi
         with Image.open(result[name]) as picture:
             assert picture.width > 500
     shares = drawing["figure"].axes[0].images[0].get_array()
-    np.testing.assert_allclose(shares.sum(1), 100, rtol=1e-6)  # each of the seven layers' weights, all of them
+    np.testing.assert_allclose(shares.sum(1), 100, rtol=1e-6)  # each of the seven rows covers all weights of one layer
     assert shares.shape[0] == 7
 
     refused(
@@ -158,7 +158,7 @@ def test_feature_maps_of_a_file_and_latent_weights_are_drawn_together(run, drawi
     refused(run("plot", "features", tmp_path / "photo.png"), "needs --checkpoint")
 
 
-def test_a_network_without_binary_units_has_no_maps(run, tmp_path):
+def test_a_network_without_binary_convolutions_has_no_feature_maps(run, tmp_path):
     from bnext_jax.io import checkpoint
 
     _, params, rest = split(create_model("convnext", 10, rngs=nnx.Rngs(0), widths=(8,), depths=(1,), patch=4), training=False)
@@ -168,7 +168,7 @@ def test_a_network_without_binary_units_has_no_maps(run, tmp_path):
     refused(run("plot", "features", f"--checkpoint={tmp_path / 'real'}", "a.png"), "convnext, which has no binary convolutions")
 
 
-def test_the_comparison_has_a_source_for_each_method_and_our_published_figures():
+def test_the_comparison_has_a_source_per_method_and_bnexts_published_figures():
     rows = {row["method"]: row for row in comparison.read_published()}
     with comparison.PUBLISHED.open() as file:
         assert all(row["source"] and row["top1"] for row in csv.DictReader(file))
@@ -181,7 +181,7 @@ def test_the_comparison_has_a_source_for_each_method_and_our_published_figures()
     assert [rows[name]["top1"] for name in ("BNext-T", "BNext-S", "BNext-M", "BNext-L", "BNext-18")] == [72.4, 76.1, 78.3, 80.57, 68.4]
 
 
-def test_own_results_join_the_comparison_if_they_count_all_fifty_thousand_images(drawing, tmp_path):
+def test_own_results_join_the_comparison_only_if_they_count_50000_images(drawing, tmp_path):
     results = {
         "ours": {"model": "bnext18", "arguments": {}, "top1": 67.0, "examples": 50_000},
         "few": {"model": "bnext18", "arguments": {}, "top1": 99.0, "examples": 360},
@@ -191,7 +191,7 @@ def test_own_results_join_the_comparison_if_they_count_all_fifty_thousand_images
     for name, values in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
     (row,) = comparison.read_own(tmp_path)
-    # SPEC section 2: binary, then stem, classifier, shortcuts and gates; 5.426 MiB
+    # docs/spec.md, section 2: MACs of binary layers, stem, classifier, shortcuts and gates; size 5.426 MiB
     expected = (1_676_279_808 / 64 + 118_013_952 + 512_000 + 19_267_584 + 348_160) / 1e9
     assert (row["method"], row["top1"]) == ("ours", 67.0) and math.isclose(row["gops"], expected)
     assert round(row["megabytes"] * 1e6 / 2**20, 3) == 5.426

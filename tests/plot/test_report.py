@@ -1,4 +1,4 @@
-"""The page of a run: it needs nothing but itself, and its figures are those of `evaluate`, of the logs and of the predictions."""
+"""The report of a run is one self-contained page. Its numbers are those of `evaluate`, the logs and the predictions."""
 
 import base64
 import csv
@@ -15,7 +15,13 @@ from tests.helpers.commands import SMOKE, refused
 
 
 class Reader(html.parser.HTMLParser):
-    """Attributes of all tags, the text, and tags that were never closed."""
+    """Parses a page.
+
+    Attributes:
+      tags: (tag, attributes) of all tags.
+      words: the pieces of text.
+      open: the tags that are not closed yet.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -36,7 +42,7 @@ class Reader(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """The work directory of a student and its teacher, a few steps each."""
+    """The work directory of a student with two teachers, trained for a few steps. The folder `teacher` lies beside it."""
     from bnext_jax import cli as program
 
     folder = tmp_path_factory.mktemp("runs")
@@ -50,13 +56,13 @@ def trained(digits, tmp_path_factory):
     return folder / "student"
 
 
-def test_the_page_of_a_run(run, trained, tmp_path):
+def test_the_report_shows_results_teachers_config_confusion_and_pictures(run, trained, tmp_path):
     code, result, error = run("plot", "report", f"--workdir={trained}")
     assert code == 0, error
     assert result["report"] == str(trained / "report.html")
     text = (trained / "report.html").read_text()
     reader = Reader(text)
-    assert reader.open == [] and not re.search(r"(src|href)=\"(?!data:)|url\(|@import", text)  # nothing is fetched
+    assert reader.open == [] and not re.search(r"(src|href)=\"(?!data:)|url\(|@import", text)  # loads nothing from outside
 
     code, found, _ = run("evaluate", f"--checkpoint={trained}", f"--predictions={tmp_path / 'rows.csv'}")
     assert (result["top1"], result["examples"]) == (found["top1"], 120)
@@ -72,7 +78,7 @@ def test_the_page_of_a_run(run, trained, tmp_path):
         rows = list(csv.DictReader(file))
     table = re.search(r'<table class="confusion">.*?</table>', text, re.DOTALL)[0]
     cells = [int(number) for number in re.findall(r">(\d+)</td>", table)]
-    assert sum(cells) == len(rows) == 120  # ten classes: all of them are among the worst ten
+    assert sum(cells) == len(rows) == 120  # the table shows the ten worst classes, here all ten
     right = [int(number) for number in re.findall(r'class="right"[^>]*>(\d+)</td>', table)]
     assert sum(right) == sum(row["label"] == row["prediction"] for row in rows)
 
@@ -87,7 +93,7 @@ def test_the_page_of_a_run(run, trained, tmp_path):
             assert kind == "svg+xml" and base64.b64decode(content).startswith(b"<?xml")
 
 
-def test_what_a_report_needs_is_told(run, trained, tmp_path):
+def test_missing_or_bad_input_of_a_report_is_refused(run, trained, tmp_path):
     refused(run("plot", "report"), "needs --workdir")
     refused(run("plot", "report", f"--workdir={tmp_path}"), "holds no logs")
     refused(run("plot", "report", f"--workdir={trained}", f"--output={tmp_path / 'a.pdf'}"), "needs the ending .html")
@@ -97,14 +103,14 @@ def test_what_a_report_needs_is_told(run, trained, tmp_path):
     refused(run("plot", "report", f"--workdir={trained}", tmp_path / "thin.png"), "the image has 50x1 pixels, the network needs sides of 2")
 
 
-def test_the_page_of_a_real_valued_run_says_nothing_of_binary_weights(run, trained, tmp_path):
+def test_the_report_of_a_real_valued_run_says_nothing_about_binary_weights(run, trained, tmp_path):
     code, _, error = run("plot", "report", f"--workdir={trained.parent / 'teacher'}", f"--output={tmp_path / 'a.html'}")
     words = "".join(Reader((tmp_path / "a.html").read_text()).words)
     assert code == 0, error
     assert "The network has no binary convolutions." in words and "degree of binarization, %" in words and "not yet binary" not in words
 
 
-def test_names_from_outside_stay_text():
+def test_names_are_escaped_in_html():
     shown = page.table([["<script>", "a"], ["b & c", "<img src=x>"]])
     assert "<script>" not in shown and "&lt;img src=x&gt;" in shown and "b &amp; c" in shown
     assert "<b>" not in page.confusion(["<b>"], ["<b>"], {("<b>", "<b>"): 3})

@@ -1,4 +1,4 @@
-"""`plan`: programs compiled for TPUs that are not here, what follows from their figures, what is refused."""
+"""`plan`: programs compiled for TPUs that are not here, the numbers that follow from them, refused input."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from tests.helpers.commands import ROOT, command, refused
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
-    """Verdicts go to a folder of their own."""
+    """Keeps the cached results of each test in a temporary folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def narrow(**changes):
-    """One block, one real-valued teacher by its tag, on CIFAR-10."""
+    """A config with one block and one real-valued teacher, given by its tag, on CIFAR-10."""
     config = Config(
         model=ModelConfig(name="bnext", widths=(8, 16)),
         data=DataConfig(name="cifar10", train_transform="pad_crop(4)|flip"),
@@ -35,7 +35,7 @@ def narrow(**changes):
 
 @pytest.fixture
 def small_teacher(monkeypatch):
-    """Makes the teacher of the roster a narrow one: tests need its place in the step, not its size."""
+    """Replaces the teacher of the roster by a narrow network. The tests need a teacher in the step, but not its size."""
     made = abstract.abstract_model
 
     def narrower(name, classes, **arguments):
@@ -46,7 +46,7 @@ def small_teacher(monkeypatch):
     monkeypatch.setattr(abstract, "abstract_model", narrower)
 
 
-# groups of batch norm lie on one chip, so that gradients alone are reduced: in one piece for each type that they are computed in
+# batch-norm groups lie on one chip, so only gradients are all-reduced: once for each type in which gradients are computed
 @pytest.mark.parametrize(("topology", "precision", "pieces"), [("v5e:2x2", "auto", 2), ("v6e:2x2", "float32", 1)])
 def test_a_distillation_step_has_one_all_reduce_for_all_gradients_of_a_type(topology, precision, pieces, small_teacher):
     config = narrow(precision=precision)
@@ -56,15 +56,15 @@ def test_a_distillation_step_has_one_all_reduce_for_all_gradients_of_a_type(topo
     assert verdict["teachers"] == ["convnext_tiny"]
     train = verdict["train"]
     assert train["gradient_all_reduces"] == pieces
-    # at this effort nothing lies on the chip between operations: the count from the text is the compiler's
+    # with effort -1 the program keeps nothing in VMEM between operations, so hbm_bytes equals the compiler's count
     assert math.isclose(train["hbm_bytes"], train["bytes_accessed"], rel_tol=0.02)
-    # parameters and two moments in float32, one counter a chip, and the chip's eight images
+    # a lower bound in bytes: 8 * 16 parameters and their two moments in float32
     student = 4 * 3 * 8 * 16
     assert train["peak"] > train["arguments"] > student and train["flops"] > 0 and train["cached"] is False
     assert plan.plan(config, [topology], quick=True)["topologies"][topology]["train"] == {**train, "cached": True}
 
 
-def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
+def test_a_batch_that_is_too_large_gives_exit_code_3_and_both_sizes():
     words = [
         "plan", "--config=configs/cifar10_bnext18.py", "--config.model.name=bnext", "--config.model.widths=(8,16)", "--topology=v5e:2x2",
         f"--config.batch_size={4 * 200_000}", "--config.batch_norm_group=200000", "--config.eval_batch_size=4", "--quick",
@@ -76,15 +76,15 @@ def test_a_batch_that_is_far_too_large_gives_code_3_and_says_by_how_much():
     assert "does not fit" in done.stderr and f"v5e:2x2, train: {train['told']}" in done.stderr and "INVALID_ARGUMENT" not in done.stderr
 
 
-def test_lower_bounds_are_the_published_peaks():
+def test_lower_bounds_follow_from_the_published_peaks():
     found = {"flops": 197e12, "hbm_bytes": 2 * 819e9}
     assert aot.bounds(found, aot.CHIPS["v5e"]) == {"flops_seconds": 1.0, "bytes_seconds": 2.0, "limit": "memory bandwidth", "seconds": 2.0}
-    found = {"flops": 3 * 137.5e12, "hbm_bytes": 614e9}  # two cores of a v4 share its peaks
+    found = {"flops": 3 * 137.5e12, "hbm_bytes": 614e9}  # the two cores of a v4 chip share its peaks
     assert aot.bounds(found, aot.CHIPS["v4"], 2) == {"flops_seconds": 3.0, "bytes_seconds": 1.0, "limit": "arithmetic", "seconds": 3.0}
 
 
 def test_hours_and_rates_follow_from_the_bound(monkeypatch):
-    """2,000,000 images of a made-up dataset's epoch in batches of 32, ten milliseconds a step by memory bandwidth."""
+    """An invented dataset: 2,000,000 images per epoch in batches of 32. Memory bandwidth limits a step to 10 ms."""
     train = {"fits": True, "flops": 1e9, "bytes_accessed": 9e9, "hbm_bytes": 8.19e9, "peak": 1, "arguments": 1, "temporaries": 0}
     monkeypatch.setattr(aot, "compiled", lambda what, *_: train if "training" in what else {"fits": True})
     monkeypatch.setattr(plan, "CORE_RATE", 500.0)
@@ -97,7 +97,7 @@ def test_hours_and_rates_follow_from_the_bound(monkeypatch):
     assert (found["gigaflops_per_image"], found["megabytes_per_image"], found["hbm_megabytes_per_image"]) == (1 / 8, 9000 / 8, 8190 / 8)
 
 
-def test_the_rate_of_a_core_is_the_measured_one():
+def test_the_rate_of_a_core_is_the_measured_rate():
     rates = json.loads((ROOT / "results/input_pipeline.json").read_text())["images_per_second_per_core"].values()
     assert min(quality["grain_workers_randaugment"]["ours"] for quality in rates) == plan.CORE_RATE
 
@@ -113,11 +113,14 @@ def test_collectives_are_read_from_the_program_text():
     assert each_collective(text) == [("all-reduce", 130, 35), ("all-gather", 16, 4), ("all-reduce", 32, 8)]
 
 
-def test_bytes_in_hbm_are_whole_tiles_outside_of_the_chips_memory():
-    """
-    Written out: the copy reads 8x128 bfloat16 (2048 bytes) from HBM once; the fusion reads %big, 3x5 float32 in one tile of 8x128
-    (4096), twice, for itself and for the fusion within it, nothing of the copy, and writes 4096; the slice brings 1024 bytes of
-    that to the chip; the last copy reads 4096 and writes them in another order of axes, whose tile is as large.
+def test_hbm_bytes_count_whole_tiles_and_leave_out_vmem():
+    """The expected bytes, operation by operation.
+
+    - The first copy reads 8x128 bfloat16 (2048 bytes) from HBM once and writes them to VMEM.
+    - The fusion reads %big twice, for itself and for its nested fusion. %big is 3x5 float32 in one tile of 8x128 (4096 bytes).
+      It reads the first copy from VMEM, which does not count. It writes 4096 bytes.
+    - The slice reads 1024 bytes of the fusion's result and writes them to VMEM.
+    - The last copy reads 4096 bytes and writes 4096: the other order of axes needs a tile of the same size.
     """
     text = """HloModule made_up
 %inner (p: f32[3,5]) -> f32[3,5] {
@@ -143,10 +146,13 @@ ENTRY %main (small: bf16[8,128], big: f32[3,5]) -> f32[3,5] {
     assert hbm_bytes(text) == 2048 + (2 * 4096 + 4096) + 1024 + 2 * 4096
 
 
-def test_what_a_batch_in_pieces_takes_is_that_of_all_rounds(monkeypatch):
-    """
-    Written out: the loop's body negates 8x128 float32 (4096 bytes read, as many written) three times, what follows it once.
-    A round of 24e9 bytes and 8.19e9 a step, four images a chip in each of two pieces: 24/4 GB an image by the compiler, 8.19/8 in HBM.
+def test_an_accumulated_batch_counts_all_rounds_of_the_loop(monkeypatch):
+    """The expected bytes.
+
+    The program: the body of the loop negates 8x128 float32, so it reads 4096 bytes and writes 4096, three times. The negation after the
+    loop does so once.
+    The plan: a chip computes two pieces of four images per step. The compiler counts one piece (24e9 bytes), hbm_bytes the whole step
+    (8.19e9 bytes). So an image takes 24/4 GB by the compiler's count and 8.19/8 GB of HBM traffic.
     """
     text = """HloModule made_up
 %body (p: (f32[8,128])) -> (f32[8,128]) {
@@ -173,7 +179,7 @@ ENTRY %main (x: f32[8,128]) -> f32[8,128] {
     assert images == (1 / 4, 24000 / 4, 8190 / 8)
 
 
-def test_known_datasets_need_not_be_here_and_others_are_asked_for(tmp_path):
+def test_known_datasets_need_no_files_and_others_must_be_prepared(tmp_path):
     data = DataConfig(name="imagenet2012", directory=str(tmp_path), eval_split="validation",
                       train_transform="random_resized_crop(224)|flip", eval_transform="resize(235)|center_crop(224)")  # fmt: skip
     assert abstract.facts(data) == abstract.Facts(1000, 1_281_167, (224, 224, 3), (224, 224, 3))
@@ -184,7 +190,7 @@ def test_known_datasets_need_not_be_here_and_others_are_asked_for(tmp_path):
 
 
 def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
-    """A made-up chip: 1 GiB, and 100 MiB for each eight images, so that 80 fit and 88 do not."""
+    """An invented chip has 1 GiB. Eight images take 100 MiB, so 80 images fit and 88 do not."""
     calls = []
 
     def compiled(what, jitted, arguments, *_):
@@ -219,11 +225,11 @@ def test_the_largest_batch_is_found_in_few_compilations(monkeypatch):
         ),
     ],
 )
-def test_what_cannot_be_planned_is_told(run, more, told):
+def test_input_that_cannot_be_planned_is_refused(run, more, told):
     refused(run("plan", "--config=configs/cifar10_bnext18.py", *more), told)
 
 
-def test_libtpu_missing_or_of_another_version_is_told_with_the_command(run, monkeypatch):
+def test_a_missing_or_wrong_libtpu_is_reported_with_the_pip_command(run, monkeypatch):
     words = ["plan", "--config=configs/cifar10_bnext18.py", "--topology=v5e:2x2"]
     monkeypatch.setattr(aot.importlib.metadata, "version", lambda name: "0.0.17")
     refused(run(*words), "libtpu 0.0.17 is installed", f"works with {aot.wanted_libtpu()}", f"`pip install libtpu=={aot.wanted_libtpu()}`")

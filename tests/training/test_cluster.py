@@ -1,4 +1,4 @@
-"""Finding each other, and agreeing; what real processes do is in test_preemption.py and test_parallel.py."""
+"""How the processes of a run find each other and agree. Tests with real processes: test_preemption.py and test_parallel.py."""
 
 import json
 
@@ -20,7 +20,7 @@ from bnext_jax.training import cluster, preemption
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "did not find each other"),
     ],
 )
-def test_an_environment_that_names_no_run_is_told(monkeypatch, variables, told):
+def test_incomplete_or_wrong_cluster_variables_are_reported(monkeypatch, variables, told):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=told):
@@ -28,7 +28,7 @@ def test_an_environment_that_names_no_run_is_told(monkeypatch, variables, told):
 
 
 def as_process(monkeypatch, texts):
-    """Makes this process think that it is one of several, whose texts are these; its own is None among them."""
+    """Simulates several processes: `cluster.texts` returns `texts`, with this process's own text in place of None."""
     monkeypatch.setattr(cluster, "texts", lambda text: [text if other is None else other for other in texts])
 
 
@@ -46,7 +46,7 @@ def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
     assert cluster.agree(lambda: 5) == 5
 
 
-def test_what_differs_between_processes_is_named(monkeypatch):
+def test_settings_that_differ_between_processes_are_named(monkeypatch):
     facts = {"config.seed": 1, "commit": "abc", "images": [9, 3]}
     as_process(monkeypatch, [None, json.dumps(facts), json.dumps({**facts, "commit": "def", "images": [9, 4]})])
     with pytest.raises(
@@ -58,12 +58,12 @@ def test_what_differs_between_processes_is_named(monkeypatch):
 
 
 def failing():
-    """Two good batches, then data that fail."""
+    """Yields two good batches, then raises."""
     yield from ("a", "b")
     raise UserError("a worker died")
 
 
-def test_failing_data_end_a_lone_run_at_once_and_several_when_all_know(monkeypatch):
+def test_failing_data_stop_one_process_at_once_and_several_processes_together(monkeypatch):
     def feed():
         return preemption.Feed(failing(), lambda: "blank", lambda value: value, preemption.Preemption())
 
@@ -74,7 +74,7 @@ def test_failing_data_end_a_lone_run_at_once_and_several_when_all_know(monkeypat
     monkeypatch.setattr(preemption.jax, "process_count", lambda: 2)
     ours, theirs = feed(), feed()
     assert [next(ours) for _ in range(4)] == [("a", 0), ("b", 0), ("blank", preemption.FAILED), ("blank", preemption.FAILED)]
-    ours.check(4096 * preemption.STOP)  # no failure, but wishes to stop
+    ours.check(4096 * preemption.STOP)  # 4096 devices ask to stop, and no process failed
     with pytest.raises(UserError, match="a worker died"):
         ours.check(preemption.FAILED + 3)
     with pytest.raises(UserError, match="another process of the run stopped, see its output"):

@@ -1,4 +1,4 @@
-"""Six steps of the reference's recipe in float64, through the step, optimizer, schedule and projection that `train` uses."""
+"""Six steps of the reference's recipe in float64, against stored values. Uses the step, optimizer, schedule and projection of `train`."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tests.helpers import golden_files
 
 
 class FixedLogits(nnx.Module):
-    """A teacher that answers with stored logits."""
+    """A teacher that returns its variable `logits`. The test sets it to the stored logits of each step."""
 
     def __init__(self, shape):
         self.logits = nnx.Param(jnp.zeros(shape), decay="rest")
@@ -28,7 +28,8 @@ class FixedLogits(nnx.Module):
 
 @pytest.mark.parametrize("path", golden_files.files("training"), ids=lambda path: path.stem)
 def test_golden_trajectory(path, monkeypatch):
-    if path.stem == "trajectory_kd":  # one with each lowering of the convolutions; test_golden_units has all units with both
+    # trajectory_kd runs the accelerators' form of the convolutions, other files the CPU's form; test_golden_units tests every unit in both
+    if path.stem == "trajectory_kd":
         monkeypatch.setattr(lowering, "choose", lambda cpu, default, *operands: default(*operands))
     arrays, meta = golden_files.read(path)
     n, classes, steps, size = meta["batch"], meta["num_classes"], meta["steps"], meta["resolution"]
@@ -64,7 +65,7 @@ def test_golden_trajectory(path, monkeypatch):
         ours = to_state_dict(trained)
         for key in (key for key in arrays if key.startswith("final:")):
             name = key.removeprefix("final:")
-            # the file holds what the optimizer left, our step has applied the bounds to it
+            # The file holds the weights after the optimizer, before clipping to the bounds. Our step has clipped them.
             bounds = (0, 1) if name.endswith("scale") else (-1.5, 1.5) if name.endswith("binary_conv.weight") else (-np.inf, np.inf)
             np.testing.assert_allclose(ours[name], np.clip(arrays[key], *bounds), rtol=0, atol=1e-6, err_msg=name)
 

@@ -1,4 +1,4 @@
-"""What a step holds, and what is proposed where it does not fit."""
+"""The memory of a training step, and the settings that are proposed if the step does not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from bnext_jax.training import memory
 
 
 def shapes(*given):
-    """A tree of arrays that are only shapes, on one device."""
+    """A tree of array shapes without data, on one device."""
     place = SingleDeviceSharding(jax.devices()[0])
     return {str(i): jax.ShapeDtypeStruct(shape, dtype, sharding=place) for i, (shape, dtype) in enumerate(given)}
 
 
-def test_bytes_are_the_products_of_shapes_and_types():
+def test_planned_bytes_are_products_of_shapes_and_item_sizes():
     state = {
         "params": shapes(((3, 3, 8, 8), jnp.float32), ((8,), jnp.float32)),
         "batch_stats": shapes(((), jnp.int32)),
@@ -30,28 +30,28 @@ def test_the_compiled_step_holds_its_arguments_and_at_least_one_large_temporary(
     function = jax.jit(lambda a: jnp.sort(a @ a) @ a, donate_argnums=0)
     found = memory.compiled_bytes(function.lower(jnp.ones((256, 256))).compile())
     assert found["arguments"] == 4 * 256 * 256 and found["temporaries"] >= 4 * 256 * 256
-    assert found["peak"] == found["arguments"] + found["temporaries"]  # the output takes the donated argument's place
+    assert found["peak"] == found["arguments"] + found["temporaries"]  # the output reuses the donated argument's memory
 
 
 @pytest.mark.parametrize(
     ("batch", "group", "accumulate", "free", "told"),
     [
-        # 512 images on 8 devices are 64 each, of 1 MiB; 20 fit, so four pieces of 16, which a group of 16 fits into
+        # 512 images on 8 devices: 64 images per device, 1 MiB each. 20 of them fit, so 4 pieces of 16 images; each piece holds one group
         (512, 16, 1, 20, "--config.accumulate=4, which gives the same result, or --config.batch_size=128"),
-        (512, 64, 1, 20, "--config.batch_size=128"),  # a piece of 16 would cut a group of 64
+        (512, 64, 1, 20, "--config.batch_size=128"),  # a piece of 16 images would split a batch-norm group of 64
         (512, None, 1, 33, "--config.batch_size=256"),
         (512, 16, 1, 0.5, "--config.mesh=data=1,shard=N"),
         (512, 16, 1, None, "--config.accumulate=2, which gives the same result, or --config.batch_size=256"),
         (512, 8, 4, None, "--config.accumulate=8, which gives the same result"),
     ],
 )
-def test_what_would_fit_is_the_largest_piece_that_keeps_the_groups(batch, group, accumulate, free, told):
+def test_the_largest_piece_that_keeps_the_batch_norm_groups_is_proposed(batch, group, accumulate, free, told):
     config = c.Config(batch_size=batch, batch_norm_group=group, accumulate=accumulate)
     free = free and free * 2**20
     assert memory.what_fits(config, 8, 2**20, free).startswith(told)
 
 
-def test_a_step_that_does_not_fit_is_refused_with_what_would(run, digits, tmp_path, monkeypatch):
+def test_a_step_that_does_not_fit_is_refused_and_smaller_settings_proposed(run, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda: 8 * 2**20)
     words = [f"--config.data.directory={digits}", "--config.tensorboard=False", "--config.batch_norm_group=4"]
     code, result, error = run("train", "--config=configs/digits_student.py:smoke", f"--workdir={tmp_path / 'run'}", *words)
@@ -59,7 +59,7 @@ def test_a_step_that_does_not_fit_is_refused_with_what_would(run, digits, tmp_pa
     assert "MiB on each device, which has 8 MiB; what would fit: --config.accumulate=" in error.strip().splitlines()[-1]
 
 
-def test_memory_exhausted_by_the_compiler_is_told_in_one_sentence(monkeypatch):
+def test_exhausted_memory_in_the_compiler_is_reported_in_one_sentence(monkeypatch):
     class Lowered:
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.11G of 15.75G hbm.")

@@ -1,4 +1,4 @@
-"""Schedules and AdamW against the recipe's formulas written out in plain Python."""
+"""The schedules of learning rate and temperature, and AdamW, against the recipe's formulas in plain Python."""
 
 import math
 
@@ -18,14 +18,14 @@ def test_the_learning_rate_warms_up_and_follows_an_unfinished_cosine(epochs):
             expected = 1e-5 + e * (1e-3 - 1e-5) / 5 if e < 5 else 1e-7 + 0.5 * (1e-3 - 1e-7) * (1 + math.cos(math.pi * (e - 5) / epochs))
             assert float(schedules.learning_rate(OptimizerConfig(), epochs, e)) == pytest.approx(expected, rel=1e-12)
     if epochs == 512:
-        assert expected == pytest.approx(4.4e-7, rel=0.02)  # SPEC section 7: not finished at the last epoch
+        assert expected == pytest.approx(4.4e-7, rel=0.02)  # docs/spec.md, section 7: the cosine is not finished at the last epoch
 
 
-def test_the_temperature_falls_by_a_tenth_and_signs_are_exact_from_153_on():
+def test_the_temperature_falls_by_a_tenth_each_epoch_to_exact_signs_at_153():
     values = [float(schedules.temperature(TemperatureConfig(), 512, e)) for e in range(155)]
     np.testing.assert_allclose(values, [0.9**e for e in range(155)], rtol=1e-5)
     assert next(e for e, t in enumerate(values) if t < 1e-7) == 153
-    assert next(e for e, t in enumerate(values) if t < 1e-5) == 110  # BNext-18
+    assert next(e for e, t in enumerate(values) if t < 1e-5) == 110  # the threshold of BNext-18
 
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.75, 40), (0.5, 7), (0.9, 10)])
@@ -39,7 +39,7 @@ def test_a_short_run_has_exact_signs_from_the_chosen_share_on(share, epochs):
             assert value == pytest.approx(10 ** (-7 * e / (share * epochs)), rel=1e-4) and value >= 1e-7
 
 
-def test_adamw_is_the_recipes_with_two_decay_groups_and_pytorchs_clip():
+def test_adamw_has_two_decay_groups_and_clips_like_pytorch():
     config = OptimizerConfig(decay_weights=0.1, decay_rest=0.01, clip_norm=2.0)
     rng = np.random.default_rng(0)
     shapes = {"kernel": (3, 2), "bias": (2,)}

@@ -1,4 +1,4 @@
-"""The same training on one device, on eight, and on those of two and four real processes; replicated, sharded, in pieces."""
+"""The same training on one device, on eight devices, and on two and four real processes: replicated, sharded, with accumulation."""
 
 import json
 import pathlib
@@ -21,13 +21,13 @@ from bnext_jax.training.run import Run
 from tests.helpers import parallel_process, torch_tools
 from tests.helpers.launcher import free_port
 
-SEED = 0  # with which no value that is binarized in the first step lies within 1e-5 of zero, see below
-SAME = {"sharded": "whole", "accumulated": "whole", "single_sharded": "single"}  # case -> the one that it must equal
+SEED = 0  # with this seed no binarized value of the first step lies within 1e-5 of a threshold, see below
+SAME = {"sharded": "whole", "accumulated": "whole", "single_sharded": "single"}  # case -> the case that it must equal
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """The work directory of a convnext with drawn weights."""
+    """The work directory of a convnext with random weights."""
     arguments = {"widths": (8,), "depths": (1,), "patch": 4}
     model = create_model("convnext", 10, rngs=nnx.Rngs(1), **arguments)
     _, params, batch_stats = split(model, training=False)
@@ -48,13 +48,13 @@ def files(teacher, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(files, digits, teacher):
-    """What this process alone says of the files, as JSON tells it."""
+    """The evaluations of the files by this process alone, after a round trip through JSON."""
     return json.loads(json.dumps(parallel_process.evaluations(files, digits, teacher)))
 
 
 @pytest.fixture(scope="module")
 def alone(digits, teacher):
-    """{case: {name: array}} on the one device of this process."""
+    """{case: {name: array}}, trained on the one device of this process."""
     found = {}
     for case in ("whole", "synchronised", "single"):
         with jax.enable_x64(parallel_process.CASES[case][0] == "float64"):
@@ -64,7 +64,7 @@ def alone(digits, teacher):
 
 
 def test_no_value_that_is_binarized_lies_near_a_threshold(digits, teacher, monkeypatch):
-    """Otherwise rounding alone could turn a sign, or a gradient's window, in float32."""
+    """Near a threshold, float32 rounding alone could flip a sign or the window |x| < 1.5 of a gradient."""
     run = Run(parallel_process.settings("single", SEED, digits, teacher), pathlib.Path("unused"))
     quantize, seen = SteSign.__call__, []
     monkeypatch.setattr(SteSign, "__call__", lambda self, x, shift: seen.append(x + shift) or quantize(self, x, shift))
@@ -87,7 +87,7 @@ def test_no_value_that_is_binarized_lies_near_a_threshold(digits, teacher, monke
         (4, 1, ("whole", "sharded")),
     ],
 )
-def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
+def test_training_and_evaluation_do_not_depend_on_devices_and_processes(
     alone, evaluated, launcher, digits, teacher, files, tmp_path, count, devices, cases
 ):
     shared = (count, free_port(), devices, SEED, digits, teacher, ",".join(files), tmp_path, *cases)
@@ -103,7 +103,8 @@ def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
         single = case.startswith("single")
         for name in names:
             wanted = expected[name]
-            # float32: to rounding, of what a tensor's largest value shows; Adam's first step is the gradient's sign where that is not tiny
+            # float32 results agree up to rounding, relative to the largest value of a tensor. Adam's first step is the learning rate (1e-3)
+            # times the sign of the gradient. Rounding can flip the sign of a tiny gradient, so only the other parameters are compared.
             if single and "params" in name:
                 gradient = np.abs(expected[name.replace("['params']", "['opt_state'][1].mu")])
                 certain = gradient > 1e-2 * gradient.max()
@@ -111,7 +112,8 @@ def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
             else:
                 tolerance = 2e-5 * max(np.abs(wanted).max(), 1e-3) if single else 1e-9
                 np.testing.assert_allclose(found[name], wanted, rtol=0, atol=tolerance, err_msg=name)
-        if case in ("whole", "single"):  # groups of batch norm lie on one device: one all-reduce carries all gradients, few others the rest
+        # batch-norm groups lie on one device, so one all-reduce carries all gradients, and at most three others carry the rest
+        if case in ("whole", "single"):
             gradients, statistics = (
                 sum(value.nbytes for name, value in found.items() if name.startswith(f"['{part}']")) for part in ("params", "batch_stats")
             )
@@ -122,7 +124,7 @@ def test_training_and_evaluation_do_not_depend_on_the_devices_and_processes(
             assert expected["evaluation examples"] == 50 and len(names) == 4
             for name in names:
                 np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, err_msg=name)
-        # on a shard axis of two, matrices and kernels lie halved on each device; vectors do not
+        # on a shard axis of size two, each device holds half of every matrix and kernel, and all of every vector
         assert (found["held"] < 0.65 * expected["held"]) == (parallel_process.CASES[case][2] == 2)
 
     found = json.loads((tmp_path / "evaluations.json").read_text())
@@ -148,12 +150,12 @@ def test_a_mesh_fills_the_devices(text, sizes):
         ("data=2,data=4", "not understood at 'data=4'"), ("shard=0", "not understood"),
     ],
 )  # fmt: skip
-def test_a_mesh_that_does_not_fit_is_told(text, told):
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(text, told):
     with pytest.raises(UserError, match=told):
         mesh.axis_sizes(text, 8)
 
 
-def test_pieces_that_would_cut_a_batch_norm_group_are_refused():
+def test_pieces_that_would_split_a_batch_norm_group_are_refused():
     mesh.check_batch("batch_size", 512, 64, 1, pieces=8)
     mesh.check_batch("batch_size", 512, 16, 8, pieces=4)
     for group, pieces in ((64, 16), (None, 2), (48, 2)):

@@ -1,4 +1,4 @@
-"""Real runs that are told to stop, or killed at any moment: nothing is lost but the steps since the last save."""
+"""Real runs that receive SIGTERM or SIGKILL at any moment lose only the steps since their last save."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from tests.helpers.checkpoints import saved_state
 from tests.helpers.launcher import free_port
 
 KILLS = 20
-STEPS = 16  # two epochs of 512 // 64 batches
+STEPS = 16  # two epochs of 512 // 64 = 8 batches
 SAVED_EVERY = 3
 
 
 @pytest.fixture(scope="module")
 def words(digits):
-    """words(work directory, more...): a short run with a save every few steps."""
+    """words(workdir, more...): the command line of a short run that saves every SAVED_EVERY steps."""
 
     def make(workdir, *more):
         return [
@@ -37,19 +37,19 @@ def words(digits):
 
 @pytest.fixture(scope="module")
 def whole(launcher, words, tmp_path_factory):
-    """The work directory of an uninterrupted run."""
+    """The work directory of a run without interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert launcher.end(launcher.start(words(folder / "run"), folder / "output")) == 0, result(folder / "output")
     return folder / "run"
 
 
 def steps(workdir):
-    """Steps of the checkpoints that are there now."""
+    """The steps of the committed checkpoints, sorted."""
     return sorted(int(entry.name) for entry in pathlib.Path(workdir).glob("checkpoints/*") if entry.name.isdigit())
 
 
 def wait_for(condition, seconds=120):
-    """Waits until condition() holds."""
+    """Waits until condition() is true. Fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -57,7 +57,7 @@ def wait_for(condition, seconds=120):
 
 
 def result(output):
-    """(JSON object on standard output or None, standard error), so far."""
+    """(JSON object on standard output or None, standard error) of a process, as far as it is written."""
     out, err = (pathlib.Path(f"{output}{ending}") for ending in (".out", ".err"))
     text = out.read_text().strip() if out.exists() else ""
     return json.loads(text) if text else None, err.read_text() if err.exists() else ""
@@ -75,7 +75,7 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(lau
     output, draws = tmp_path / "output", random.Random(11)
     began = time.monotonic()
     assert launcher.end(launcher.start(words(tmp_path / "again"), output)) == 0
-    took = time.monotonic() - began  # nothing compiled any more
+    took = time.monotonic() - began  # without compilation: the cache has all programs
     runs, kills, in_saves = [], 0, 0
     while kills < KILLS or steps(runs[-1])[-1:] != [STEPS]:
         if not runs or steps(runs[-1])[-1:] == [STEPS]:
@@ -101,23 +101,23 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(lau
 
 
 def unfinished(workdir):
-    """Saves that have begun and not ended."""
+    """The names of saves that have begun and not ended."""
     return [entry.name for entry in workdir.glob("checkpoints/*") if "orbax-checkpoint-tmp" in entry.name]
 
 
 def alive(pid):
-    """Whether a process, child of the launcher, has not ended."""
+    """Whether a process that the launcher started still runs. A zombie has ended."""
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_sigterm_saves_and_leaves_with_code_75_and_the_run_goes_on(launcher, words, whole, tmp_path):
+def test_sigterm_saves_and_exits_with_code_75_and_the_run_resumes(launcher, words, whole, tmp_path):
     run = tmp_path / "run"
     more = ["--config.data.workers=1"]
     pid = launcher.start(words(run, *more), tmp_path / "told")
     wait_for(lambda: steps(run))
     for worker in workers_of(pid):
-        os.kill(worker, signal.SIGTERM)  # a machine that shuts down tells every process
+        os.kill(worker, signal.SIGTERM)  # a machine that shuts down sends SIGTERM to every process
     os.kill(pid, signal.SIGTERM)
     code = launcher.end(pid)
     told, error = result(tmp_path / "told")
@@ -131,12 +131,12 @@ def test_sigterm_saves_and_leaves_with_code_75_and_the_run_goes_on(launcher, wor
 
 
 def workers_of(pid):
-    """Process ids of the decoding processes of a run."""
+    """The process ids of a run's data workers."""
     children = [path.read_text().split() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(child) for some in children for child in some]
 
 
-def test_the_decoding_processes_of_a_killed_run_end(launcher, words, tmp_path):
+def test_the_data_workers_of_a_killed_run_end(launcher, words, tmp_path):
     pid = launcher.start(words(tmp_path / "run", "--config.data.workers=2"), tmp_path / "killed")
     wait_for(lambda: len(workers_of(pid)) >= 2)
     workers = workers_of(pid)
@@ -146,7 +146,7 @@ def test_the_decoding_processes_of_a_killed_run_end(launcher, words, tmp_path):
 
 
 def several(launcher, words, output, settings, count=2):
-    """Starts the processes of one run; (process ids, output paths)."""
+    """Starts the processes of one run. Returns (process ids, output paths)."""
     port = free_port()
     outputs = [f"{output}{process}" for process in range(count)]
     pids = [
@@ -161,12 +161,12 @@ def several(launcher, words, output, settings, count=2):
     return pids, outputs
 
 
-def test_two_processes_stop_together_one_goes_on_and_all_evaluate_alike(launcher, words, digits, tmp_path):
+def test_two_processes_stop_together_one_or_two_resume_and_evaluation_agrees(launcher, words, digits, tmp_path):
     wide = {"jax_enable_x64": True}
     line = words(tmp_path / "run", "--config.precision=float64", "--config.mesh=shard=2", "--config.batch_norm_group=32")
     pids, outputs = several(launcher, line, tmp_path / "first", wide)
     wait_for(lambda: "compiled" in result(outputs[0])[1] or not alive(pids[0]))
-    os.kill(pids[1], signal.SIGTERM)  # one of them
+    os.kill(pids[1], signal.SIGTERM)  # only one of the two
     assert [launcher.end(pid) for pid in pids] == [75, 75], result(outputs[0])[1] + result(outputs[1])[1]
     told, (silent, _) = result(outputs[0])[0], result(outputs[1])
     assert silent is None and told["finished"] is False and steps(tmp_path / "run")[-1] == told["steps"] < STEPS
@@ -176,7 +176,7 @@ def test_two_processes_stop_together_one_goes_on_and_all_evaluate_alike(launcher
     assert [launcher.end(pid) for pid in pids] == [0, 0], result(outputs[0])[1] + result(outputs[1])[1]
     together = result(outputs[0])[0]
 
-    # another number of processes: the same stream, and in float64 the same parameters
+    # resumed with another number of processes: the same images in the same order, and in float64 the same loss
     changed = words(tmp_path / "run", "--config.precision=float64", "--config.batch_norm_group=32")
     assert launcher.end(launcher.start(changed, tmp_path / "alone", settings=wide)) == 0, result(tmp_path / "alone")[1]
     whole = words(tmp_path / "whole", "--config.precision=float64", "--config.batch_norm_group=32")
@@ -198,7 +198,7 @@ def test_two_processes_stop_together_one_goes_on_and_all_evaluate_alike(launcher
     assert 100 * right / 120 == pytest.approx(expected["top1"])
 
 
-def test_processes_that_do_not_run_the_same_are_told_before_anything_compiles(launcher, words, tmp_path):
+def test_processes_with_different_settings_are_refused_before_compilation(launcher, words, tmp_path):
     port, outputs = free_port(), [str(tmp_path / name) for name in "ab"]
     pids = []
     for process, output in enumerate(outputs):
@@ -212,7 +212,7 @@ def test_processes_that_do_not_run_the_same_are_told_before_anything_compiles(la
     assert not np.any(steps(tmp_path / "run"))
 
 
-def test_a_processs_error_ends_all_and_a_killed_ones_loss_is_told(launcher, words, tmp_path):
+def test_an_error_in_one_process_ends_all_and_a_lost_process_is_reported(launcher, words, tmp_path):
     missing = words(tmp_path / "run", "--config.distill.main=/nowhere")
     pids, outputs = several(launcher, missing, tmp_path / "missing", {})
     assert [launcher.end(pid) for pid in pids] == [2, 2]

@@ -1,4 +1,4 @@
-"""Training runs through main(): resumption to the last bit, distillation, what is refused, what is recorded."""
+"""Training runs through main(): exact resumption, distillation, refused input, logs, checkpoints."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from bnext_jax.io.logs import read_metrics
 from bnext_jax.training import memory, watch
 from tests.helpers.checkpoints import saved_state
 
-STEPS = 44  # two epochs of 1437 // 64 batches
+STEPS = 44  # two epochs of 1437 // 64 = 22 batches
 
 
 @pytest.fixture(scope="module")
 def words(digits):
-    """What every command line of these tests shares."""
+    """The flags that all command lines of these tests share."""
     return [f"--config.data.directory={digits}", "--config.tensorboard=False"]
 
 
 @pytest.fixture
 def train(run, words):
-    """train(form, workdir, words...): (exit code, result, standard error)."""
+    """train(form, workdir, words...): trains and returns (exit code, result, standard error)."""
 
     def call(form, workdir, *more):
         name = "digits_teacher" if form == "teacher" else "digits_student"
@@ -45,7 +45,7 @@ def whole(digits, words, tmp_path_factory):
     from bnext_jax import cli as program
 
     folder, out = tmp_path_factory.mktemp("runs") / "whole", io.StringIO()
-    relative = os.path.relpath(folder)  # as people type it
+    relative = os.path.relpath(folder)  # users often type relative paths
     arguments = ["main.py", "train", "--config=configs/digits_student.py:smoke", f"--workdir={relative}", *words]
     assert program.main(arguments, out) == 0
     return folder, json.loads(out.getvalue())
@@ -63,7 +63,7 @@ def test_a_run_stopped_twice_inside_epochs_ends_bit_for_bit_as_the_whole_run(tra
     assert {k: result[k] for k in ("top1", "top5", "loss", "binary")} == {k: whole[1][k] for k in ("top1", "top5", "loss", "binary")}
 
 
-def test_a_short_run_ends_with_exactly_binary_weights_and_says_so(whole):
+def test_a_short_run_ends_with_exactly_binary_weights_and_reports_it(whole):
     workdir, result = whole
     assert result["binary"] is True and result["temperature"] == 0 and result["examples"] == 360
     last = read_metrics(workdir)[-1]
@@ -72,12 +72,12 @@ def test_a_short_run_ends_with_exactly_binary_weights_and_says_so(whole):
     assert float(model.temperature[...]) == metadata["temperature"] == 0
 
 
-def test_each_epoch_is_recorded_with_all_that_is_watched(whole):
+def test_each_epoch_logs_all_metrics(whole):
     lines = read_metrics(whole[0])
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 22), (2, 44)]
     for key in ("train_loss", "train_top1", "test_top1", "learning_rate", "temperature", "images_per_second", "data_wait_seconds"):
         assert all(key in line for line in lines), key
-    assert lines[0]["learning_rate"] == pytest.approx(1e-3)  # the warm-up's first epoch
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)  # the first epoch of the warm-up
     assert lines[0]["temperature"] == 1
 
 
@@ -89,7 +89,7 @@ def test_all_parameters_are_listed_in_the_work_directory(whole):
     assert lines[-1] == f"Total: {listed:,} -- {4 * listed:,} bytes"
 
 
-def test_a_checkpoint_says_all_that_is_needed_to_use_it(whole):
+def test_a_checkpoint_describes_its_network_classes_and_preprocessing(whole):
     described = checkpoint.describe(whole[0])
     assert described["model"] == {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8, 16, 16]}}
     assert (described["step"], described["epoch"], described["temperature"]) == (STEPS, 2, 0)
@@ -97,7 +97,7 @@ def test_a_checkpoint_says_all_that_is_needed_to_use_it(whole):
     assert described["preprocessing"]["image_shape"] == [16, 16, 3]
 
 
-def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, whole):
+def test_evaluate_needs_only_the_work_directory_and_repeats_trains_results(run, whole):
     code, result, _ = run("evaluate", f"--checkpoint={whole[0]}")
     assert code == 0
     assert {k: result[k] for k in ("top1", "top5", "loss", "examples", "binary")} == {
@@ -106,14 +106,14 @@ def test_evaluate_needs_only_the_work_directory_and_repeats_trains_figures(run, 
     assert result["precision"] == "float32" and result["step"] == STEPS
 
 
-def test_evaluate_refuses_a_dataset_of_other_classes(run, whole, monkeypatch):
+def test_evaluate_refuses_a_dataset_with_other_classes(run, whole, monkeypatch):
     other = splits.Source("animals", "test", [], ("cat", "dog"))
     monkeypatch.setattr(splits, "open_source", lambda data, split: other)
     code, _, error = run("evaluate", f"--checkpoint={whole[0]}")
     assert code == 2 and "was trained on 10 classes, which are not the 2 classes of digits" in error
 
 
-def test_norms_layers_and_a_profile_are_recorded_on_request(train, tmp_path):
+def test_norms_layer_statistics_and_a_profile_are_recorded_on_request(train, tmp_path):
     words = ["--config.watch_layers=True", "--config.profile_at_step=2", "--config.stop_at_step=8"]
     assert train("smoke", tmp_path / "run", *words)[0] == 0
     (line,) = read_metrics(tmp_path / "run")
@@ -140,7 +140,7 @@ def test_a_student_also_trains_in_bfloat16_with_float32_weights(train, tmp_path,
 
 def test_count_takes_a_work_directory(run, whole):
     code, result, _ = run("count", f"--checkpoint={whole[0]}")
-    # 3x3 and 1x1 units on 8, 8, then 8, 8 and 8, then 16 and 16 channels
+    # each block has one 3x3 unit and one, two and one 1x1 units, with 8, 8 and 16 channels
     assert code == 0 and result["bnext"]["binary_weights"] == (9 + 1) * 64 + (9 + 2) * 64 + (9 + 1) * 256
 
 
@@ -154,9 +154,9 @@ def test_a_student_learns_from_two_teachers_and_the_step_compiles_once(train, tm
     distilled = [f"--config.distill.main={tmp_path / 'main'}", f"--config.distill.assistants=('{tmp_path / 'assistant'}',)"]
     code, result, _ = train("smoke", tmp_path / "student", *distilled)
     assert code == 0 and result["binary"] is True
-    assert len(compiled) == 1  # and what is compiled ahead never compiles again
+    assert len(compiled) == 1  # a step that is compiled ahead of time never compiles again
     first, last = read_metrics(tmp_path / "student")
-    # half the weighted entropies of two teachers over ten classes: at most (ln 10) / 2 plus their distance, falling
+    # Half the weighted cross-entropies with two teachers over ten classes: at most (ln 10) / 2 plus half the distance to the teachers.
     assert last["train_loss"] < first["train_loss"] < 2.0
 
 
@@ -178,7 +178,7 @@ def test_the_assistant_changes_at_its_epoch(train, tmp_path, monkeypatch):
     distilled = [f"--config.distill.main={tmp_path / 'a'}", f"--config.distill.assistants=('{tmp_path / 'b'}','{tmp_path / 'a'}')"]
     assert train("smoke", tmp_path / "student", *distilled)[0] == 0
     assert appointed == [{"main": str(tmp_path / "a"), "assistant": str(tmp_path / "b")}, {"main": str(tmp_path / "a")}]
-    assert {role for role, array in held if array.is_deleted()} == {"assistant"}  # whose memory is free again
+    assert {role for role, array in held if array.is_deleted()} == {"assistant"}  # the assistant's memory is freed
     first, second = read_metrics(tmp_path / "student")
     assert {"train_top1/main", "train_top1/assistant"} <= first.keys() and "train_top1/assistant" not in second
 
@@ -200,7 +200,7 @@ def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(t
     code, result, error = train("smoke", tmp_path / "run", "--config.checkpoint.every_steps=1")
     assert code == 2 and result is None
     assert "not finite at step 13" in error.strip().splitlines()[-1] and "not_finite.json" in error.strip().splitlines()[-1]
-    assert checkpoint.committed_steps(tmp_path / "run")[-1] == 13  # thirteen steps done, 0 to 12; the save of the next waited
+    assert checkpoint.committed_steps(tmp_path / "run")[-1] == 13  # steps 0 to 12 are saved; the save after step 13 waits for its loss
     noted = json.loads((tmp_path / "run/not_finite.json").read_text())
     source = splits.open_source(DataConfig(directory=digits), "train")
     batches = pipeline.TrainBatches(source, "resize(16)", batch_size=64, epochs=2, rows=range(64), seed=0)
@@ -209,41 +209,41 @@ def test_a_nan_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(t
     assert np.isfinite(train("smoke", tmp_path / "run", "--config.stop_at_step=14")[1]["loss"])
 
 
-def test_a_truncated_checkpoint_is_passed_over_with_a_warning(train, whole, tmp_path):
+def test_a_truncated_checkpoint_is_skipped_and_written_again(train, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     data = max((tmp_path / "run/checkpoints/44/network").rglob("d/*"), key=lambda p: p.stat().st_size)
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    assert checkpoint.describe(tmp_path / "run")["step"] == 44  # its text is whole, its arrays are not
+    assert checkpoint.describe(tmp_path / "run")["step"] == 44  # the description is whole, the arrays are not
     _model, metadata = checkpoint.load_network(tmp_path / "run")
     assert metadata["step"] == 22
     code, result, _ = train("smoke", tmp_path / "run")
     assert code == 0 and result["steps"] == STEPS and result["top1"] == whole[1]["top1"]
-    assert checkpoint.load_network(tmp_path / "run")[1] == checkpoint.load_network(whole[0])[1]  # 44 again, its arrays whole
+    assert checkpoint.load_network(tmp_path / "run")[1] == checkpoint.load_network(whole[0])[1]  # the run wrote checkpoint 44 again
 
 
 def cut_copy(whole, folder, name):
-    """A copy of the whole run in which one file of checkpoint 44 has lost all but ten bytes."""
+    """Copies the whole run and truncates one file of checkpoint 44 to ten bytes. Returns the path of the file."""
     shutil.copytree(whole[0], folder)
     path = folder / "checkpoints/44" / name
     path.write_bytes(path.read_bytes()[:10])
     return path
 
 
-def test_a_checkpoint_without_its_description_is_passed_over(run, whole, tmp_path, caplog):
+def test_a_checkpoint_without_its_description_is_skipped(run, whole, tmp_path, caplog):
     cut_copy(whole, tmp_path / "run", "_CHECKPOINT_METADATA")
     assert checkpoint.describe(tmp_path / "run")["step"] == checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
     assert run("count", f"--checkpoint={tmp_path / 'run'}")[0] == 0
     assert "checkpoint 44" in caplog.text and "the description in" in caplog.text
 
 
-def test_a_checkpoint_whose_top1_cannot_be_read_does_not_stop_a_run(train, whole, tmp_path, caplog):
+def test_an_unreadable_top1_of_a_checkpoint_does_not_stop_a_run(train, whole, tmp_path, caplog):
     path = cut_copy(whole, tmp_path / "run", "metrics/metrics")
     code, result, _ = train("smoke", tmp_path / "run")
     assert code == 0 and result["steps"] == STEPS and result["top1"] == whole[1]["top1"]
     assert f"{path} is damaged and removed" in caplog.text and not path.exists()
 
 
-def test_logs_that_cannot_be_written_are_told(tmp_path):
+def test_logs_that_cannot_be_written_are_reported(tmp_path):
     writer = watch.Writer(tmp_path, 0, tensorboard=False)
     writer.write(1, {"loss": 2.5})
     (tmp_path / "metrics.jsonl").unlink()
@@ -252,21 +252,21 @@ def test_logs_that_cannot_be_written_are_told(tmp_path):
         writer.write(2, {"loss": 2.0})
 
 
-def test_a_flipped_bit_among_the_weights_does_not_load_in_silence(whole, tmp_path, caplog):
+def test_a_checkpoint_with_a_flipped_bit_is_skipped_with_a_warning(whole, tmp_path, caplog):
     shutil.copytree(whole[0], tmp_path / "run")
     (data,) = (tmp_path / "run/checkpoints/44/network/ocdbt.process_0/d").iterdir()
     content = bytearray(data.read_bytes())
-    content[len(content) // 4] ^= 1  # the index, which has a checksum of its own, lies at the end
+    content[len(content) // 4] ^= 1  # not in the index at the end, which has its own checksum
     data.write_bytes(content)
     assert checkpoint.load_network(tmp_path / "run")[1]["step"] == 22
-    assert "the bytes of network in" in caplog.text and "sha256 differs" in caplog.text
+    assert "has changed since it was saved (sha256 differs)" in caplog.text
 
 
-def test_checkpoints_in_a_bucket_stay_there():
+def test_the_checkpoints_of_a_run_in_a_bucket_are_in_the_bucket():
     assert str(checkpoint.checkpoints_folder("gs://bucket/runs/tiny")) == "gs://bucket/runs/tiny/checkpoints"
 
 
-def test_the_digest_tells_one_flipped_bit_one_renamed_key_and_one_other_type():
+def test_the_digest_changes_with_one_bit_one_key_one_type_or_one_shape():
     tree = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 2), np.float32)}
     flipped = {**tree, "a": (tree["a"].view(np.uint32) ^ np.array([0, 0, 0, 1, 0, 0], np.uint32)).view(np.float32)}
     others = [flipped, {"a": tree["a"], "c": tree["b"]}, {**tree, "b": tree["b"].astype(np.float64)}, {**tree, "b": tree["b"].reshape(4)}]

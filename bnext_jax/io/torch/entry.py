@@ -1,21 +1,38 @@
-"""One tensor of a PyTorch state dict, and the tensors of a norm and of an affine layer."""
+"""An entry pairs a tensor of a PyTorch state dict with a variable here. This module makes the entries of norms and of affine layers."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from flax import nnx
+
+if TYPE_CHECKING:
+    from bnext_jax.nn.depthwise import DepthwiseConv
+    from bnext_jax.nn.layers import BatchNorm, Conv, Linear
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of a PyTorch state dict: its name, the variable that holds it here, and the layout that joins them."""
+    """One tensor of a PyTorch state dict.
+
+    Attributes:
+      name: the tensor's name in PyTorch.
+      variable: the variable that holds its values here.
+      layout: a key of names.LAYOUTS, which converts between the two layouts.
+    """
 
     name: str
     variable: nnx.Variable
     layout: str
 
 
-def norm(prefix, layer):
-    """The five entries of a BatchNorm."""
+def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
+    """Yields the five entries of a batch norm.
+
+    Args:
+      prefix: the layer's name in PyTorch.
+      layer: the batch norm here.
+    """
     yield Entry(f"{prefix}.weight", layer.scale, "same")
     yield Entry(f"{prefix}.bias", layer.bias, "same")
     yield Entry(f"{prefix}.running_mean", layer.mean, "same")
@@ -23,8 +40,14 @@ def norm(prefix, layer):
     yield Entry(f"{prefix}.num_batches_tracked", layer.batches, "count")
 
 
-def affine(prefix, layer, layout):
-    """The kernel, in `layout` (a key of names.LAYOUTS), the bias and the clip limits, if any, of a Conv or Linear."""
+def affine(prefix: str, layer: "Conv | Linear | DepthwiseConv", layout: str) -> Iterator[Entry]:
+    """Yields the entries of a convolution or linear layer: the kernel and, if there are any, the bias and the quantizer's clip limits.
+
+    Args:
+      prefix: the layer's name in PyTorch.
+      layer: the layer here.
+      layout: the kernel's layout, a key of names.LAYOUTS.
+    """
     yield Entry(f"{prefix}.weight", layer.kernel, layout)
     if layer.bias is not None:
         yield Entry(f"{prefix}.bias", layer.bias, "same")

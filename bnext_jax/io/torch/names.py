@@ -1,6 +1,7 @@
-"""PyTorch's name and layout for every variable of ours (SPEC section 6)."""
+"""PyTorch's name and layout for every variable of the networks (docs/spec.md, section 6)."""
 
 import numpy as np
+from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.torch import teacher_names
@@ -11,7 +12,7 @@ from bnext_jax.models.convnext import ConvNeXt
 from bnext_jax.models.efficientnet import EfficientNet
 from bnext_jax.nn import bnext_units, layers
 
-# layout -> (ours to PyTorch, PyTorch to ours), on numpy arrays
+# layout -> (JAX to PyTorch, PyTorch to JAX), functions of numpy arrays. Comments: axes in JAX, axes in PyTorch
 LAYOUTS = {
     "same": (lambda a: a, lambda a: a),
     "conv": (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0)),  # HWIO, OIHW
@@ -83,14 +84,17 @@ RULES = {
 }
 
 
-def entries(module):
-    """The Entry of every tensor in the PyTorch state dict of `module` (network, block or unit), in PyTorch's order.
+def entries(module: nnx.Module) -> list[Entry]:
+    """The entries of all tensors in a module's PyTorch state dict, in PyTorch's order.
 
-    Raises UserError for a module without a PyTorch counterpart.
+    Args:
+      module: a network, or a block or unit of nn.bnext_units.
+    Raises:
+      UserError: the module has no PyTorch counterpart.
     """
     if type(module) not in RULES:
         raise UserError(f"no PyTorch names are known for {type(module).__name__}")
     temperature = getattr(module, "temperature", None)
-    if temperature is None:  # a unit alone has no place for it; its caller passes one
+    if temperature is None:  # a unit or block has no temperature of its own; its caller passes one
         temperature = layers.Temperature(np.ones((), np.float32))
     return list(RULES[type(module)]("", module, temperature))

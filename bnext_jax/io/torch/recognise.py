@@ -1,6 +1,10 @@
-"""Which network a PyTorch state dict belongs to, told from its names and shapes alone."""
+"""Finds the network of a PyTorch state dict from the names and shapes of its tensors."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import default_stride
@@ -9,19 +13,19 @@ from bnext_jax.models.convnext import PATCH, SIZES
 from bnext_jax.models.efficientnet import SCALES, STAGES
 from bnext_jax.models.table import MODELS
 
-# Of the quantized edition. A file does not say whether its gates have 4 or 8 bits; the published sizes are those of 4.
+# The quantized edition's bits. A file does not tell whether its gates have 4 or 8 bits; the published sizes are those of 4 bits.
 BITS, GATE_BITS = 8, 4
-# efficientnet_lite_pytorch's name of a block's part -> timm's, in a block without and with an expansion
+# The parts of a block: name in efficientnet_lite_pytorch -> name in timm. SEPARABLE: a block without expansion; INVERTED: with one
 SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 INVERTED = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3",
 }  # fmt: skip
 LITE_ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-LITE_BLOCKS = [(i, j) for i, stage in enumerate(STAGES) for j in range(stage[4])]  # of Lite0, in order
+LITE_BLOCKS = [(i, j) for i, stage in enumerate(STAGES) for j in range(stage[4])]  # (stage, block in the stage) of Lite0's blocks, in order
 
 
-def timm_names(tensors):
-    """A state dict in the naming of efficientnet_lite_pytorch under timm's names; any other as it is."""
+def timm_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames the tensors of an efficientnet_lite_pytorch state dict to timm's names. Returns any other state dict unchanged."""
     if "_conv_stem.weight" not in tensors:
         return tensors
     return {_lite_name(name): array for name, array in tensors.items()}
@@ -41,7 +45,7 @@ def _lite_name(name):
 
 
 def _width(tensors, prefix):
-    """Channels of the unit behind a prefix, from the first of its per-channel tensors that is there."""
+    """The number of channels of the unit with this prefix, from the first per-channel tensor that exists."""
     for leaf in ("move.bias", "scale", "norm1.weight", "activation1.weight", "norm2.weight"):
         if f"{prefix}{leaf}" in tensors:
             shape = tensors[f"{prefix}{leaf}"].shape
@@ -57,7 +61,7 @@ def _classes(tensors, layer):
 
 
 def _count(tensors, pattern):
-    """1 + the largest number that `pattern` captures among the names."""
+    """1 + the largest number that `pattern` captures among the names; 0 if no name matches."""
     found = [int(match[1]) for match in map(re.compile(pattern).match, tensors) if match]
     return max(found, default=-1) + 1
 
@@ -66,7 +70,7 @@ def _bnext(tensors):
     unit = "Attention" if any(".Attention." in name for name in tensors) else "FFN_3x3"
     widths = [_width(tensors, f"feature.{i}.{unit}.") for i in range(1, _count(tensors, r"feature\.(\d+)\."))]
     doubles = any(name.startswith((f"feature.{len(widths)}.FFN_1.", f"feature.{len(widths)}.FFN_2.")) for name in tensors)
-    arguments = {"widths": (*widths, widths[-1] * (2 if doubles else 1))}
+    arguments: dict[str, Any] = {"widths": (*widths, widths[-1] * (2 if doubles else 1))}
     if unit != "Attention":
         arguments["elm_attention"] = False
     if not any(name.endswith(".scale") for name in tensors if name.startswith("feature.")):
@@ -114,16 +118,16 @@ FAMILIES = {
 NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
 
 
-def recognise(tensors):
-    """The network that a state dict belongs to.
+def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, int, dict[str, Any]]:
+    """Finds the network that a state dict belongs to.
 
     Args:
-      tensors: {PyTorch name: array}, timm's names for the teachers.
+      tensors: {PyTorch name: array}; timm's names for the teachers.
     Returns:
-      (name, num_classes, arguments) for create_model; the name is a key of MODELS, "bnext" or "convnext" with widths
-      of its own where no published network has them.
+      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext" or "convnext", with widths in the
+      arguments, if no published network has these widths.
     Raises:
-      UserError: names of another network, or too few tensors to tell the widths.
+      UserError: the names are those of another network, or tensors that tell the widths are missing.
     """
     for prefix, family in FAMILIES.items():
         if any(name.startswith(prefix) for name in tensors):
@@ -131,7 +135,7 @@ def recognise(tensors):
                 name, classes, arguments = family(tensors)
             except (KeyError, IndexError) as error:
                 raise UserError(
-                    f"the file looks like a {family.__name__[1:]} but lacks {error}, without which its widths cannot be told"
+                    f"the file looks like a {family.__name__[1:]} but lacks {error}, which is needed to find its widths"
                 ) from error
             for known, fixed in NAMED.items():
                 if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):

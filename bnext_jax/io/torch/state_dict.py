@@ -1,18 +1,21 @@
-"""from_state_dict and to_state_dict: the same tensors under PyTorch's names and under ours."""
+"""Converts between modules of bnext_jax and PyTorch state dicts: from_state_dict and to_state_dict."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.torch.names import LAYOUTS, entries
 
 
 def _stored(array):
-    """The array as we hold it: integers as int32, floats as float32, or as float64 where JAX has it enabled."""
+    """The array in the type that modules hold: integers as int32, floats as float32; float64 stays if JAX has float64 enabled."""
     if not np.issubdtype(array.dtype, np.floating):
         return jnp.asarray(array, jnp.int32)
-    keep = array.dtype == np.float64 and jax.config.jax_enable_x64
+    keep = array.dtype == np.float64 and jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return jnp.asarray(array, jnp.float64 if keep else jnp.float32)
 
 
@@ -38,19 +41,19 @@ def _problems(expected, tensors):
     return lines
 
 
-def from_state_dict(module, tensors):
-    """Fills a network, block or unit of ours from a PyTorch state dict, in place.
+def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nnx.Module:
+    """Fills a module from a PyTorch state dict, in place.
 
-    Values are taken as they are: bounds are not applied (training applies them when a state enters it).
+    The values are not clipped to their bounds. Training clips them when it starts from a state.
 
     Args:
-      module: from create_model, or a block or unit of bnext_jax.nn.bnext_units.
+      module: a network from create_model, or a block or unit of bnext_jax.nn.bnext_units.
       tensors: {PyTorch name: numpy array in PyTorch's layout}.
     Returns:
       The same module.
     Raises:
-      UserError: names missing on either side, wrong shapes, differing temperatures; the message lists them all, and
-        the module is left as it was.
+      UserError: missing or unknown names, wrong shapes, or temperatures that differ. The message lists all of them, and the module is
+        not changed.
     """
     expected = entries(module)
     problems = _problems(expected, tensors)
@@ -62,8 +65,16 @@ def from_state_dict(module, tensors):
     return module
 
 
-def to_state_dict(module):
-    """The PyTorch state dict of a network, block or unit of ours: {PyTorch name: numpy array in PyTorch's layout}, in PyTorch's order."""
+def to_state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a module.
+
+    Args:
+      module: a network, or a block or unit of bnext_jax.nn.bnext_units.
+    Returns:
+      {PyTorch name: numpy array in PyTorch's layout}, in PyTorch's order.
+    Raises:
+      UserError: the module has no PyTorch counterpart.
+    """
     tensors = {}
     for entry in entries(module):
         to_torch, _ = LAYOUTS[entry.layout]

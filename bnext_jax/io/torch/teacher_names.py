@@ -1,10 +1,17 @@
 """timm's names for the variables of the teachers' networks."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from bnext_jax.io.torch.entry import Entry, affine, norm
+
+if TYPE_CHECKING:
+    from bnext_jax.models.convnext import ConvNeXt
+    from bnext_jax.models.efficientnet import EfficientNet
 
 
 def _inverted_residual(prefix, block):
-    # timm counts norms in their order and calls the projection conv_pwl only where an expansion took the name conv_pw.
+    # timm numbers the norms in order. It calls the projection conv_pwl if the block has an expansion, which is conv_pw; else conv_pw.
     expands = block.expand is not None
     if expands:
         yield from affine(f"{prefix}conv_pw", block.expand, "conv")
@@ -18,8 +25,8 @@ def _inverted_residual(prefix, block):
     yield from norm(f"{prefix}bn{3 if expands else 2}", block.project_norm)
 
 
-def efficientnet(prefix, model, _):
-    """The entries of an EfficientNet."""
+def efficientnet(prefix: str, model: "EfficientNet", _: object) -> Iterator[Entry]:
+    """Yields the entries of an EfficientNet. The last argument, a temperature, is not used."""
     yield from affine(f"{prefix}conv_stem", model.stem, "conv")
     yield from norm(f"{prefix}bn1", model.stem_norm)
     for i, stage in enumerate(model.stages):
@@ -43,8 +50,8 @@ def _convnext_block(prefix, block):
     yield from affine(f"{prefix}mlp.fc2", block.project, "linear")
 
 
-def convnext(prefix, model, _):
-    """The entries of a ConvNeXt."""
+def convnext(prefix: str, model: "ConvNeXt", _: object) -> Iterator[Entry]:
+    """Yields the entries of a ConvNeXt. The last argument, a temperature, is not used."""
     yield from affine(f"{prefix}stem.0", model.stem, "conv")
     yield from _layer_norm(f"{prefix}stem.1", model.stem_norm)
     for i, stage in enumerate(model.stages):

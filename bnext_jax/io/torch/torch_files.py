@@ -1,14 +1,17 @@
-"""PyTorch files from strangers: read without running anything in them, written whole or not at all.
+"""Reads PyTorch files without running any code in them, and writes them atomically.
 
-`.pth`, `.pth.tar`, `.pt` and `.bin` go through torch.load(weights_only=True) alone, mapped into memory, so that the
-optimizer's tensors in a training checkpoint are never read; `.safetensors` needs no PyTorch.
+`.pth`, `.pth.tar`, `.pt` and `.bin` are read with torch.load(weights_only=True) only. The file is mapped into memory, so the optimizer's
+tensors in a training checkpoint are never read; PyTorch's older format cannot be mapped. `.safetensors` needs no PyTorch.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import pickle
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +25,13 @@ SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLE
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """What a file holds.
+    """The content of a PyTorch file.
 
     Attributes:
-      tensors: {PyTorch name: numpy array}, without "module.". epoch, temperature: as the file says, or None.
-      described: in a file that `write` made, {"name", "num_classes", "arguments"} of the network, else None.
+      tensors: {PyTorch name: numpy array}, without the prefix "module.".
+      epoch: the file's epoch, or None.
+      temperature: the file's temperature, or None.
+      described: {"name", "num_classes", "arguments"} of the network in a file that `write` made, else None.
     """
 
     tensors: dict
@@ -36,38 +41,38 @@ class TorchFile:
 
 
 class Inert:
-    """Stands in a training checkpoint for all that is neither a tensor nor plain data: takes anything, does nothing."""
+    """Replaces every object in a training checkpoint that is neither a tensor nor plain data. It accepts any arguments and does nothing."""
 
     def __new__(cls, *_):
         return super().__new__(cls)
 
-    def __init__(self, *_):
+    def __init__(self, *_: object) -> None:
         pass
 
     def __setstate__(self, state):
         pass
 
 
-# The names that histories and command lines are pickled with (numpy 1 and 2). Their own functions never run: numpy's
-# would make arrays of pointers out of a file's bytes.
+# Objects that PyTorch training checkpoints hold in their loss histories and command lines (numpy 1 and 2). `Inert` replaces them, so their
+# own functions never run: numpy's would make arrays of pointers from a file's bytes.
 NAMED_IN_HISTORIES = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
     "argparse.Namespace",
 )
-TEMPERATURE = {PICKLED: "temp", SAFE: "temperature"}  # its entry; the first is the reference's name
-DESCRIBED = "bnext_jax"  # the entry of training checkpoints and safetensors' notes that describes the network, as JSON
+TEMPERATURE = {PICKLED: "temp", SAFE: "temperature"}  # the entry of the temperature; "temp" is the name in the authors' code
+DESCRIBED = "bnext_jax"  # the entry, in training checkpoints and safetensors' metadata, that describes the network as JSON
 
 
-def kind(path):
-    """PICKLED or SAFE by a file's suffix, None for any other."""
+def kind(path: os.PathLike | str) -> str | None:
+    """PICKLED or SAFE by the file's suffix; None for any other suffix. Does not open the file."""
     name = pathlib.Path(path).name
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
 def _content(path):
-    """PICKLED or SAFE by a file's first bytes, None for anything else. Raises UserError where there are none."""
+    """PICKLED or SAFE by the file's first bytes; None for other bytes. Raises UserError if the file is empty or cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(9)
@@ -75,29 +80,29 @@ def _content(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
         raise UserError(f"{path} is empty; fetch it again")
-    if head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or the older bare pickle
+    if head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or PyTorch's older format, a pickle
         return PICKLED
     return SAFE if len(head) == 9 and head[8:] == b"{" else None
 
 
-def read(path):
+def read(path: os.PathLike | str) -> TorchFile:
     """Reads a state dict or a training checkpoint.
 
     Args:
-      path: a file with one of SUFFIXES; its content must be what the suffix says.
+      path: a file with one of SUFFIXES. Its content must be of the kind that the suffix says.
     Returns:
-      TorchFile; arrays of float16 and bfloat16 become float32.
+      The file's content. Arrays of float16 and bfloat16 become float32.
     Raises:
-      UserError: missing, empty, truncated, of another kind than its suffix says, without tensors, with anything in it
-        that would run code, or PyTorch is needed and missing.
+      UserError: the file is missing, empty, truncated, of another kind than its suffix says, or without tensors; it holds something that
+        would run code; or PyTorch is needed and not installed.
     """
     expected, found = kind(path), _content(path)
     if expected is None:
-        raise UserError(f"{path} is no PyTorch file by its name; its suffix must be one of {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not named like a PyTorch file; its suffix must be one of {', '.join(SUFFIXES)}")
     if found is None:
-        raise UserError(f"{path} holds neither PyTorch's format nor safetensors; it is damaged or something else")
+        raise UserError(f"{path} is neither a PyTorch nor a safetensors file; it is damaged or something else")
     if found != expected:
-        raise UserError(f"{path} is a {found} file, which its suffix does not say; rename it")
+        raise UserError(f"{path} is a {found} file, but its suffix says otherwise; rename it")
     return _read_safe(path) if found == SAFE else _read_pickled(path)
 
 
@@ -107,14 +112,21 @@ def _read_safe(path):
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
-            tensors = {name: _at_least_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except Exception as error:  # a damaged file surfaces as many kinds
+            tensors = {name: _at_least_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, `file` is not a dict
+    except Exception as error:  # a damaged file raises many types
         raise UserError(f"{path} cannot be read ({one_line(error, 200)}); it is damaged or truncated") from error
     return _file(path, tensors, notes, TEMPERATURE[SAFE])
 
 
 def _file(path, tensors, notes, temperature):
-    """A TorchFile out of what a file's author wrote, which may be anything; "module." goes, training on several GPUs puts it there."""
+    """Makes a TorchFile. Removes the prefix "module.", which training on several GPUs adds.
+
+    Args:
+      path: the file, for messages.
+      tensors: {PyTorch name: numpy array}.
+      notes: the file's other entries. A stranger wrote them, so they may be anything; wrong ones become None.
+      temperature: the name of the temperature's entry.
+    """
     if not tensors:
         raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
     prefix = "module."
@@ -152,8 +164,8 @@ def _read_pickled(path):
             except RuntimeError as error:
                 if "mmap can only be used" not in str(error):
                     raise
-                content = torch.load(path, map_location="cpu", weights_only=True)  # the older format cannot be mapped
-    except Exception as error:  # a damaged file surfaces as many kinds
+                content = torch.load(path, map_location="cpu", weights_only=True)  # PyTorch's older format cannot be mapped into memory
+    except Exception as error:  # a damaged file raises many types
         named = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL ([\w.]+\w) ", str(error))
         if not named:
             raise UserError(f"{path} cannot be read ({_told(error)}); it is damaged or truncated") from error
@@ -174,7 +186,7 @@ def _read_pickled(path):
 
 
 def _told(error):
-    """What the unpickler says was wrong, behind PyTorch's advice on trusting files."""
+    """The unpickler's own message, without PyTorch's advice on trusting files that stands before it."""
     return one_line(str(error).rpartition("WeightsUnpickler error:")[2] or error, 200)
 
 
@@ -191,15 +203,27 @@ def _array(tensor):
     return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
 
 
-def write(path, tensors, *, epoch, temperature, described):
-    """Writes a state dict: a training checkpoint for `.pth.tar`, else the bare state dict.
+def write(
+    path: os.PathLike | str,
+    tensors: dict[str, np.ndarray],
+    *,
+    epoch: int,
+    temperature: float | None,
+    described: Mapping[str, Any],
+) -> None:
+    """Writes a state dict atomically: inside a training checkpoint for `.pth.tar`, else alone.
+
+    `.pth.tar` keeps the epoch, the temperature and the description as `epoch`, `temp` and `bnext_jax`. A safetensors file keeps them in its
+    metadata. A state dict alone has no place for them.
 
     Args:
-      path: the file; its suffix says which kind, see SUFFIXES. tensors: {PyTorch name: numpy array}.
-      epoch: integer; temperature: float or None; described: {"name", "num_classes", "arguments"} of the network. They are
-        kept in `.pth.tar` (`epoch`, `temp`, `bnext_jax`) and in safetensors' notes; a bare state dict has no place for them.
+      path: the file to write. Its suffix, one of SUFFIXES, chooses the kind.
+      tensors: {PyTorch name: numpy array}.
+      epoch: number of epochs done.
+      temperature: of the binary weights; None = the network has none.
+      described: {"name", "num_classes", "arguments"} of the network, plain data.
     Raises:
-      UserError: unknown suffix, the file exists, or it cannot be written; then nothing is left of it.
+      UserError: the suffix is unknown, the file exists, or it cannot be written. Then no part of it is left.
     """
     path = pathlib.Path(path)
     target = kind(path)
@@ -210,7 +234,7 @@ def write(path, tensors, *, epoch, temperature, described):
     notes = {"epoch": int(epoch), DESCRIBED: json.dumps(described)}
     if temperature is not None:
         notes[TEMPERATURE[target]] = float(temperature)
-    with written_whole(path, "file") as partial:  # PyTorch and safetensors tell a full disk in errors of their own
+    with written_whole(path, "file") as partial:  # PyTorch and safetensors report a full disk with their own exception types
         if target == SAFE:
             from safetensors.numpy import save_file
 

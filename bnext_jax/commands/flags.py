@@ -1,0 +1,104 @@
+"""What a command and a flag are: the classes behind commands.table."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+from bnext_jax.errors import UserError
+
+
+def whole(name: str, text: str) -> int:
+    """Parses a whole number.
+
+    Args:
+      name: the flag's name, for the message.
+      text: the flag's value.
+    Returns:
+      The number.
+    Raises:
+      UserError: the text is not a whole number.
+    """
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"--{name} {text!r} is not a whole number") from error
+
+
+def words(name: str, text: str) -> tuple[str, ...]:
+    """Splits a flag's value at commas. Drops spaces around the words and empty words. `name` is not used."""
+    del name
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def wholes(name: str, text: str) -> tuple[int, ...]:
+    """Parses whole numbers, joined by commas, with or without brackets around all of them. Arguments and errors: see `whole`."""
+    return tuple(whole(name, part) for part in words(name, text.strip("()[]")))
+
+
+def path(name: str, text: str) -> str:
+    """Expands "~" in a path. Raises UserError for an empty path. Arguments: see `whole`."""
+    if not text:
+        raise UserError(f"--{name} is empty; name a path")
+    return os.path.expanduser(text)
+
+
+def as_it_is(name: str, text: str) -> str:
+    """Returns the text unchanged. `name` is not used."""
+    del name
+    return text
+
+
+CONFIG, SWITCH = "config", "switch"  # kinds of flags whose value is not a text: a configuration file, and a flag without a value
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of a command.
+
+    Attributes:
+      name: the flag's name, without "--".
+      meaning: what the flag does, as one sentence for the help.
+      value: placeholder for the flag's value in the help.
+      kind: a function (flag's name, text) -> the command's argument; or CONFIG or SWITCH.
+      default: the command's argument if the flag is not given.
+      needed: whether the flag is required.
+      repeated: whether the flag may be given several times. The argument is then a tuple.
+    """
+
+    name: str
+    meaning: str
+    value: str = ""
+    kind: Callable | str = as_it_is
+    default: object = None
+    needed: bool = False
+    repeated: bool = False
+
+    def read(self, text: str) -> Any:
+        """Converts the text of the flag to the command's argument. Raises UserError for text that does not fit."""
+        return self.kind(self.name, text) if callable(self.kind) else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+      summary: one line for the list of commands.
+      does: one paragraph for the command's help.
+      flags: the command's Flags.
+      examples: command lines, without the program's name.
+      module: the module of the function that runs the command.
+      function: the function's name. It takes the flags' names (and "files") as keyword arguments.
+      files: placeholder for file names in the help; "" if the command takes no file names.
+      several: whether the command may run in several processes at once.
+    """
+
+    summary: str
+    does: str
+    flags: tuple
+    examples: tuple
+    module: str
+    function: str
+    files: str = ""
+    several: bool = False
