@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import record
 
+ROOT = pathlib.Path(__file__).parents[1]
 PROCESSES = 7
 CODE = (
     "import time; start = time.perf_counter(); import bnext_jax; package = time.perf_counter();"
