@@ -8,6 +8,7 @@ exports a network with exactly binary weights to ONNX; it needs the package onnx
 """
 
 import itertools
+import json
 import pathlib
 import sys
 
@@ -152,7 +153,9 @@ def from_file(path):
     widths = [tensors["feature.0.conv1.weight"].shape[0]]
     widths += [tensors[f"feature.{i}.Attention.move.bias"].shape[1] for i in range(2, count)] + [tensors["prelu.weight"].shape[0]]
     classes = tensors["fc.weight"].shape[0]
-    model = BNext(widths, classes, 2 if classes == 1000 else 1)
+    described = json.loads(content.get("bnext_jax", "{}"))  # no tensor says the stem's stride
+    stride = described.get("arguments", {}).get("stem_stride") or (2 if classes == 1000 else 1)
+    model = BNext(widths, classes, stride)
     model.load_state_dict(tensors, strict=True)
     return model.eval()
 

@@ -14,9 +14,9 @@ from tests.helpers import golden_files
 from tests.helpers.torch_tools import WIDTHS, drawn
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1e-9])
-def test_pytorch_computes_our_logits_from_the_file_that_we_write(tmp_path, temperature):
-    model = from_state_dict(create_model("bnext", 10, widths=WIDTHS, rngs=nnx.Rngs(0)), drawn(temperature))
+@pytest.mark.parametrize(("temperature", "stem_stride"), [(0.5, 1), (1e-9, 2)])
+def test_pytorch_computes_our_logits_from_the_file_that_we_write(tmp_path, temperature, stem_stride):
+    model = from_state_dict(create_model("bnext", 10, widths=WIDTHS, stem_stride=stem_stride, rngs=nnx.Rngs(0)), drawn(temperature))
     save(tmp_path / "a.pth.tar", model)
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3), dtype=np.float32)
     ours = np.asarray(model(jnp.asarray(images)))

@@ -3,6 +3,7 @@
 import os
 import pickle
 import resource
+import sys
 
 import numpy as np
 import pytest
@@ -170,3 +171,15 @@ def test_write_refuses_existing_files_unknown_suffixes_and_impossible_paths(tmp_
         torch_files.write(tmp_path / "a.npz", TENSORS, epoch=0, temperature=None, described={})
     with pytest.raises(UserError, match="cannot be written"):
         torch_files.write(tmp_path / "a.pth" / "b.pth", TENSORS, epoch=0, temperature=None, described={})
+
+
+def test_without_safetensors_a_safe_file_says_what_to_install(tmp_path, monkeypatch):
+    save_file(TENSORS, tmp_path / "a.safetensors")
+    for name in ("safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    told = "needs safetensors, which is not installed; `pip install safetensors`"
+    with pytest.raises(UserError, match=told):
+        torch_files.read(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=told):
+        torch_files.write(tmp_path / "b.safetensors", TENSORS, epoch=0, temperature=None, described={})
+    assert not (tmp_path / "b.safetensors").exists()

@@ -106,9 +106,17 @@ def read(path: os.PathLike | str) -> TorchFile:
     return _read_safe(path) if found == SAFE else _read_pickled(path)
 
 
-def _read_safe(path):
-    from safetensors import safe_open
+def _safetensors(path):
+    """The safetensors package. Raises UserError if it is not installed."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(f"{path} {needs('safetensors')}") from error
+    return safetensors
 
+
+def _read_safe(path):
+    safe_open = _safetensors(path).safe_open
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
@@ -236,9 +244,9 @@ def write(
         notes[TEMPERATURE[target]] = float(temperature)
     with written_whole(path, "file") as partial:  # PyTorch and safetensors report a full disk with their own exception types
         if target == SAFE:
-            from safetensors.numpy import save_file
-
-            save_file(tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}})
+            _safetensors(path).numpy.save_file(
+                tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}}
+            )
         else:
             torch = _torch(path)
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
