@@ -56,7 +56,7 @@ class _DictParser(flags.ArgumentParser):
 
 
 def _define_config(values: flags.FlagValues, line: list[str]) -> None:
-    """Defines the flag --config in `values`, and one flag for each field that the command line sets. Fields accept None and dicts."""
+    """Defines the flag --config in `values`, and a flag for each field that `line` sets. A field may be None or a dict."""
     from ml_collections import config_flags
 
     for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (str, flags.ArgumentParser())):
@@ -83,7 +83,7 @@ def _values(command: str, line: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Parses a command's words: `line` is the program, then the words after the command.
 
     Returns:
-      ({flag: text, list, bool, Config or None}, file names).
+      ({flag: value}, file names). A value is a text, a list, a bool, a Config or None (not given).
     """
     values = flags.FlagValues()  # not absl's global flags: main() may be called twice in one process
     for flag in COMMANDS[command].flags:
@@ -136,7 +136,7 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     Raises:
       UserError: anything that cannot be parsed.
     """
-    command, *words = argv[1:]
+    command, *words = argv[1:] or [""]
     _known_command(command)
     given, files = _read(command, words)
     spec = COMMANDS[command]

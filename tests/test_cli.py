@@ -10,6 +10,7 @@ from bnext_jax import cli
 from bnext_jax.commands.help_texts import comments, fields
 from bnext_jax.commands.table import COMMANDS
 from bnext_jax.config import Config
+from bnext_jax.errors import UserError
 from tests.helpers.commands import ROOT, SMOKE, refused
 
 TRAIN = ["bnext", "train", SMOKE, "--workdir=x"]
@@ -196,3 +197,8 @@ def test_a_config_file_that_returns_no_config_is_refused(run, tmp_path, text, to
     (tmp_path / "mine.py").write_text(text)
     for more in (["--workdir=x"], ["--help"]):
         refused(run("train", f"--config={tmp_path / 'mine.py'}", *more), told)
+
+
+def test_parse_refuses_a_line_without_a_command():
+    with pytest.raises(UserError, match="unknown command ''; one of: train, evaluate"):
+        cli.parse(["bnext"])

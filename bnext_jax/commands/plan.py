@@ -16,8 +16,8 @@ from bnext_jax.tpu.abstract import Facts, abstract_programs, facts
 from bnext_jax.training import memory
 
 DOES_NOT_FIT = 3  # exit code
-QUICK, USERS = -1.0, 0.0  # compiler effort: of --quick and of the trials of --fit; of `train`
-# Images per second that one core decodes and augments in a worker: the slowest JPEG quality in results/input_pipeline.json.
+QUICK, USERS = -1.0, 0.0  # compiler effort. QUICK: --quick, and the trials of --fit. USERS: what `train` uses
+# Images per second that a worker decodes and augments on one core. It is the lowest rate in results/input_pipeline.json.
 CORE_RATE = 536.5
 
 
@@ -142,10 +142,10 @@ def plan(config: Config, topology: Sequence[str], fit: bool = False, quick: bool
     Args:
       config: a checked Config.
       topology: names of slices, such as "v5e:4x4".
-      fit: also find the largest batch that fits, and settings that make a run fit that does not.
-      quick: compile with less effort, in about one minute instead of the seven of `train`. Compare bytes and times only at equal effort.
+      fit: also find the largest batch that fits. If the run does not fit, also find settings with which it fits.
+      quick: compile with less effort: about one minute instead of seven. Compare bytes and times only at equal effort.
     Returns:
-      {"topologies": {name: see verdict}}, and "exit_code": DOES_NOT_FIT if the run does not fit one of the slices. Times are lower bounds,
+      {"topologies": {name: see verdict}}, and "exit_code": DOES_NOT_FIT if one slice or more cannot hold the run. Times are lower bounds,
       rates are upper bounds.
     Raises:
       UserError: an unknown topology, libtpu is missing, a batch that does not divide over the devices, an unknown dataset or teacher.

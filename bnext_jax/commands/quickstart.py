@@ -24,7 +24,7 @@ def configs(root: os.PathLike | str, seed: int, form: str = "") -> dict[str, Con
     """Makes the checked configurations of the three runs.
 
     Args:
-      root: folder of the three runs; the student's configuration names the teachers' folders in it.
+      root: folder of the three runs. The student's configuration holds the teachers' paths below it.
       seed: random seed of all three runs.
       form: "" or "smoke".
     Returns:
@@ -47,6 +47,7 @@ def quickstart(workdir: os.PathLike | str = FOLDER, seed: int = 0, form: str = "
     Returns:
       {"student": test top-1 in percent, "teachers": {role: top-1 in percent}, "binary": whether all binary weights are exactly +-1,
       "bytes", "parameters", "binary_weights", "train_seconds": of all three runs, with compilation, "picture", "workdir"}.
+      After a stop signal instead: what `train` returns for the stopped run. The same command continues there.
     Raises:
       UserError: see `train`.
     """
@@ -56,6 +57,8 @@ def quickstart(workdir: os.PathLike | str = FOLDER, seed: int = 0, form: str = "
     for role, config in made.items():
         log.info("training the %s (%s)", role, TEACHERS.get(role, "binary student"))
         results[role] = train(config, f"{root}/{role}")
+        if "exit_code" in results[role]:  # told to stop: a student must not learn from a half-trained teacher
+            return {**results[role], "workdir": str(root)}
     seconds = time.monotonic() - began
     model, _ = checkpoint.load_network(f"{root}/student")
     size = count.weigh(model)

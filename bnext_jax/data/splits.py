@@ -11,7 +11,7 @@ from bnext_jax.data.prepare import prepare
 from bnext_jax.data.store import class_names, open_builder, prepared_folder
 from bnext_jax.errors import UserError
 
-DECODED_BYTES = 256 * 2**20  # limit per split: if the whole decoded split fits (digits, CIFAR), it stays in memory
+DECODED_BYTES = 256 * 2**20  # a split whose decoded images need no more than this stays in memory (digits, CIFAR)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Source:
       split: name of the split, for messages.
       records: random access: records[i] = {"image": encoded bytes, "label": int, "file_name": bytes or str (optional)}.
       class_names: one name per class, in label order.
-      decoded: {index: decoded example}, the images that stay in memory, see example.
+      decoded: {index: (pixels, label, file name)} of the images that stay in memory.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Source:
         Args:
           index: position in the split.
         Returns:
-          (image, label). image: a Photo, or uint8 [H,W,3] from memory where the whole decoded split fits in DECODED_BYTES.
+          (image, label). image: a Photo (encoded). In a split of at most DECODED_BYTES: uint8 [H,W,3].
         Raises:
           photo.Undecodable: the image cannot be decoded.
         """
@@ -67,7 +67,7 @@ class Source:
         return kept
 
     def describe(self, index: int) -> str:
-        """Returns text: the image's file name, index and split; and if the image cannot be decoded, why."""
+        """Returns a text: the image's file name, index and split. If it cannot be decoded, the text says why."""
         record = self.records[index]
         text = f"{_file_name(record).decode(errors='replace')} ".lstrip()
         try:
@@ -89,7 +89,7 @@ def open_source(data: DataConfig, split: str) -> Source:
       data: names the dataset and its directory.
       split: the split, in TFDS's syntax ("train", "train[:90%]").
     Returns:
-      the Source.
+      the split.
     Raises:
       UserError: the dataset cannot be opened (see store.open_builder), or the split is unknown.
     """

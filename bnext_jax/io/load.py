@@ -48,7 +48,7 @@ def _recognised(path, expected):
 
 
 def _doubts(path, file, name, arguments):
-    """Warns about facts that names and shapes do not tell, if the file does not describe its network."""
+    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning."""
     if file.described is not None:
         return
     if "gate_bits" in arguments:
@@ -119,8 +119,8 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
     Args:
       path: the file, see torch_files.read.
       expected: the model's name, as a check; None = any.
-      gate_bits: 4 or 8, the gates' bits of a quantized edition. Published files do not tell them; None = 4, with a warning. Networks that
-        are not quantized stay so here; `load` quantizes them.
+      gate_bits: 4 or 8, the bits of a quantized edition's gates. Published files do not name them; None = 4, with a warning. A network that
+        is not quantized is not changed here; `load` quantizes it.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
       preprocessing is None, except for ImageNet's 1,000 classes.
@@ -166,7 +166,7 @@ def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | 
     Args:
       path: a work directory that `train` or `convert` wrote, or a PyTorch file (see torch_files.read).
       expected: the model's name, as a check; None = any.
-      gate_bits: 4 or 8 = load the quantized edition with these gates; a float network is quantized. None = as it was saved.
+      gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
       "class_names", "precision" and more).
@@ -203,7 +203,7 @@ def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str,
 
 
 def fits_classes(metadata: Mapping[str, Any], class_names: Sequence[str]) -> bool:
-    """Whether a network has these classes. Compares the names if the network's are known, else only the number of classes.
+    """Whether a network has these classes. Compares the class names if the network has them, else only their number.
 
     Args:
       metadata: the network's, from `load`.

@@ -47,7 +47,8 @@ def average_pool(x: jax.Array, activation: Callable[[jax.Array], jax.Array] = la
 
     Args:
       x: [N,H,W,C], any floating type.
-      activation: elementwise function. Applied here, its map need not be written to memory (benchmarks/tpu_step.py).
+      activation: elementwise function. It is applied inside this layer, so that its result is not written to memory
+        (benchmarks/tpu_step.py).
     Returns:
       [N,H/2,W/2,C], the type of x.
     Raises:
@@ -59,7 +60,7 @@ def average_pool(x: jax.Array, activation: Callable[[jax.Array], jax.Array] = la
             f"a unit with stride 2 cannot halve a {height}x{width} map; use an input size that every"
             " stride divides evenly (224, 64 and 32 do)"
         )
-    # mean() keeps float32 maps between the passes of a bfloat16 network (benchmarks/tpu_step.py); the sum still accumulates in float32
+    # mean() would write float32 maps in a bfloat16 network (benchmarks/tpu_step.py). sum() writes none, and accumulates in float32 too
     windows = activation(x.reshape(n, height // 2, 2, width // 2, 2, channels))
     return windows.sum((2, 4), dtype=x.dtype) / 4
 
@@ -150,7 +151,7 @@ class Linear(nnx.Module):
       features: output channels.
       decay: weight-decay group of W: "weights" for a 1x1 convolution, "rest" for a classifier. See the module's docstring.
       bits: bits of quantized W and x; None means float. A classifier's quantizer clips at +-25, that of a 1x1 convolution at +-1000.
-      edition_bits: see Conv. The layers of a gate have 4.
+      edition_bits: see Conv. A gate's layers get 4.
       rngs: random streams; the layer draws its parameters from "params".
     """
 
@@ -207,7 +208,7 @@ class BatchNorm(nnx.Module):
     """Batch norm with PyTorch's unbiased running variance, computed from per-image sums. Examples share statistics in groups.
 
     A group has n = examples * positions values per channel. It normalizes with mean = sum/n and the biased var = sum_sq/n - mean^2.
-    The running statistics are 0.9 running + 0.1 new. The new values are the means over groups of mean and of var * n/(n-1).
+    After a batch, running = 0.9 running + 0.1 new. `new` is, averaged over groups: for the mean, mean; for the variance, var * n/(n-1).
 
     Args:
       features: channels.

@@ -64,7 +64,7 @@ def read_own(folder: os.PathLike | str) -> list[dict[str, Any]]:
         try:
             values = json.loads(path.read_text())
         except ValueError as error:
-            raise UserError(f"{path} is no JSON: {error}; write what evaluate prints, or take the file away") from error
+            raise UserError(f"{path} is not JSON: {error}; write the line that evaluate prints into it, or remove the file") from error
         if not isinstance(values, dict) or values.get("examples") != IMAGES or not {"model", "arguments", "top1"} <= values.keys():
             continue
         found = count.measure(values["model"], abstract_model(values["model"], **values["arguments"]), (count.RESOLUTION,) * 2)
@@ -118,7 +118,7 @@ LEADER = 12  # a label farther than this from its point is joined to it by a thi
 LEADER_STYLE = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
 DISTANCES = (7, 18, 28, 40, 55)  # from a point to its label
 DIRECTIONS = ((1, 0), (-1, 0), (0.8, -0.6), (-0.8, 0.6), (0, -1), (0, 1), (0.8, 0.6), (-0.8, -0.6))  # at equal cost the first wins
-MARKER = 5  # half the side of the square that labels keep free around a point
+MARKER = 5  # pixels; no label may enter the square of twice this side around a point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _cost(place: Place, others: Sequence[tuple[float, float]], panel: "Bbox", bo
     outside = place.box.x0 < panel.x0 or place.box.x1 > panel.x1 or place.box.y0 < panel.y0 or place.box.y1 > panel.y1
     cost = place.distance + 1000 * outside + 1000 * (nearest < MARKER) + 1000 * sum(place.box.overlaps(box) for box in boxes)
     cost += 200 * sum(line.intersects_bbox(place.box, filled=False) for line in lines)
-    if place.leader is None:  # only the distance tells whose label it is: its own point must be clearly the nearest
+    if place.leader is None:  # without a line to the point, a reader takes the nearest point: it must be the label's own
         return cost + 100 * (nearest < 1.6 * place.distance + 4)
     cost += 200 * sum(place.leader.intersects_bbox(box, filled=False) for box in boxes)
     cost += 200 * sum(place.leader.intersects_path(line, filled=False) for line in lines)
@@ -189,7 +189,7 @@ def _segment_distance(line: "Path", point: tuple[float, float]) -> float:
 
 
 def _name_points(axis: "Axes", rows: list[dict[str, Any]], key: str) -> None:
-    """Writes each method's name at the place with the lowest cost, with a leader where that is far from the point.
+    """Writes each method's name at the place with the lowest cost. Draws a line (leader) to the point if the place is far from it.
 
     Args:
       axis: a panel whose limits and position are final.

@@ -106,4 +106,6 @@ def check_equal(facts: Mapping[str, Any]) -> None:
     for process, other in enumerate(told):
         differing = [f"{name} ({told[0][name]!r} and {other[name]!r})" for name in told[0] if other[name] != told[0][name]]
         if differing:
-            raise UserError(f"processes 0 and {process} do not run the same: {', '.join(differing)}; make them equal and start all again")
+            raise UserError(
+                f"processes 0 and {process} do not run the same: {', '.join(differing)}; make them equal and start all processes again"
+            )

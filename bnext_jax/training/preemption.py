@@ -62,7 +62,7 @@ class Flags:
         self._shardings, self._made = shardings, {}
 
     def __call__(self, value: int) -> jax.Array:
-        """The flag array [devices] of a value: GO, STOP or FAILED."""
+        """Returns the array [devices] that holds `value` (GO, STOP or FAILED) for each device of this process."""
         if value not in self._made:
             self._made[value] = self._shardings.put_flag(value)
         return self._made[value]
@@ -102,10 +102,10 @@ class Feed:
         """Raises, in all processes, if the data of one process failed.
 
         Args:
-          total: the sum of the flags in a step's metrics. Below FAILED, processes only asked to stop, and nothing is raised.
+          total: the sum of all devices' flags in a step. A sum below FAILED means that no data failed; processes may have asked to stop.
         Raises:
           Exception: this process's data failed; it is the exception of the data.
           UserError: the data of another process failed.
         """
         if total >= FAILED:
-            raise self.failure or UserError("another process of the run stopped, see its output; start all again")
+            raise self.failure or UserError("another process of the run stopped, see its output; start all processes again")

@@ -108,7 +108,7 @@ class Programs:
 
 
 def train_batch(rows: int, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Returns a blank training batch: zero images, zero labels, no replaced image.
+    """Returns a blank training batch: zero images, zero labels, and no image marked as undecodable.
 
     Args:
       rows: number of images.

@@ -1,5 +1,6 @@
 """The command line: it refuses bad input with one sentence and exit code 2. Each command runs once as a real process."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from bnext_jax.cli import main
 from bnext_jax.distill import schedule
 from tests.helpers.commands import ROOT, SMOKE, command, refused, result_of
 
@@ -160,3 +162,19 @@ def test_quickstart_reports_student_teachers_and_size_and_draws_the_curves(digit
     assert set(result["teachers"]) == {"assistant", "main"} and result["binary"] is True
     assert result["bytes"] == result["binary_weights"] // 8 + 4 * (result["parameters"] - result["binary_weights"])
     assert pathlib.Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_quickstart_told_to_stop_trains_no_student_from_a_half_trained_teacher(tmp_path, monkeypatch, capsys):
+    import bnext_jax.commands.quickstart as quickstart
+
+    trained = []
+
+    def stopped(config, workdir):
+        trained.append(workdir)
+        return {"steps": 7, "finished": False, "workdir": workdir, "exit_code": 75}
+
+    monkeypatch.setattr(quickstart, "prepare", lambda data: None)
+    monkeypatch.setattr(quickstart, "train", stopped)
+    assert main(["bnext", "quickstart", f"--workdir={tmp_path}/quick"]) == 75
+    assert trained == [f"{tmp_path}/quick/assistant"]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"steps": 7, "finished": False, "workdir": f"{tmp_path}/quick"}

@@ -200,5 +200,5 @@ def test_own_results_join_the_comparison_only_if_they_count_50000_images(drawing
     names = {text.get_text() for text in right.texts}
     assert {"ours", "PokeBNN-2.0x", "BNext-L"} <= names and "PokeBNN-2.0x" not in {text.get_text() for text in left.texts}
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UserError, match=r"broken.json is no JSON"):
+    with pytest.raises(UserError, match=r"broken.json is not JSON"):
         comparison.read_own(tmp_path)
