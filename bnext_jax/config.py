@@ -177,6 +177,9 @@ class Config(ReadOnly):
         for name, value in (("seed", self.seed), ("data.workers", self.data.workers)):
             if value < 0:
                 raise UserError(f"config.{name} is {value}; it must be 0 or more")
+        for name, rate in {"beta1": self.optimizer.beta1, "beta2": self.optimizer.beta2}.items():
+            if not 0 <= rate < 1:
+                raise UserError(f"config.optimizer.{name} is {rate}; it must lie in [0, 1)")
         if not 0 <= self.data.undecodable_share < 1:
             raise UserError(f"config.data.undecodable_share is {self.data.undecodable_share}; it is a share of an epoch, in [0, 1)")
         group = self.batch_norm_group

@@ -106,6 +106,7 @@ def test_a_whole_dict_can_be_set():
     ("words", "told"),
     [
         (["--config.epochs=None"], "config.epochs is None; it needs a value (int)"),
+        (["--config.optimizer.beta1=3.0"], "config.optimizer.beta1 is 3.0; it must lie in [0, 1)"),
         (["--config.optimizer.beta1=None"], "config.optimizer.beta1 is None; it needs a value (float)"),
         (["--config.model.extra=3"], "3"),
         (["--config.model.extra.depth=3"], "there is no field config.model.extra.depth; set the whole dict: --config.model.extra="),
