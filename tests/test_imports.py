@@ -26,7 +26,7 @@ training.checkpoints
 training.step training.evaluator training.programs training.init training.run training.loop
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation
-commands.predict plot.features commands.evaluate plot.report
+plot.features commands.predict commands.evaluate plot.report
 commands.convert commands.count commands.plan commands.plot commands.quickstart
 commands.flags commands.table commands.help_texts cli __main__
 """

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from bnext_jax.errors import UserError
-from bnext_jax.io.files import write_whole
+from bnext_jax.io.files import checked_ending, write_whole
 
 SUFFIXES = (".md", ".csv")
 
@@ -47,10 +46,7 @@ def file_path(output: os.PathLike | str) -> epath.Path:
     Raises:
       UserError: the suffix is not one of SUFFIXES.
     """
-    path = epath.Path(output)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"the table {path} needs one of the endings {', '.join(SUFFIXES)}")
-    return path
+    return checked_ending(output, "table", SUFFIXES)
 
 
 def save(rows: Sequence[Sequence[str]], path: epath.Path) -> None:

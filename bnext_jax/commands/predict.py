@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from bnext_jax.data import preprocessing
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
+from bnext_jax.data.decode.photo import open_photo
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
@@ -42,32 +43,6 @@ def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, 
         height, width = shape[:2]
         image = np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC))
     return image
-
-
-def open_photo(path: os.PathLike | str) -> Image.Image:
-    """Opens a photo as an RGB image of Pillow, turned upright by its EXIF orientation.
-
-    Raises:
-      UserError: the file does not exist, it is not an image, or the range of its pixels is unknown.
-    """
-    try:
-        with Image.open(path) as photo:  # cameras record in EXIF how they were held
-            return _eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")
-    except UserError:  # UserError is a ValueError; its message is already right
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a readable image: {error}") from error
-    except OSError as error:  # Pillow also raises it for a truncated image
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _eight_bits(path: os.PathLike | str, photo: Image.Image) -> Image.Image:
-    """Returns a photo that Pillow converts to RGB correctly. Drops the lower 8 bits of 16-bit gray, which Pillow would clip instead."""
-    if photo.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    if photo.mode in ("I", "F"):
-        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, and their range is unknown; save it with 8 bits per channel")
-    return photo
 
 
 def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | None = None, model: str | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bnext_jax.analysis import count
 from bnext_jax.config import Config, DistillConfig
 from bnext_jax.data.prepare import prepare
 from bnext_jax.host.progress import duration
-from bnext_jax.io import checkpoint
+from bnext_jax.io.load import load
 from bnext_jax.plot.curves import curves
 from bnext_jax.training.loop import train
 
@@ -60,7 +60,7 @@ def quickstart(workdir: os.PathLike | str = FOLDER, seed: int = 0, form: str = "
         if "exit_code" in results[role]:  # told to stop: a student must not learn from a half-trained teacher
             return {**results[role], "workdir": str(root)}
     seconds = time.monotonic() - began
-    model, _ = checkpoint.load_network(f"{root}/student")
+    model, _ = load(f"{root}/student")
     size = count.weigh(model)
     teachers = {role: results[role]["top1"] for role in TEACHERS}
     title = f"A binary network of {size['bytes'] / 1024:.0f} KiB, distilled from two real-valued teachers"

@@ -19,6 +19,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.digest import digest
 from bnext_jax.io.files import written_whole
@@ -40,6 +41,26 @@ def absolute(path: os.PathLike | str) -> epath.Path:
 def checkpoints_folder(workdir: os.PathLike | str) -> epath.Path:
     """The folder of the checkpoints in a work directory."""
     return absolute(workdir) / FOLDER
+
+
+def without_run(model: TableModel, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the metadata of a network that no run here trained. The preprocessing is None, except for ImageNet's 1,000 classes.
+
+    Args:
+      model: the network, with its arrays.
+      described: {"name", "num_classes", "arguments"}, the arguments of create_model.
+    """
+    own = getattr(model, "temperature", None)
+    return {
+        "model": described,
+        "step": 0,
+        "epoch": 0,
+        "temperature": 1.0 if own is None else float(own[...]),
+        "preprocessing": preprocessing.published(described["name"], described["num_classes"]),
+        "class_names": [],
+        "precision": "float32",
+        "config": None,
+    }
 
 
 def with_digests(parts: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:

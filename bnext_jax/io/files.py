@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from etils import epath
 
@@ -55,6 +55,22 @@ def write_whole(path: os.PathLike | str, content: str | bytes, what: str, advice
     """Writes a file of text or bytes atomically. The other arguments are those of `written_whole`."""
     with written_whole(path, what, advice) as partial:
         (partial.write_bytes if isinstance(content, bytes) else partial.write_text)(content)
+
+
+def checked_ending(output: os.PathLike | str, what: str, endings: Collection[str]) -> epath.Path:
+    """The path of a file that will be written. Call it before the work starts.
+
+    Args:
+      output: path of the file.
+      what: a word for the file, for the message.
+      endings: the endings that the file may have, in lower case, for example (".png", ".svg").
+    Raises:
+      UserError: the path has another ending.
+    """
+    path = epath.Path(output)
+    if path.suffix.lower() not in endings:
+        raise UserError(f"the {what} {path} needs one of the endings {', '.join(endings)}")
+    return path
 
 
 def sha256(path: os.PathLike | str) -> str:

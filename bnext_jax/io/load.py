@@ -11,7 +11,6 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
@@ -142,22 +141,11 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
         raise UserError(f"{path} looks like {name} with {classes} classes, but: {error}") from error
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # the file's description makes no network
         raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
-    own = getattr(model, "temperature", None)
-    temperature = 1.0 if own is None else float(own[...])
-    if own is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
+    metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
+    binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
+    if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
-    metadata = {
-        "model": {"name": name, "num_classes": classes, "arguments": arguments},
-        "step": 0,
-        "epoch": file.epoch or 0,
-        "temperature": temperature,
-        "preprocessing": preprocessing.published(name, classes),
-        "class_names": [],
-        "precision": "float32",
-        "config": None,
-        "source": epath.Path(path).name,
-    }
-    return model, metadata
+    return model, {**metadata, "epoch": file.epoch or 0, "source": epath.Path(path).name}
 
 
 def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:

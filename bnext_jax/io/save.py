@@ -6,9 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bnext_jax.data import preprocessing
 from bnext_jax.errors import UserError
-from bnext_jax.io.checkpoint import save_network
+from bnext_jax.io.checkpoint import save_network, without_run
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.base import TableModel
@@ -60,25 +59,10 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
     """
     if pathlib.Path(path).exists():
         raise UserError(f"{path} exists; remove it or name another file")
-    own = getattr(model, "temperature", None)
-    metadata = metadata or _metadata(model, own)
+    metadata = metadata or without_run(model, described(model))
     if torch_files.kind(path):
-        temperature = None if own is None else metadata["temperature"]
+        temperature = metadata["temperature"] if hasattr(model, "temperature") else None
         torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"])
     else:
         _, params, batch_stats = split(model, training=False)
         save_network(path, params, batch_stats, metadata)
-
-
-def _metadata(model, temperature):
-    told = described(model)
-    return {
-        "model": told,
-        "step": 0,
-        "epoch": 0,
-        "temperature": 1.0 if temperature is None else float(temperature[...]),
-        "preprocessing": preprocessing.published(told["name"], told["num_classes"]),
-        "class_names": [],
-        "precision": "float32",
-        "config": None,
-    }

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Self
 
+import jax
 from flax import nnx
 
 from bnext_jax.errors import UserError
@@ -54,8 +55,19 @@ class TableModel(nnx.Module):
 
     @property
     def total_stride(self) -> int:
-        """How much the network downsamples an image. It accepts images whose sides are multiples of this."""
+        """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
         return 1
+
+    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Computes the logits.
+
+        Args:
+          images: [N,H,W,3], normalized. Their type is the type of the computation.
+          temperature: scalar T of the binary weights; None means the network's own Temperature. Networks without binary weights ignore it.
+        Returns:
+          [N, num_classes] in float32 (float64 for float64 images).
+        """
+        raise NotImplementedError
 
 
 def check_bits(name: str, value: int | None) -> None:

@@ -103,14 +103,15 @@ class BNext(TableModel):
     """BNext-T, S, M or L, by its config.
 
     Args:
-      config: a BNextConfig after `resolved`.
+      config: a BNextConfig.
       num_classes: outputs of the classifier.
       rngs: random streams; the network draws its parameters from "params".
     """
 
     def __init__(self, config: BNextConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        self.config, widths = config, config.widths
-        self.stem = Stem(widths[0], config.stem_stride or default_stride(num_classes), bits=config.stem_bits, rngs=rngs)
+        self.config = config = config.resolved(num_classes)
+        widths = config.widths
+        self.stem = Stem(widths[0], config.stem_stride, bits=config.stem_bits, rngs=rngs)  # type: ignore[arg-type]  # resolved
         blocks = []
         for i, (inputs, features) in enumerate(itertools.pairwise(widths), start=1):
             blocks.append(
@@ -131,20 +132,11 @@ class BNext(TableModel):
 
     @property
     def total_stride(self) -> int:
-        """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
+        """See TableModel."""
         return self.stem.conv.stride * math.prod(block.unit3x3.stride for block in self.blocks)
 
     def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits.
-
-        Args:
-          images: [N,H,W,3], normalized. Their type is the type of the computation.
-          temperature: scalar T of the binary weights; None means the network's own Temperature.
-        Returns:
-          [N, num_classes] in float32 (float64 for float64 images).
-        Raises:
-          UserError: a height or width that a stride cannot halve.
-        """
+        """Computes the logits, see TableModel. Raises UserError for a height or width that a stride cannot halve."""
         temperature = self.temperature[...] if temperature is None else temperature
         x, mean = self.stem(images)
         for block in self.blocks:

@@ -61,13 +61,14 @@ class BNext18(TableModel):
     """BNext-18.
 
     Args:
-      config: a BNext18Config after `resolved`.
+      config: a BNext18Config.
       num_classes: outputs of the classifier.
       rngs: random streams; the network draws its parameters from "params".
     """
 
     def __init__(self, config: BNext18Config, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        self.config, widths = config, config.widths
+        self.config = config = config.resolved(num_classes)
+        widths = config.widths
         self.downsample = config.stem_stride == 2
         size, stride = (7, 2) if self.downsample else (3, 1)
         self.conv = Conv(3, widths[0], size, stride, rngs=rngs)
@@ -88,21 +89,12 @@ class BNext18(TableModel):
 
     @property
     def total_stride(self) -> int:
-        """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
+        """See TableModel."""
         stem = 4 if self.downsample else 1
         return stem * math.prod(block.attention.stride for stage in self.stages for block in stage)
 
     def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits.
-
-        Args:
-          images: [N,H,W,3], normalized. Their type is the type of the computation.
-          temperature: scalar T of the binary weights; None means the network's own Temperature.
-        Returns:
-          [N, num_classes] in float32 (float64 for float64 images).
-        Raises:
-          UserError: a height or width that a stride cannot halve.
-        """
+        """Computes the logits, see TableModel. Raises UserError for a height or width that a stride cannot halve."""
         temperature = self.temperature[...] if temperature is None else temperature
         x = self.norm(self.conv(images))
         if self.downsample:

@@ -117,7 +117,7 @@ class ConvNeXt(TableModel):
 
     @property
     def total_stride(self) -> int:
-        """How much the network downsamples an image: its sides must be multiples of this."""
+        """See TableModel."""
         return self.divisor
 
     def features(self, images: jax.Array) -> jax.Array:
@@ -145,15 +145,6 @@ class ConvNeXt(TableModel):
         return x
 
     def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits.
-
-        Args:
-          images: [N,H,W,3], normalized. Their type is the type of the computation.
-          temperature: ignored. All networks have this signature.
-        Returns:
-          [N, num_classes] in float32 (float64 for float64 images).
-        Raises:
-          UserError: a height or width that `features` does not take.
-        """
+        """Computes the logits, see TableModel. Raises UserError for a height or width that `features` does not take."""
         x = self.features(images)
         return self.classifier(self.head_norm(channel_means(x)))

@@ -212,13 +212,6 @@ class EfficientNet(TableModel):
         return self.activation(self.head_norm(self.head(x)))
 
     def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits.
-
-        Args:
-          images: [N,H,W,3], normalized. Their type is the type of the computation.
-          temperature: ignored. All networks have this signature.
-        Returns:
-          [N, num_classes] in float32 (float64 for float64 images).
-        """
+        """Computes the logits, see TableModel."""
         x = self.features(images)
         return self.classifier(channel_means(x))

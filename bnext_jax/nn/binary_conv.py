@@ -1,15 +1,13 @@
 """The binary convolution: a quantized feature map, convolved with quantized latent weights."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn.convolution import convolution, plain
+from bnext_jax.nn.convolution import border, convolution, plain
 from bnext_jax.nn.quantizers import ActivationQuantizer, WeightQuantizer
 
 PADDINGS = ("torch", "same")
@@ -79,12 +77,7 @@ class BinaryConv(nnx.Module):
         kernel = self.kernel_quantizer(self.kernel[...], temperature).astype(x.dtype)
         if self.padding == "torch" and self.pad_value == 0:
             return convolution(binary, kernel, self.stride, dtype)
-        padded = jnp.pad(binary, ((0, 0), *self._pads(x.shape[1:3]), (0, 0)), constant_values=self.pad_value)
-        return plain(padded, kernel, self.stride, dtype, pads=((0, 0), (0, 0)))
-
-    def _pads(self, sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Padding ((top, bottom), (left, right)) in pixels for a map with these sides (H, W)."""
         size = self.kernel.shape[0]
-        if self.padding == "torch":
-            return ((size // 2, size // 2),) * 2
-        return tuple(lax.padtype_to_pads(sides, (size, size), (self.stride, self.stride), "SAME"))
+        pads = border(x.shape[1:3], size, self.stride, size // 2 if self.padding == "torch" else "SAME")
+        padded = jnp.pad(binary, ((0, 0), *pads, (0, 0)), constant_values=self.pad_value)
+        return plain(padded, kernel, self.stride, dtype, pads=((0, 0), (0, 0)))

@@ -7,7 +7,7 @@ Both forms compute the same sums in a different order. bnext_jax.nn.lowering cho
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,21 @@ from bnext_jax.nn import lowering
 
 # Below this number of output positions per image, a sum of matrix products is faster than XLA's CPU convolution.
 FEW_POSITIONS = 100
+
+
+def border(sides: Sequence[int], size: int, stride: int, padding: int | Literal["SAME"]) -> tuple[tuple[int, int], ...]:
+    """The padding ((top, bottom), (left, right)) of a convolution, in pixels.
+
+    Args:
+      sides: (H, W) of the map.
+      size: side of the kernel.
+      stride: in pixels.
+      padding: pixels on all sides. "SAME" is TensorFlow's rule: ceil(side / stride) output positions, and an odd pixel goes to the bottom
+        and to the right.
+    """
+    if padding == "SAME":
+        return tuple(lax.padtype_to_pads(sides, (size, size), (stride, stride), "SAME"))
+    return ((padding, padding),) * 2
 
 
 def plain(

@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 from bnext_jax.errors import UserError
+from bnext_jax.nn.convolution import border, plain
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
 
 NORM_EPSILON = 1e-5
@@ -30,10 +31,10 @@ class Temperature(nnx.Variable):
     """The current temperature of a network's binary weights. It is data, not a parameter, so a new value needs no compilation."""
 
 
-def uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
     """Draws PyTorch's default initial weights or biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), a floating array of `shape`."""
     bound = fan_in**-0.5
-    flat = jax.random.uniform(rngs.params(), (math.prod(shape),), minval=-bound, maxval=bound)  # 1-D compiles faster than 4-D
+    flat = jax.random.uniform(key, (math.prod(shape),), minval=-bound, maxval=bound)  # 1-D compiles faster than 4-D
     return flat.reshape(shape)
 
 
@@ -119,27 +120,18 @@ class Conv(nnx.Module):
         self.stride, self.groups = stride, groups
         self.padding = size // 2 if padding is None else padding
         fan_in = size * size * inputs // groups
-        self.kernel = nnx.Param(uniform(rngs, (size, size, inputs // groups, features), fan_in), decay="weights")
-        self.bias = nnx.Param(uniform(rngs, (features,), fan_in), decay="rest") if bias else None
+        self.kernel = nnx.Param(uniform(rngs.params(), (size, size, inputs // groups, features), fan_in), decay="weights")
+        self.bias = nnx.Param(uniform(rngs.params(), (features,), fan_in), decay="rest") if bias else None
         self.quantizer = Quantizer(weight_bits, (0, 1)) if weight_bits else None
 
     def pads(self, x: jax.Array) -> tuple[tuple[int, int], ...]:
         """Padding ((top, bottom), (left, right)) in pixels for a map [N,H,W,C]."""
-        if self.padding == "SAME":
-            return tuple(lax.padtype_to_pads(x.shape[1:3], self.kernel.shape[:2], (self.stride, self.stride), "SAME"))
-        return ((self.padding, self.padding),) * 2
+        return border(x.shape[1:3], self.kernel.shape[0], self.stride, self.padding)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves a map [N,H,W,inputs] to [N,H',W',features], in the type of x."""
         kernel = self.kernel[...] if self.quantizer is None else self.quantizer.kernel(self.kernel[...])
-        y = lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            (self.stride, self.stride),
-            self.pads(x),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = plain(x, kernel.astype(x.dtype), self.stride, groups=self.groups, pads=self.pads(x))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -159,8 +151,8 @@ class Linear(nnx.Module):
         self, inputs: int, features: int, *, decay: str = "rest", bits: int | None = None, edition_bits: int = 8, rngs: nnx.Rngs
     ) -> None:
         self.edition_bits = edition_bits
-        self.kernel = nnx.Param(uniform(rngs, (inputs, features), inputs), decay=decay)
-        self.bias = nnx.Param(uniform(rngs, (features,), inputs), decay="rest")
+        self.kernel = nnx.Param(uniform(rngs.params(), (inputs, features), inputs), decay=decay)
+        self.bias = nnx.Param(uniform(rngs.params(), (features,), inputs), decay="rest")
         limit = CLASSIFIER_CLIP if decay == "rest" else CLIP
         self.quantizer = Quantizer(bits, (0,), limit=limit, unused_scale=decay == "rest") if bits else None
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn.layers import accumulation_dtype
+from bnext_jax.nn.layers import accumulation_dtype, uniform
 
 
 class ActivationQuantizer(abc.ABC):
@@ -93,8 +93,7 @@ class WeightQuantizer(abc.ABC):
 
     def initialize(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Draws initial latent weights of shape [k, k, I, O]: PyTorch's U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-        bound = math.prod(shape[:-1]) ** -0.5
-        return jax.random.uniform(key, (math.prod(shape),), minval=-bound, maxval=bound).reshape(shape)
+        return uniform(key, shape, math.prod(shape[:-1]))
 
 
 def _shifted(x, shift):

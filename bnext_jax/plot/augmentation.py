@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnext_jax.data import splits
-from bnext_jax.data.augment.transforms import Transform, randaugment
+from bnext_jax.data.augment.transforms import Transform, pixels_of, randaugment
 from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.data.pipeline import augmentation_rng
@@ -62,7 +62,7 @@ def augmentation(config: "Config", output: os.PathLike | str | None = None) -> s
 def _row(source: splits.Source, index: int, train: Transform, evaluation: Transform, seed: int) -> list[tuple[np.ndarray, str]]:
     """One row as [(image, title), ...]: raw, evaluated, then augmented once an epoch."""
     image, label = source.example(index)
-    raw = image.pixels() if isinstance(image, Photo) else image
+    raw = pixels_of(image)
     name = imagenet.readable(source.class_names, len(source.class_names))[label]
     cells = [(raw, f"{name}, {raw.shape[1]}x{raw.shape[0]}"), (evaluation(image, None), "evaluation")]
     return cells + [_augmented(train, image, augmentation_rng(seed, epoch, index), epoch) for epoch in range(AUGMENTED)]
@@ -81,7 +81,7 @@ def _augmented(transform: Transform, image: "np.ndarray | Photo", rng: random.Ra
             rng.setstate(before)
         image = function(image, rng, *arguments)
     text = "\n".join(SHORT.get(name, name.removesuffix("Increasing")) + _shown(argument) for name, argument in drawn)
-    return np.asarray(image.pixels() if isinstance(image, Photo) else image), text or f"epoch {epoch}"
+    return np.asarray(pixels_of(image)), text or f"epoch {epoch}"
 
 
 def _shown(argument: float | None) -> str:

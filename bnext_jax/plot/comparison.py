@@ -118,7 +118,7 @@ LEADER = 12  # a label farther than this from its point is joined to it by a thi
 LEADER_STYLE = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
 DISTANCES = (7, 18, 28, 40, 55)  # from a point to its label
 DIRECTIONS = ((1, 0), (-1, 0), (0.8, -0.6), (-0.8, 0.6), (0, -1), (0, 1), (0.8, 0.6), (-0.8, -0.6))  # at equal cost the first wins
-MARKER = 5  # pixels; no label may enter the square of twice this side around a point
+MARKER = 5  # the least distance between a label and every other point
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from bnext_jax.commands.predict import open_photo
 from bnext_jax.data import preprocessing
+from bnext_jax.data.decode.photo import open_photo
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.nn.binary_conv import BinaryConv

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from bnext_jax.errors import UserError
-from bnext_jax.io.files import write_whole
+from bnext_jax.io.files import checked_ending, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +43,7 @@ def picture_path(output: os.PathLike | str) -> epath.Path:
     Raises:
       UserError: the path does not end in one of SUFFIXES.
     """
-    path = epath.Path(output)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"the picture {path} needs one of the endings {', '.join(SUFFIXES)}")
-    return path
+    return checked_ending(output, "picture", SUFFIXES)
 
 
 def subplots(rows: int, columns: int, figsize: tuple[float, float], **options: Any) -> tuple["Figure", Any]:

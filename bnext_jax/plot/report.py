@@ -15,12 +15,11 @@ from etils import epath
 from bnext_jax.analysis import count
 from bnext_jax.analysis.count_rows import summary_rows
 from bnext_jax.commands.evaluate import evaluate, evaluate_network
-from bnext_jax.commands.predict import open_photo
 from bnext_jax.config import flat_json, from_json
 from bnext_jax.data import splits
-from bnext_jax.data.augment.transforms import Transform
+from bnext_jax.data.augment.transforms import Transform, pixels_of
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.data.decode.photo import Photo
+from bnext_jax.data.decode.photo import open_photo
 from bnext_jax.distill import schedule
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import program
@@ -180,8 +179,7 @@ def _examples(rows: Sequence[Mapping[str, str]], source: splits.Source) -> str:
     drawn = np.random.default_rng(0).permutation(len(right))[:EXAMPLES]
 
     def figure(row, kind):
-        image, _ = source.example(int(row["index"]))
-        image = image.pixels() if isinstance(image, Photo) else image
+        image = pixels_of(source.example(int(row["index"]))[0])
         told = f"{row['prediction']} ({100 * float(row['probability']):.0f} %)"
         return page.thumbnail(np.asarray(image), [f"is {row['label']}", f"said {told}"], kind)
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from bnext_jax.errors import UserError
+from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
 
@@ -73,3 +74,10 @@ def test_a_model_that_cannot_be_built_is_refused(name, arguments, message):
 def test_an_input_that_a_stride_cannot_halve_is_refused():
     with pytest.raises(UserError, match="9x9 map"):
         create_model("bnext", 10, widths=WIDTHS, rngs=nnx.Rngs(0))(jnp.zeros((1, 9, 9, 3)))
+
+
+@pytest.mark.parametrize(("classes", "side"), [(1000, 7), (10, 3)])
+def test_bnext18_built_from_its_bare_config_has_the_stem_of_its_number_of_classes(classes, side):
+    model = nnx.eval_shape(lambda: BNext18(BNext18Config(), classes, rngs=nnx.Rngs(0)))
+    assert model.conv.kernel.shape[:2] == (side, side)
+    assert model.config.stem_stride == (2 if classes == 1000 else 1)

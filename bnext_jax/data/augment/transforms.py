@@ -35,7 +35,8 @@ def _size(image: np.ndarray | Photo) -> tuple[int, int]:
     return (image.height, image.width) if isinstance(image, Photo) else image.shape[:2]
 
 
-def _pixels(image: np.ndarray | Photo) -> np.ndarray:
+def pixels_of(image: np.ndarray | Photo) -> np.ndarray:
+    """The pixels of an image that may still be encoded: uint8 [H,W,3]. Raises Undecodable."""
     return image.pixels() if isinstance(image, Photo) else image
 
 
@@ -138,7 +139,7 @@ def _center(height: int, width: int, size: int) -> tuple[int, int]:
 def center_crop(image: np.ndarray | Photo, rng: random.Random, size: int) -> np.ndarray:
     """Crops the central square: -> uint8 [size,size,3]. Raises UserError if the image is smaller. `rng` is unused."""
     del rng
-    image = _pixels(image)
+    image = pixels_of(image)
     height, width = image.shape[:2]
     top, left = _center(height, width, size)
     return image[top : top + size, left : left + size]
@@ -153,7 +154,7 @@ def resize_center_crop(image: np.ndarray | Photo, rng: random.Random, short: int
 
 def pad_crop(image: np.ndarray | Photo, rng: random.Random, padding: int) -> np.ndarray:
     """Moves the image by up to `padding` pixels in each direction and fills with zeros: -> uint8 [H,W,3], the same size."""
-    image = _pixels(image)
+    image = pixels_of(image)
     height, width = image.shape[:2]
     top, left = (int(rng.random() * (2 * padding + 1)) for _ in range(2))
     padded = np.zeros((height + 2 * padding, width + 2 * padding, image.shape[2]), image.dtype)
@@ -163,13 +164,13 @@ def pad_crop(image: np.ndarray | Photo, rng: random.Random, padding: int) -> np.
 
 def flip(image: np.ndarray | Photo, rng: random.Random) -> np.ndarray:
     """Mirrors the image left to right with probability 1/2: -> uint8 [H,W,3]."""
-    image = _pixels(image)
+    image = pixels_of(image)
     return operations.mirror(np.ascontiguousarray(image)) if rng.random() < MIRRORED else image
 
 
 def randaugment(image: np.ndarray | Photo, rng: random.Random, policy: RandAugment) -> np.ndarray:
     """Applies a RandAugment policy: -> uint8 [H,W,3], the same size."""
-    return policy(np.ascontiguousarray(_pixels(image)), rng)
+    return policy(np.ascontiguousarray(pixels_of(image)), rng)
 
 
 def _whole(text):
@@ -238,4 +239,4 @@ class Transform:
         """
         for function, arguments in self.steps:
             image = function(image, rng, *arguments)
-        return np.ascontiguousarray(_pixels(image))
+        return np.ascontiguousarray(pixels_of(image))

@@ -5,19 +5,22 @@ Three decoders:
 - data.decode.jpeg decodes crops for training. It decodes little more than the crop.
 - Pillow decodes the rest: other formats (also a PNG with the name of a JPEG), CMYK, damaged files that may still be readable.
   If Pillow fails, the image is undecodable.
+
+open_photo opens a file that the user names in a command. Its errors are UserErrors.
 """
 
 import io
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bnext_jax.data.decode import jpeg
-from bnext_jax.errors import one_line
+from bnext_jax.errors import UserError, one_line
 
 WORK_BYTES = 2**30  # memory limit for decoding one image, in bytes; checked before decoding
 # A scaled decode keeps at least this many times the wanted pixels per side; the result stays within one level of a full decode
@@ -144,3 +147,29 @@ class Photo:
             return pixels, 0.0, 0.0, float(height), float(width)
         scale = 2.0**shift
         return self._decode(shift), top / scale, left / scale, height / scale, width / scale
+
+
+def open_photo(path: os.PathLike | str) -> Image.Image:
+    """Opens a photo as an RGB image of Pillow, turned upright by its EXIF orientation.
+
+    Raises:
+      UserError: the file does not exist, it is not an image, or the range of its pixels is unknown.
+    """
+    try:
+        with Image.open(path) as photo:  # cameras record in EXIF how they were held
+            return _eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")
+    except UserError:  # UserError is a ValueError; its message is already right
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a readable image: {error}") from error
+    except OSError as error:  # Pillow also raises it for a truncated image
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _eight_bits(path: os.PathLike | str, photo: Image.Image) -> Image.Image:
+    """Returns a photo that Pillow converts to RGB correctly. Drops the lower 8 bits of 16-bit gray, which Pillow would clip instead."""
+    if photo.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.mode in ("I", "F"):
+        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, and their range is unknown; save it with 8 bits per channel")
+    return photo

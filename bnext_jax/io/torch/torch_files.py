@@ -5,6 +5,7 @@ tensors in a training checkpoint are never read; PyTorch's older format cannot b
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -106,17 +107,20 @@ def read(path: os.PathLike | str) -> TorchFile:
     return _read_safe(path) if found == SAFE else _read_pickled(path)
 
 
-def _safetensors(path):
-    """The safetensors package. Raises UserError if it is not installed."""
+def _module(name, path, advice=""):
+    """Imports a module that `path` needs. Raises UserError if its package is not installed; the message ends with the advice."""
     try:
-        import safetensors.numpy
+        return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{path} {needs('safetensors')}") from error
-    return safetensors
+        raise UserError(f"{path} {needs(name.split('.')[0])}{advice}") from error
+
+
+def _torch(path):
+    return _module("torch", path, "; or use a .safetensors file")
 
 
 def _read_safe(path):
-    safe_open = _safetensors(path).safe_open
+    safe_open = _module("safetensors", path).safe_open
     try:
         with safe_open(path, framework="numpy") as file:
             notes = file.metadata() or {}
@@ -198,14 +202,6 @@ def _told(error):
     return one_line(str(error).rpartition("WeightsUnpickler error:")[2] or error, 200)
 
 
-def _torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"{path} {needs('torch')}; or use a .safetensors file") from error
-    return torch
-
-
 def _array(tensor):
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
@@ -244,7 +240,7 @@ def write(
         notes[TEMPERATURE[target]] = float(temperature)
     with written_whole(path, "file") as partial:  # PyTorch and safetensors report a full disk with their own exception types
         if target == SAFE:
-            _safetensors(path).numpy.save_file(
+            _module("safetensors.numpy", path).save_file(
                 tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}}
             )
         else:
