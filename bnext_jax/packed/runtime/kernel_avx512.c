@@ -1,0 +1,77 @@
+/* The kernels for x86 processors with AVX-512 and its population count (Ice Lake, Zen 4 and later). */
+#include "internal.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx2,fma")))
+#define BLOCK 16
+#define SUFFIX(name) name##_avx512
+#define vf __m512
+#define signs_t uint16_t
+#define v_load(p) _mm512_loadu_ps(p)
+#define v_store(p, x) _mm512_storeu_ps(p, x)
+#define v_one(x) _mm512_set1_ps(x)
+#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_max(a, b) _mm512_max_ps(a, b)
+#define v_min(a, b) _mm512_min_ps(a, b)
+#define v_counts(p) _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))))
+#define v_signs(x) _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ)
+
+static inline __attribute__((always_inline)) TARGET __m512 v_sums(const int16_t *base, const uint16_t *differing, int16_t *c)
+{
+    __m256i count = _mm256_loadu_si256((const __m256i *)(const void *)differing);
+    __m256i sum = _mm256_sub_epi16(_mm256_loadu_si256((const __m256i *)(const void *)base), _mm256_add_epi16(count, count));
+    _mm256_storeu_si256((__m256i *)(void *)c, sum);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sum));
+}
+
+#include "elementwise.h"
+
+static size_t tile_bytes_avx512(int rows, int run) { return (size_t)rows * run * TILE * 4; }
+
+static void arrange_avx512(const uint32_t *words, int rows, int run, void *w) { memcpy(w, words, tile_bytes_avx512(rows, run)); }
+
+/* Lanes are outputs: each of 32 lanes of 32 bits counts the bits that differ between its weights and one position's activations. */
+INLINE void count_avx512(const segment *in, const segment_end *end, int positions)
+{
+    __m512i low[SEGMENT], high[SEGMENT];
+    for (int p = 0; p < positions; p++) low[p] = high[p] = _mm512_setzero_si512();
+    for (int row = 0; row < in->rows; row++) {
+        const uint32_t *w = (const uint32_t *)(const void *)(in->w + row * in->row_bytes), *bits = (const uint32_t *)(const void *)(in->x + row * in->x_row);
+        for (int i = 0; i < in->run; i++, w += TILE) {
+            __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 16);
+#pragma GCC unroll 8
+            for (int p = 0; p < positions; p++) {
+                __m512i one = _mm512_set1_epi32((int)bits[(size_t)p * in->step / 4 + i]);
+                low[p] = _mm512_add_epi32(low[p], _mm512_popcnt_epi32(_mm512_xor_si512(w0, one)));
+                high[p] = _mm512_add_epi32(high[p], _mm512_popcnt_epi32(_mm512_xor_si512(w1, one)));
+            }
+        }
+    }
+    uint16_t differing[SEGMENT * TILE];
+    for (int p = 0; p < positions; p++) {
+        _mm256_storeu_si256((__m256i *)(void *)(differing + p * TILE), _mm512_cvtepi32_epi16(low[p]));
+        _mm256_storeu_si256((__m256i *)(void *)(differing + p * TILE + 16), _mm512_cvtepi32_epi16(high[p]));
+    }
+    end_segment_avx512(end, differing, positions);
+}
+
+TARGET static void binary_avx512(const segment *in, const segment_end *end)
+{
+    switch (in->positions) {
+    case 1: count_avx512(in, end, 1); break;
+    case 2: count_avx512(in, end, 2); break;
+    case 3: count_avx512(in, end, 3); break;
+    case 4: count_avx512(in, end, 4); break;
+    case 5: count_avx512(in, end, 5); break;
+    case 6: count_avx512(in, end, 6); break;
+    case 7: count_avx512(in, end, 7); break;
+    default: count_avx512(in, end, 8); break;
+    }
+}
+
+KERNELS(bnext_kernels_avx512, "avx512", NULL);
+#endif
