@@ -54,6 +54,8 @@ def test_the_wheel_holds_its_data_and_no_other_package(wheel):
     assert {name.split("/")[0] for name in names} == {"bnext_jax", f"bnext_jax-{bnext_jax.__version__}.dist-info"}
     data = {"py.typed", "data/datasets/imagenet_classes.txt", "plot/comparison.csv", "plot/report.css"}
     assert {f"bnext_jax/{name}" for name in data} <= set(names)
+    engine = {str(path.relative_to(ROOT)) for path in (ROOT / "bnext_jax/packed/runtime").glob("*.[ch]")}
+    assert len(engine) > 10 and engine <= set(names)
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "bnext_jax").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
 

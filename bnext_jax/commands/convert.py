@@ -47,7 +47,8 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
     """Converts a network. The suffix of `output` selects the direction: a PyTorch file, or a work directory for any other path.
 
     Args:
-      source: a PyTorch file, a work directory, or the tag of a teacher (bnext_jax.distill.roster.ROSTER), whose weights are downloaded.
+      source: a PyTorch file, a work directory, a packed file (its weights become +1 and -1), or the tag of a teacher
+        (bnext_jax.distill.roster.ROSTER), whose weights are downloaded.
       output: the file or folder to write; it must not exist.
       model: the expected name of the network, or None.
       gate_bits: 4 or 8, for the quantized edition. A published file of it does not record the bits of its gates: this is their number.
@@ -61,7 +62,7 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
         raise UserError(f"{output} exists; remove it or name another --output")
     with _located(source, output, model, gate_bits) as (path, expected):
         log.info("reading %s", path)
-        network, metadata = load(path, expected, gate_bits)
+        network, metadata = load(path, expected, gate_bits, form="float")
     described = metadata["model"]
     log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path != output:

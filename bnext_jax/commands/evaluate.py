@@ -24,10 +24,10 @@ def evaluate(
     predictions: os.PathLike | str | None = None,
     gate_bits: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the network in a work directory or a PyTorch file.
+    """Evaluates the network in a work directory, a PyTorch file or a packed file.
 
     Args:
-      checkpoint: a work directory (its newest readable checkpoint is used) or a PyTorch file.
+      checkpoint: a work directory (its newest readable checkpoint is used), a PyTorch file or a packed file.
       config: see evaluate_network.
       predictions: see evaluate_network.
       gate_bits: 4 or 8 = evaluate the quantized edition, see io.load.load. None = the network as it is.
@@ -91,7 +91,7 @@ def evaluate_network(
         **found,
         "step": metadata["step"],
         "temperature": metadata["temperature"],
-        "binary": watch.is_binary(network.latent, variables, metadata["temperature"]),
+        "binary": metadata.get("packed", False) or watch.is_binary(network.latent, variables, metadata["temperature"]),
         "precision": str(dtype),
         "model": described["name"],
         "arguments": described["arguments"],

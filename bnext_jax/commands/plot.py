@@ -13,7 +13,7 @@ FLAGS = {
     "features": {"checkpoint": True, "layers": False},
     "augmentation": {"config": True},
     "comparison": {},
-    "report": {"workdir": True},
+    "report": {"workdir": True, "checkpoint": False},
 }
 
 
@@ -31,7 +31,7 @@ def plot(
       files: a key of FLAGS, then its arguments: work directories for "curves", one image for "features", at most one for "report".
       workdir: the run's folder, for "report"; one more folder for "curves".
       config: a checked Config, for "augmentation".
-      checkpoint: a work directory or a PyTorch file, for "features".
+      checkpoint: a work directory, a PyTorch file or a packed file, for "features"; the packed file of the run, for "report".
       layers: names of binary convolutions, for "features". () = five of those with 3x3 kernels.
       output: the file to write. Its suffix selects the format: PNG, SVG or PDF; HTML for "report". None = a default name.
     Returns:
@@ -57,7 +57,7 @@ def plot(
     if what == "features" and checkpoint:
         return features.features(rest, checkpoint, layers, output)
     if what == "report" and workdir:
-        return report.report(workdir, rest, output)
+        return report.report(workdir, rest, output, checkpoint)
     if rest:
         raise UserError(f"plot {what} takes no file names, got {' '.join(rest)}")
     return {"picture": augmentation.augmentation(config, output) if config else comparison.comparison(output)}

@@ -14,7 +14,7 @@ def _config(
     return Flag("config", meaning, "FILE.py[:FORM]", CONFIG, needed=needed)
 
 
-CHECKPOINT = Flag("checkpoint", "a work directory (its newest readable checkpoint is used) or a PyTorch file", "PATH", path)
+CHECKPOINT = Flag("checkpoint", "a work directory (its newest readable checkpoint is used), a PyTorch file or a packed file", "PATH", path)
 NEEDED_CHECKPOINT = dataclasses.replace(CHECKPOINT, needed=True)
 GATE_BITS = Flag(
     "gate_bits", "use the quantized edition of the network, with gates of 4 or 8 bits; default: the network as it is", "4|8", whole
@@ -89,7 +89,7 @@ COMMANDS = {
         (
             Flag(
                 "source",
-                "a PyTorch file, a work directory, or the tag of a teacher, whose weights are then downloaded",
+                "a PyTorch file, a work directory, a packed file, or the tag of a teacher, whose weights are then downloaded",
                 "PATH",
                 path,
                 needed=True,
@@ -104,6 +104,20 @@ COMMANDS = {
         ),
         "bnext_jax.commands.convert",
         "convert",
+    ),
+    "pack": Command(
+        "write a binary network as a small file, one bit a weight",
+        "Packs a trained network into a file for fast inference. Its binary weights must be exactly +1 and -1: the temperature of the"
+        " run must be low enough. Every command takes the file in place of a checkpoint. Prints the sizes, and compares the packed network"
+        " with the float network on random images.",
+        (
+            dataclasses.replace(NEEDED_CHECKPOINT, meaning="a work directory or a PyTorch file"),
+            Flag("output", "the file to write; it must not exist", "NAME.bnext", path, needed=True),
+            GATE_BITS,
+        ),
+        ("pack --checkpoint=runs/tiny --output=tiny.bnext", "pack --checkpoint=bnext_tiny.pth.tar --output=tiny4.bnext --gate_bits=4"),
+        "bnext_jax.commands.pack",
+        "pack",
     ),
     "prepare": Command(
         "prepare a dataset for training, once",
@@ -172,7 +186,11 @@ COMMANDS = {
         (
             Flag("workdir", "for curves and report: the run's folder", "DIR", path),
             _config(needed=False, meaning="for augmentation: the configuration"),
-            dataclasses.replace(CHECKPOINT, meaning="for features: a work directory or a PyTorch file"),
+            dataclasses.replace(
+                CHECKPOINT,
+                meaning="for features: a work directory, a PyTorch file or a packed file; for report: the packed file of the run, which is"
+                " then evaluated",
+            ),
             Flag(
                 "layers",
                 "for features: names of binary convolutions, joined by commas; default: five of those with 3x3 kernels",

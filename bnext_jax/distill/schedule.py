@@ -72,7 +72,7 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
         roster.check_file(tag, path)
     elif epath.Path(path).is_file():
         roster.check_noted(path)
-    model, metadata = load(path)
+    model, metadata = load(path, form="float")
     name = metadata["model"]["name"]
     if tag and name != roster.ROSTER[tag].model:
         raise UserError(f"{path} holds {name}, not the {roster.ROSTER[tag].model} of teacher {tag}")

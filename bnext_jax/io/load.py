@@ -1,4 +1,4 @@
-"""Loads a trained network from a work directory of bnext_jax or from a PyTorch file, without conversion beforehand."""
+"""Loads a trained network from a work directory, a PyTorch file or a packed file, without conversion beforehand."""
 
 import dataclasses
 import logging
@@ -22,6 +22,7 @@ from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.nn.kbit import Clip
 from bnext_jax.nn.network import fill, flatten, split
+from bnext_jax.packed import file, network
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +149,16 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
     return model, {**metadata, "epoch": file.epoch or 0, "source": epath.Path(path).name}
 
 
-def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:
-    """Loads a trained network from a work directory or a PyTorch file.
+def load(
+    path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None, form: str | None = None
+) -> tuple[TableModel, dict[str, Any]]:
+    """Loads a trained network from a work directory, a PyTorch file or a packed file.
 
     Args:
-      path: a work directory that `train` or `convert` wrote, or a PyTorch file (see torch_files.read).
+      path: a work directory that `train` or `convert` wrote, a PyTorch file (see torch_files.read), or a packed file, NAME.bnext.
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
+      form: how a packed file is computed, see packed.network.load; None = the fastest form that runs here. Other files ignore it.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
       "class_names", "precision" and more).
@@ -166,20 +170,34 @@ def load(path: os.PathLike | str, expected: str | None = None, gate_bits: int | 
       model, metadata = load("bnext_tiny.pth.tar")
       logits = model(images)  # [N, 224, 224, 3], normalized
     """
-    if not epath.Path(path).is_dir():
-        if not epath.Path(path).exists():
-            raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, or a PyTorch file")
-        model, metadata = from_file(path, expected, gate_bits)
-    else:
+    if not epath.Path(path).exists():
+        raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
+    if file.is_packed(path):
+        model, metadata = network.load(path, form)
+        _check_edition(path, metadata, gate_bits)
+        gate_bits = None
+    elif epath.Path(path).is_dir():
         model, metadata = checkpoint.load_network(path)
+    else:
+        model, metadata = from_file(path, expected, gate_bits)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
     return (model, metadata) if gate_bits is None else quantized(model, metadata, gate_bits)
 
 
+def _check_edition(path, metadata, gate_bits):
+    """Raises UserError if a packed file is not the quantized edition with gates of gate_bits; None = any file is right."""
+    if gate_bits not in (None, metadata["model"]["arguments"].get("gate_bits")):
+        raise UserError(f"{path} is packed, and packed gates cannot be quantized; use `pack --gate_bits={gate_bits}` on its source")
+
+
 def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
-    """The metadata of a work directory or a PyTorch file. Arguments and errors: see load."""
+    """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
+    if file.is_packed(path) and epath.Path(path).exists():
+        metadata = network.metadata_of(file.read_description(path))
+        _check_edition(path, metadata, gate_bits)
+        return metadata
     if not epath.Path(path).is_dir():
         return load(path, gate_bits=gate_bits)[1]
     metadata = checkpoint.describe(path)

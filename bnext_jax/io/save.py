@@ -13,6 +13,7 @@ from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import MODELS, model_config
 from bnext_jax.nn.network import split
+from bnext_jax.packed.network import PackedNetwork
 
 
 def described(model: TableModel) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def described(model: TableModel) -> dict[str, Any]:
     """
     names = {name: entry for name, entry in MODELS.items() if entry.network is type(model)}
     if not names:
+        if isinstance(model, PackedNetwork):
+            raise UserError('a packed network has no weights to write; load its file with form="float"')
         raise UserError(
             f"{type(model).__name__} is no network of bnext_jax.MODELS, so no command could read it; save its nnx.State with Orbax"
         )

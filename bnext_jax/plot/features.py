@@ -192,7 +192,7 @@ def features(
     path = picture_path(output or "features.png")
     if len(words) != 1:
         raise UserError(f"plot features needs one image, got {len(words)}")
-    model, metadata = load(checkpoint)
+    model, metadata = load(checkpoint, form="float")
     names = names_of_layers(model, layers)
     if not names:
         raise UserError(f"{checkpoint} holds {metadata['model']['name']}, which has no binary convolutions, so no binary feature maps")

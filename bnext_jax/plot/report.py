@@ -25,7 +25,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.host.process import program
 from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
-from bnext_jax.io.load import load
+from bnext_jax.io.load import describe, load
 from bnext_jax.models.table import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
@@ -40,13 +40,19 @@ WORST, CONFUSED = 10, 14  # rows and columns of the confusion table
 EXAMPLES = 8  # right predictions shown, and as many wrong ones
 
 
-def report(workdir: os.PathLike | str, words: Sequence[str] = (), output: os.PathLike | str | None = None) -> dict[str, Any]:
+def report(
+    workdir: os.PathLike | str,
+    words: Sequence[str] = (),
+    output: os.PathLike | str | None = None,
+    checkpoint: os.PathLike | str | None = None,
+) -> dict[str, Any]:
     """Evaluates a run and writes the report.
 
     Args:
       workdir: a work directory that `train` wrote; its dataset must be prepared.
       words: at most one image file, for the feature maps; () = the first image of the evaluation split.
       output: an .html file; None = report.html in the work directory.
+      checkpoint: a packed file of the run, to evaluate instead of the run's checkpoint; None = the run's checkpoint.
     Returns:
       {"report": path, "top1": percent, "examples": number of images, "teachers": {name: top-1 in percent}}.
     Raises:
@@ -60,13 +66,14 @@ def report(workdir: os.PathLike | str, words: Sequence[str] = (), output: os.Pat
     if len(words) > 1:
         raise UserError(f"plot report takes one image at most, got {len(words)}")
     lines = read_logs(workdir)
-    model, metadata = load(workdir)
-    config = from_json(metadata["config"]).check()
+    model, metadata = load(checkpoint or workdir, form="float")
+    evaluated = load(checkpoint)[0] if checkpoint else model
+    config = from_json(describe(workdir)["config"]).check()
     source = splits.open_source(config.data, config.data.eval_split)
     shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words and names_of_layers(model) else None
     with tempfile.TemporaryDirectory() as folder:
-        log.info("evaluating %s on %d images", workdir, len(source))
-        found = evaluate_network(model, metadata, workdir, config, predictions=f"{folder}/predictions.csv")
+        log.info("evaluating %s on %d images", checkpoint or workdir, len(source))
+        found = evaluate_network(evaluated, metadata, checkpoint or workdir, config, predictions=f"{folder}/predictions.csv")
         with open(f"{folder}/predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         teachers_found = _teachers(workdir, config)
@@ -93,7 +100,7 @@ def report(workdir: os.PathLike | str, words: Sequence[str] = (), output: os.Pat
             ),
         ]
     title = f"{metadata['model']['name']} on {config.data.name}"
-    below = f"{workdir}, step {metadata['step']}, epoch {metadata['epoch']} of {config.epochs}"
+    below = f"{checkpoint or workdir}, step {metadata['step']}, epoch {metadata['epoch']} of {config.epochs}"
     write_whole(path, page.page(title, below, parts), "report")
     return {"report": str(path), "top1": found["top1"], "examples": found["examples"], "teachers": _top1(teachers_found)}
 

@@ -44,7 +44,7 @@ def start_from(
     Raises:
       UserError: the trained network is not the one in `described`, or it has another number of classes and new_head is False.
     """
-    model, metadata = load(path)
+    model, metadata = load(path, form="float")
     (cls, ours), (other, theirs) = _complete(described), _complete(metadata["model"])
     if cls is not other:
         raise UserError(f"config.init {path} holds {metadata['model']['name']}, but config.model names another network")

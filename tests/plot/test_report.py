@@ -7,9 +7,12 @@ import io
 import re
 import shutil
 
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
+from bnext_jax.io.load import load
+from bnext_jax.io.save import save
 from bnext_jax.plot import page
 from tests.helpers.commands import SMOKE, refused
 
@@ -91,6 +94,20 @@ def test_the_report_shows_results_teachers_config_confusion_and_pictures(run, tr
                 assert picture.width >= 8
         else:
             assert kind == "svg+xml" and base64.b64decode(content).startswith(b"<?xml")
+
+
+def test_the_report_can_show_the_packed_file_of_the_run(run, trained, tmp_path):
+    model, metadata = load(trained)
+    model.temperature[...] = jnp.zeros(())  # this run ends before its weights are exactly binary
+    save(tmp_path / "exact", model, {**metadata, "temperature": 0.0})
+    packed = tmp_path / "net.bnext"
+    assert run("pack", f"--checkpoint={tmp_path / 'exact'}", f"--output={packed}")[0] == 0
+    code, result, error = run("plot", "report", f"--workdir={trained}", f"--checkpoint={packed}", f"--output={tmp_path / 'report.html'}")
+    assert code == 0, error
+    expected = run("evaluate", f"--checkpoint={tmp_path / 'exact'}")[1]
+    assert (result["top1"], result["examples"]) == (expected["top1"], 120)
+    words = " ".join(Reader((tmp_path / "report.html").read_text()).words)
+    assert str(packed) in words and "binary" in words
 
 
 def test_missing_or_bad_input_of_a_report_is_refused(run, trained, tmp_path):

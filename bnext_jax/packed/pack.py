@@ -1,0 +1,111 @@
+"""Packs a trained network: one bit a binary weight, batch norm as a factor and an offset, low-bit kernels as codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnext_jax.errors import UserError
+from bnext_jax.models.base import TableModel
+from bnext_jax.nn.kbit import EPSILON, Quantizer
+from bnext_jax.nn.layers import BatchNorm, Temperature
+from bnext_jax.packed.file import FORMAT, PROGRAM
+from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
+from bnext_jax.packed.program import program
+
+KEPT = ("model", "preprocessing", "class_names", "epoch", "step", "precision")  # entries of the metadata that a description keeps
+
+
+def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Makes the tensors and the description of a packed file.
+
+    Args:
+      model: a network with exactly binary weights.
+      metadata: its description, as io.load.load returns it.
+    Returns:
+      (tensors, description) for packed.file.write. The description has "format", "zero_weights" (the number of latent weights that are
+      exactly 0; they count as +1), and the entries KEPT of the metadata. The tensors include a program if the engine in C knows the
+      network.
+    Raises:
+      UserError: the network has no binary weights, its weights are not exactly binary at its temperature, or a value is not finite.
+    """
+    source = metadata.get("source", "the network")
+    found = slots(model)
+    _check(model, found, source)
+    tensors: dict[str, np.ndarray] = {}
+    zeros = 0
+    view = nnx.view(model, use_running_average=True, raise_if_not_found=False)
+    norms = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(view) if isinstance(module, BatchNorm)}
+    for slot in found:
+        value = slot.variable.get_value()
+        if slot.kind == BINARY:
+            arrays = _binary(slot, value)
+            zeros += value.size - np.count_nonzero(np.asarray(value))
+        elif slot.kind == NORM:
+            arrays = _folded(norms[slot.name])
+        elif slot.kind == CODES:
+            arrays = _coded(value, slot.module.quantizer)  # type: ignore[attr-defined]  # slots found it
+        else:
+            arrays = [value]
+        for (name, (kind, shape)), array in zip(slot.tensors.items(), arrays, strict=True):
+            tensors[name] = np.asarray(array, kind).reshape(shape)
+    broken = [name for name, array in tensors.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(f"{source} has numbers that are not finite in {', '.join(broken[:3])}; its training diverged, or it is damaged")
+    words = program(model, tensors, metadata.get("preprocessing"))
+    if words is not None:
+        tensors = {PROGRAM: words, **tensors}
+    described = {"format": FORMAT, **{key: metadata[key] for key in KEPT}, "zero_weights": zeros}
+    return tensors, described
+
+
+def _check(model: nnx.Module, found: list[Slot], source: str) -> None:
+    """Raises UserError unless the network has binary weights, all finite and exactly binary at its temperature."""
+    quantizers = {slot.variable.get_metadata()["quantizer"] for slot in found if slot.kind == BINARY}
+    if not quantizers:
+        raise UserError(f"{source} has no binary weights; there is nothing to pack")
+    temperatures = [float(value) for value in jax.tree.leaves(nnx.state(model, Temperature))]
+    temperature = max(temperatures, default=1.0)
+    for quantizer in quantizers:
+        if not quantizer.is_exact(temperature):
+            limit = getattr(quantizer, "exact_below", None)
+            below = "" if limit is None else f" (they are below {limit:g})"
+            raise UserError(
+                f"the weights of {source} are not exactly binary at its temperature {temperature:g}{below}; train it to the end of its"
+                " schedule, then pack it"
+            )
+    broken = [slot.name for slot in found if not np.isfinite(np.asarray(slot.variable.get_value(), np.float32)).all()]
+    if broken:
+        raise UserError(f"{source} has numbers that are not finite in {', '.join(broken[:3])}; its training diverged, or it is damaged")
+
+
+def _binary(slot: Slot, latent: jax.Array) -> list[Any]:
+    """[bits], or [bits, scale] where the quantizer has a scale."""
+    quantizer = slot.variable.get_metadata()["quantizer"]
+    scale = quantizer.scale(latent)
+    bits = packed_bits(np.asarray(quantizer.signs(latent) >= 0))
+    return [bits] if scale is None else [bits, scale]
+
+
+def _folded(norm: BatchNorm) -> list[Any]:
+    """The factor and the offset of a batch norm with its running statistics: the same float32 numbers that the network computes."""
+    nothing = jnp.zeros((1, norm.scale.shape[0]), jnp.float32)
+    return list(norm.affine(nothing, nothing, 1))
+
+
+def _coded(kernel: jax.Array, quantizer: Quantizer) -> list[Any]:
+    """[codes, low, step] of a low-bit kernel: the numbers of nn.kbit.quantize, so that code * step + low is the quantized weight."""
+    kernel = kernel.astype(jnp.float32)
+    factor = 2 * jnp.abs(kernel).mean(tuple(range(kernel.ndim - 1)), keepdims=True)
+    factor = jnp.where(factor > 0, factor, 1)
+    x = jnp.clip(kernel / factor, *quantizer.weight_clip[...])
+    low, high = x.min(quantizer.axes, keepdims=True), x.max(quantizer.axes, keepdims=True)
+    span, levels = high - low + EPSILON, 2**quantizer.bits - 1
+    codes = jnp.round((x - low) / span * levels)
+    # The products in float64, rounded once: the network rounds each weight, a file can only round the two numbers of a range.
+    exact = np.asarray(factor, np.float64)
+    ends = [np.asarray(low, np.float64) * exact, np.asarray(span, np.float64) * exact / levels]
+    return [packed_codes(np.asarray(codes), quantizer.bits), *(end.astype(np.float32) for end in ends)]
