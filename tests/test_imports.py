@@ -17,7 +17,7 @@ data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.
 data.augment.operations data.augment.randaugment data.augment.transforms
 data.datasets.digits data.datasets.folders
 data.store data.prepare data.splits data.faults data.pipeline
-io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.torch_files
+io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
 io.load io.save distill.schedule recipes
@@ -29,7 +29,7 @@ training.step training.evaluator training.programs training.init training.run tr
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation
 plot.features commands.predict commands.evaluate plot.report
-commands.convert commands.pack commands.count commands.plan commands.plot commands.quickstart
+bench.contenders bench.measure commands.convert commands.pack commands.bench commands.count commands.plan commands.plot commands.quickstart
 commands.flags commands.table commands.help_texts cli __main__
 """
 ORDER = LINES.split()

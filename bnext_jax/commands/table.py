@@ -119,6 +119,22 @@ COMMANDS = {
         "bnext_jax.commands.pack",
         "pack",
     ),
+    "bench": Command(
+        "measure how fast a network runs on this machine, packed and in floats",
+        "Runs the packed network in C and in XLA, and the same network in floats: in bnext_jax, and in PyTorch and onnxruntime where they"
+        " are installed. The contenders take turns in one process. Once with one processor, once with all.",
+        (
+            dataclasses.replace(CHECKPOINT, meaning="a packed file, a work directory or a PyTorch file, with exactly binary weights"),
+            Flag("model", "without --checkpoint: measure this model with random weights", "NAME"),
+            Flag("resolution", "height and width of an image, in pixels; default: the network's own, or 224", "N", whole),
+            Flag("batch", "numbers of images in one call, joined by commas", "N[,N]", wholes, (1, 8)),
+            Flag("threads", "processors and threads to use; default: one, then all", "N", whole),
+            Flag("rounds", "measurements of each contender", "N", whole, 7),
+        ),
+        ("bench --checkpoint=tiny.bnext", "bench --model=bnext_tiny --batch=1 --threads=1"),
+        "bnext_jax.commands.bench",
+        "bench",
+    ),
     "prepare": Command(
         "prepare a dataset for training, once",
         "Writes the configuration's dataset as array_record files, and a file with its counts, class names and checksums. Downloads the"

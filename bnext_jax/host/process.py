@@ -24,6 +24,8 @@ EXTRAS = {
     "libtpu": ("plan", "libtpu"),
     "matplotlib": ("train", "matplotlib"),
     "safetensors": ("convert", "safetensors"),
+    "onnx": ("bench", "onnx"),
+    "onnxruntime": ("bench", "onnxruntime"),
     "sklearn": ("train", "scikit-learn"),
     "tensorboard": ("train", "tensorboard"),
     "tensorflow": ("train", "tensorflow-cpu"),

@@ -43,7 +43,7 @@ def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.n
         value = slot.variable.get_value()
         if slot.kind == BINARY:
             arrays = _binary(slot, value)
-            zeros += value.size - np.count_nonzero(np.asarray(value))
+            zeros += int(value.size - np.count_nonzero(np.asarray(value)))
         elif slot.kind == NORM:
             arrays = _folded(norms[slot.name])
         elif slot.kind == CODES:
