@@ -12,6 +12,7 @@ from flax import nnx
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.bnext import BNextConfig
 from bnext_jax.models.bnext18 import BNext18Config
+from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.bnext_units import BinaryFeedForward, BinaryUnit, ElmAttention18
 from bnext_jax.nn.layers import BatchNorm, Conv, Linear
 from bnext_jax.packed.file import PROGRAM, places
@@ -22,6 +23,7 @@ HEAD, ENTRY, OPERATION = 16, 4, 32  # words
 CONVOLUTION, MAXIMUM, UNIT, CLASSIFIER = 1, 2, 3, 4  # kinds of operations
 FEED_FORWARD, ATTENTION, ATTENTION_18 = 0, 1, 2  # word 5 of a unit
 ALONE, FIRST, SECOND = 0, 1, 2  # word 6 of a unit
+WIDEST = {1: 32767, 3: 2184}  # size of a binary kernel -> most input channels whose sums the engine can count in 16 bits
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.uint32): 1, np.dtype(np.uint8): 2}
 
 
@@ -147,10 +149,11 @@ def program(model: TableModel, tensors: Mapping[str, np.ndarray], preprocessing:
       tensors: {name: array}, the tensors of the file without the program. Their order gives their places, see packed.file.places.
       preprocessing: of the images, as in data.preprocessing; None = unknown.
     Returns:
-      uint32 [16 + 4 T + 32 P]. None for a network that the engine in C does not know.
+      uint32 [16 + 4 T + 32 P]. None for a network that the engine in C does not know, or that is too wide for it.
     """
     build = BUILDERS.get(type(model.config))
-    if build is None:
+    kernels = [module.kernel.shape for _, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)]
+    if build is None or any(inputs > WIDEST.get(size, 0) for size, _, inputs, _ in kernels):
         return None
     made = _Assembler(model, tensors)
     build(made, model)

@@ -124,3 +124,9 @@ def test_program_of_bnext_18(tmp_path):
         unit(f"{units[3]}/feed_forward", 16, 16, 3, 1, 0),
         padded(4, 16, 10, "prelu/slope", 32, "classifier/kernel", None, None, "classifier/bias", None),
     ]
+
+
+def test_a_network_that_is_too_wide_for_the_engine_has_no_program():
+    for width, has in ((2184, True), (2192, False)):  # a 3x3 kernel adds up to 15 * width, which must fit 16 bits: 15 * 2184 = 32760
+        model, metadata = exact_network(widths=(width, width))
+        assert ("program" in pack(model, metadata)[0]) == has

@@ -17,25 +17,35 @@
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
+/* Where an output goes, in variables of its own: the compiler could not keep those of `emitted` in registers, because a store to the map
+ * might change them. */
 typedef struct {
     vf shift[2], sum;
+    float *out;
+    uint8_t *bits[2];
+    size_t pitch, step;
 } SUFFIX(running);
 
 INLINE SUFFIX(running) SUFFIX(start)(const emitted *to, int channel, int signs)
 {
-    SUFFIX(running) now = {{v_one(0), v_one(0)}, v_one(0)};
-    if (signs > 0) now.shift[0] = v_load(to->shift[0] + channel);
-    if (signs > 1) now.shift[1] = v_load(to->shift[1] + channel);
+    SUFFIX(running) now = {{v_one(0), v_one(0)}, v_one(0), to->out + channel, {NULL, NULL}, (size_t)to->pitch, to->bits_step};
+    for (int set = 0; set < signs; set++) {
+        now.shift[set] = v_load(to->shift[set] + channel);
+        now.bits[set] = to->bits[set] + channel / 8;
+    }
     return now;
 }
 
-INLINE void SUFFIX(emit)(const emitted *to, SUFFIX(running) *now, vf value, int position, int channel, int signs)
+/* Writes the next position. */
+INLINE void SUFFIX(emit)(SUFFIX(running) *now, vf value, int signs)
 {
-    v_store(to->out + (size_t)position * to->pitch + channel, value);
+    v_store(now->out, value);
+    now->out += now->pitch;
     now->sum = v_add(now->sum, value);
     for (int set = 0; set < signs; set++) {
         signs_t made = v_signs(v_add(value, now->shift[set]));
-        memcpy(to->bits[set] + position * to->bits_step + channel / 8, &made, sizeof made);
+        memcpy(now->bits[set], &made, sizeof made);
+        now->bits[set] += now->step;
     }
 }
 
@@ -49,13 +59,13 @@ INLINE vf SUFFIX(prelu)(vf value, vf slope)
     return v_fma(slope, v_min(value, v_one(0)), v_max(value, v_one(0)));
 }
 
-INLINE vf SUFFIX(residual)(const unit_row *row, int position, int channel, bool halve, bool bends, vf slope)
+/* x: of the position, or with `halve` of the first of its 2 x 2 positions. */
+INLINE vf SUFFIX(residual)(const float *x, size_t right, size_t down, bool halve, bool bends, vf slope)
 {
-    const float *x = row->x + (size_t)position * (halve ? 2 : 1) * row->x_pitch + channel;
     vf one = v_load(x);
     if (bends) one = SUFFIX(prelu)(one, slope);
     if (!halve) return one;
-    const float *others[3] = {x + row->x_pitch, x + row->x_row, x + row->x_row + row->x_pitch};
+    const float *others[3] = {x + right, x + down, x + down + right};
     for (int i = 0; i < 3; i++) {
         vf other = v_load(others[i]);
         one = v_add(one, bends ? SUFFIX(prelu)(other, slope) : other);
@@ -65,16 +75,19 @@ INLINE vf SUFFIX(residual)(const unit_row *row, int position, int channel, bool 
 
 INLINE void SUFFIX(unit_row_of)(const unit_row *row, const emitted *to, bool attends, bool halve, bool bends, int signs)
 {
-    for (int channel = 0; channel < row->channels; channel += BLOCK) {
-        vf a = v_load(row->a1 + channel), b = v_load(row->b1 + channel), slope = v_load(row->slope2 + channel);
-        vf factor = v_load(row->factor + channel), offset = v_load(row->offset + channel);
-        vf bend = bends ? v_load(row->slope1 + channel) : v_one(0);
+    const size_t right = (size_t)row->x_pitch, down = row->x_row, step = (halve ? 2 : 1) * right, channels = (size_t)row->channels;
+    const int columns = row->columns;
+    for (int channel = 0; channel < (int)channels; channel += BLOCK) {
+        const vf a = v_load(row->a1 + channel), b = v_load(row->b1 + channel), slope = v_load(row->slope2 + channel);
+        const vf factor = v_load(row->factor + channel), offset = v_load(row->offset + channel);
+        const vf bend = bends ? v_load(row->slope1 + channel) : v_one(0);
+        const int16_t *c = row->c + channel;
+        const float *x = row->x + channel;
         SUFFIX(running) now = SUFFIX(start)(to, channel, signs);
-        for (int position = 0; position < row->columns; position++) {
-            vf y = SUFFIX(prelu)(v_fma(v_counts(row->c + (size_t)position * row->channels + channel), a, b), slope);
-            vf x = SUFFIX(residual)(row, position, channel, halve, bends, bend);
-            vf out = attends ? v_fma(x, v_fma(y, factor, v_one(1)), offset) : v_add(v_fma(y, factor, offset), x);
-            SUFFIX(emit)(to, &now, out, position, channel, signs);
+        for (int position = 0; position < columns; position++, c += channels, x += step) {
+            vf y = SUFFIX(prelu)(v_fma(v_counts(c), a, b), slope);
+            vf r = SUFFIX(residual)(x, right, down, halve, bends, bend);
+            SUFFIX(emit)(&now, attends ? v_fma(r, v_fma(y, factor, v_one(1)), offset) : v_add(v_fma(y, factor, offset), r), signs);
         }
         SUFFIX(finish)(to, &now, channel);
     }
@@ -112,14 +125,14 @@ TARGET static void SUFFIX(prelu_row)(const float *x, int columns, int channels, 
         vf bend = v_load(slope + channel);
         SUFFIX(running) now = SUFFIX(start)(to, channel, 0);
         for (int position = 0; position < columns; position++)
-            SUFFIX(emit)(to, &now, SUFFIX(prelu)(v_load(x + (size_t)position * channels + channel), bend), position, channel, 0);
+            SUFFIX(emit)(&now, SUFFIX(prelu)(v_load(x + (size_t)position * channels + channel), bend), 0);
         SUFFIX(finish)(to, &now, channel);
     }
 }
 
 /* COLUMNS positions at once: their sums stay in registers, and each weight is loaded once. */
 INLINE void SUFFIX(real_columns)(const float *x, int step, size_t row, int taps, int run, const float *w, vf a, vf b, int channels,
-                                 int position, int channel, int columns, SUFFIX(running) *now, const emitted *to, int signs)
+                                 int position, int channel, int columns, SUFFIX(running) *now, int signs)
 {
     vf sums[4];
     for (int i = 0; i < columns; i++) sums[i] = v_one(0);
@@ -131,7 +144,7 @@ INLINE void SUFFIX(real_columns)(const float *x, int step, size_t row, int taps,
                 sums[column] = v_fma(v_one(from[(size_t)column * step + i]), weight, sums[column]);
         }
     }
-    for (int i = 0; i < columns; i++) SUFFIX(emit)(to, now, v_fma(sums[i], a, b), position + i, channel, signs);
+    for (int i = 0; i < columns; i++) SUFFIX(emit)(now, v_fma(sums[i], a, b), signs);
 }
 
 INLINE void SUFFIX(real_row_of)(const float *x, int step, size_t row, int taps, int run, int columns, const float *w, const float *a,
@@ -142,9 +155,9 @@ INLINE void SUFFIX(real_row_of)(const float *x, int step, size_t row, int taps, 
         SUFFIX(running) now = SUFFIX(start)(to, channel, signs);
         int position = 0;
         for (; position + 4 <= columns; position += 4)
-            SUFFIX(real_columns)(x, step, row, taps, run, w, factor, offset, channels, position, channel, 4, &now, to, signs);
+            SUFFIX(real_columns)(x, step, row, taps, run, w, factor, offset, channels, position, channel, 4, &now, signs);
         for (; position < columns; position++)
-            SUFFIX(real_columns)(x, step, row, taps, run, w, factor, offset, channels, position, channel, 1, &now, to, signs);
+            SUFFIX(real_columns)(x, step, row, taps, run, w, factor, offset, channels, position, channel, 1, &now, signs);
         SUFFIX(finish)(to, &now, channel);
     }
 }
@@ -167,7 +180,7 @@ TARGET static void SUFFIX(max_row)(const float *const *rows, int count, const in
                 for (int row = 0; row < count; row++)
                     for (int column = columns[position][0]; column < columns[position][1]; column++)
                         most = v_max(most, v_load(rows[row] + (size_t)column * channels + channel));
-                SUFFIX(emit)(to, &now, most, position, channel, signs);
+                SUFFIX(emit)(&now, most, signs);
             }
             SUFFIX(finish)(to, &now, channel);
         }
@@ -201,11 +214,16 @@ TARGET static void SUFFIX(linear)(const float *x, const float *w, int inputs, in
 /* From the differing bits of a segment, [positions, TILE], to its sums c = base - 2 differing, and to the sums of y. */
 INLINE void SUFFIX(end_segment)(const segment_end *end, const uint16_t *differing, int positions)
 {
-    for (int lane = 0; lane < end->lanes; lane += BLOCK) {
-        vf a = v_load(end->a + lane), b = v_load(end->b + lane), slope = v_load(end->slope + lane), sum = v_one(0);
-        for (int position = 0; position < positions; position++) {
-            vf c = v_sums(end->base[position] + lane, differing + position * TILE + lane, end->c + (size_t)position * end->c_pitch + lane);
-            sum = v_add(sum, SUFFIX(prelu)(v_fma(c, a, b), slope));
+    const size_t pitch = (size_t)end->c_pitch;
+    const int lanes = end->lanes;
+    for (int lane = 0; lane < lanes; lane += BLOCK) {
+        const vf a = v_load(end->a + lane), b = v_load(end->b + lane), slope = v_load(end->slope + lane);
+        const int16_t *const first = end->first + lane, *const middle = end->middle + lane, *const last = end->last + lane;
+        int16_t *to = end->c + lane;
+        vf sum = v_one(0);
+        for (int position = 0; position < positions; position++, to += pitch) {
+            const int16_t *base = position == 0 ? first : position == positions - 1 ? last : middle;
+            sum = v_add(sum, SUFFIX(prelu)(v_fma(v_sums(base, differing + position * TILE + lane, to), a, b), slope));
         }
         v_store(end->sums + lane, v_add(v_load(end->sums + lane), sum));
     }

@@ -22,8 +22,11 @@ enum {
     TILE = 32,        /* outputs that a kernel of a binary convolution computes at once */
     AT_ONCE = 256,    /* outputs of a dense layer in one task */
     SEGMENT = 8,      /* most positions of a row that it computes at once */
-    SPARE = 16,       /* workspaces that a net keeps for its next calls */
-    MOST_COUNT = 32767 /* largest sum of a binary convolution: sums are kept in int16 */
+    SPARE = 64,       /* workspaces that a net keeps for its next calls */
+    MOST_COUNT = 32767, /* largest sum of a binary convolution: sums are kept in int16 */
+    /* Largest number of channels of a 3x3 convolution. The table of sums without a difference holds numbers larger than a sum: outside the
+     * map a tap counts 2 for each 1 in its weights. The largest one is that of a map of one column: 3 taps inside, 6 outside, 15 channels. */
+    MOST_3X3 = MOST_COUNT / 15
 };
 
 enum { REAL_CONV = 1, MAX_POOL = 2, UNIT = 3, HEAD = 4 };
@@ -109,7 +112,8 @@ typedef struct {
 
 /* The end of a segment: sums, and the sum of y = prelu(a c + b) over the positions. */
 typedef struct {
-    const int16_t *base[SEGMENT]; /* for each position, [lanes] */
+    const int16_t *first, *middle, *last; /* the sums without a difference, [lanes]: of the first position (a single one is
+                                            * the first), of the last one, of the others */
     int16_t *c;                   /* of the first position */
     int c_pitch, lanes;           /* lanes: TILE, or LANES in a last half tile */
     const float *a, *b, *slope;
@@ -177,7 +181,8 @@ typedef struct {
 } wanted;
 
 struct workspace {
-    int height, width;      /* of the image that it is made for */
+    int height, width, from; /* made for a map of this size and for the operations from number `from` on; 0 = all, from the image on */
+    int image_height, image_width;
     float *map[2], *residual;
     int16_t *counts[2];     /* sums of one or two binary convolutions */
     uint32_t *bits[2];
@@ -187,6 +192,20 @@ struct workspace {
     float *scratch;         /* for each thread */
     size_t scratch_floats;
 };
+
+/* What a passage from operation `from` on needs, in numbers of elements. They have 64 bits, so that they are right even where memory is
+ * addressed with 32 bits. */
+typedef struct {
+    uint64_t map, residual, counts, bits, places, scratch;
+    int height, width, from, image_height, image_width;
+} need;
+
+/* Follows the sizes of the maps through the operations. Returns false, and the operation, where an image does not fit. */
+bool bnext_sizes(const bnext_net *net, int height, int width, int from, need *most, int *where);
+/* The first operation whose map is small, 0 if there is none. From there on the weights are larger than the maps. */
+int bnext_late(const bnext_net *net, int height, int width);
+workspace *bnext_workspace_for(bnext_net *net, const need *most); /* NULL = too little memory */
+void bnext_give_back(bnext_net *net, workspace *space);
 
 static inline int bnext_chunk_rows(int height) { return (height + CHUNKS - 1) / CHUNKS; }
 static inline int bnext_chunks(int height) { return (height + bnext_chunk_rows(height) - 1) / bnext_chunk_rows(height); }

@@ -34,6 +34,26 @@ static size_t tile_bytes_avx512(int rows, int run) { return (size_t)rows * run *
 
 static void arrange_avx512(const uint32_t *words, int rows, int run, void *w) { memcpy(w, words, tile_bytes_avx512(rows, run)); }
 
+INLINE __m512i counts_avx512(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+
+/* What end_segment does, from counts that are in registers. */
+INLINE void from_registers(const segment_end *end, const __m512i *differing, int lane, int positions)
+{
+    const __m512 a = v_load(end->a + lane), b = v_load(end->b + lane), slope = v_load(end->slope + lane);
+    const __m512i first = counts_avx512(end->first + lane), middle = counts_avx512(end->middle + lane), last = counts_avx512(end->last + lane);
+    const size_t pitch = (size_t)end->c_pitch;
+    int16_t *to = end->c + lane;
+    __m512 sum = v_one(0);
+#pragma GCC unroll 8
+    for (int p = 0; p < positions; p++, to += pitch) {
+        __m512i c = p == 0 ? first : p == positions - 1 ? last : middle;
+        c = _mm512_sub_epi32(c, _mm512_add_epi32(differing[p], differing[p]));
+        _mm256_storeu_si256((__m256i *)(void *)to, _mm512_cvtepi32_epi16(c));
+        sum = v_add(sum, prelu_avx512(v_fma(_mm512_cvtepi32_ps(c), a, b), slope));
+    }
+    v_store(end->sums + lane, v_add(v_load(end->sums + lane), sum));
+}
+
 /* Lanes are outputs: each of 32 lanes of 32 bits counts the bits that differ between its weights and one position's activations. */
 INLINE void count_avx512(const segment *in, const segment_end *end, int positions)
 {
@@ -51,12 +71,8 @@ INLINE void count_avx512(const segment *in, const segment_end *end, int position
             }
         }
     }
-    uint16_t differing[SEGMENT * TILE];
-    for (int p = 0; p < positions; p++) {
-        _mm256_storeu_si256((__m256i *)(void *)(differing + p * TILE), _mm512_cvtepi32_epi16(low[p]));
-        _mm256_storeu_si256((__m256i *)(void *)(differing + p * TILE + 16), _mm512_cvtepi32_epi16(high[p]));
-    }
-    end_segment_avx512(end, differing, positions);
+    from_registers(end, low, 0, positions);
+    if (end->lanes > BLOCK) from_registers(end, high, BLOCK, positions);
 }
 
 TARGET static void binary_avx512(const segment *in, const segment_end *end)

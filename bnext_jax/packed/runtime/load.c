@@ -139,8 +139,9 @@ static void binary(source *from, bnext_net *net, binary_conv *made, layout in, l
     made->inputs = in.places;
     made->outputs = out.places;
     run = made->size * made->words;
-    if ((uint64_t)taps * in.channels > MOST_COUNT) {
-        bnext_fail(from, "a binary convolution has %d inputs; this engine counts to %d", taps * in.channels, MOST_COUNT);
+    if (in.channels > (made->size == 1 ? MOST_COUNT : MOST_3X3)) {
+        bnext_fail(from, "a binary convolution of size %d has %d channels; this engine takes %d", made->size, in.channels,
+                   made->size == 1 ? MOST_COUNT : MOST_3X3);
         return;
     }
     uint32_t *given = bnext_tensor(from, tensor, U32, (uint64_t)taps * given_words * out.channels);

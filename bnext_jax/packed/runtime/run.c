@@ -1,7 +1,6 @@
 /* One call: takes memory, sends each image through the operations. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -85,157 +84,83 @@ static wanted wanted_by(const bnext_net *net, int number)
     return next;
 }
 
-static void *room(uint64_t count, uint64_t size)
+/* Computes operation i, or the two units that stand side by side from i on. Returns the number of the next operation. */
+static int step(passage *now, int i, const float *image, float *logits)
 {
-    uint64_t bytes = (count * size + 127) / 64 * 64;
-    return bytes > PTRDIFF_MAX ? NULL : aligned_alloc(64, (size_t)bytes);
-}
-
-void bnext_workspace_free(workspace *space)
-{
-    if (!space) return;
-    void *all[] = {space->map[0],    space->map[1],    space->residual,   space->counts[0],  space->counts[1],
-                   space->bits[0],   space->bits[1],   space->sums[0],    space->sums[1],    space->mean,
-                   space->factor[0], space->factor[1], space->vectors[0], space->vectors[1], space->vectors[2],
-                   space->vectors[3], space->scratch,   space->pairs[0],   space->pairs[1]};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    free(space);
-}
-
-/* Numbers of elements. They have 64 bits, so that they are right even where memory is addressed with 32 bits. */
-typedef struct {
-    uint64_t map, residual, counts, bits, places, scratch;
-} need;
-
-static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-/* Follows the sizes of the maps through the operations. Returns false, and the operation, where a size does not fit. */
-static bool sizes(const bnext_net *net, int height, int width, need *most, int *where)
-{
-    uint64_t h = (uint64_t)height, w = (uint64_t)width;
-    *most = (need){0};
-    for (int i = 0; i < net->count; i++) {
-        const operation *o = &net->operations[i];
-        *where = i;
-        uint64_t in = (uint64_t)o->inputs;
-        if (o->kind == REAL_CONV || o->kind == MAX_POOL) {
-            int size = o->kind == MAX_POOL ? o->size : o->conv.size, stride = o->kind == MAX_POOL ? o->stride : o->conv.stride;
-            int pad = o->kind == MAX_POOL ? o->pad : o->conv.pad;
-            if (h + 2 * pad < (uint64_t)size || w + 2 * pad < (uint64_t)size) return false;
-            most->scratch = larger(most->scratch, (uint64_t)size * (w + 2 * pad) * 3 + 2 * (w + 2));
-            h = (h + 2 * pad - size) / stride + 1;
-            w = (w + 2 * pad - size) / stride + 1;
-        } else if (o->kind == UNIT) {
-            const unit *u = &o->unit;
-            if (u->conv.stride == 2 && (h % 2 || w % 2)) return false;
-            if (u->flavour == ATTENTION_18) most->scratch = larger(most->scratch, 2 * w * in + in);
-            h /= (uint64_t)u->conv.stride;
-            w /= (uint64_t)u->conv.stride;
-            most->counts = larger(most->counts, h * w * u->places);
-            if (u->flavour == ATTENTION_18) most->residual = larger(most->residual, h * w * u->places);
-            most->places = larger(most->places, u->reduce.outputs);
-        } else {
-            most->scratch = larger(most->scratch, w * in);
-            most->map = larger(most->map, (uint64_t)o->head.pitch);
-        }
-        uint64_t out = (uint64_t)o->outputs;
-        if (o->kind == UNIT && o->unit.join == FIRST) out = 2 * out;
-        most->map = larger(most->map, h * w * out);
-        most->bits = larger(most->bits, (h * (w + 2) + SEGMENT * 2 + 2) * ((out + 31) / 32));
-        most->places = larger(most->places, out);
+    bnext_net *net = now->net;
+    const operation *o = &net->operations[i];
+    int units = o->kind == UNIT && o->unit.join == FIRST ? 2 : 1;
+    wanted next = wanted_by(net, i + units);
+    uint64_t time = 0;
+    bnext_clock(net, -1, &time);
+    switch (o->kind) {
+    case REAL_CONV: bnext_real(now, o, image, &next); break;
+    case MAX_POOL: bnext_max(now, o, &next); break;
+    case UNIT: bnext_units(now, o, units, &next); break; /* it measures its own parts */
+    default: bnext_head(now, o, logits); break;
     }
-    return true;
-}
-
-static workspace *workspace_for(bnext_net *net, int height, int width, const need *most)
-{
-    for (int i = 0; i < SPARE; i++) {
-        workspace *one = atomic_exchange(&net->spare[i], NULL);
-        if (one && one->height == height && one->width == width) return one;
-        bnext_workspace_free(one);
-    }
-    workspace *made = calloc(1, sizeof *made);
-    if (!made) return NULL;
-    made->height = height;
-    made->width = width;
-    made->scratch_floats = (size_t)((most->scratch + 15) / 16 * 16);
-    bool whole = true;
-    for (int i = 0; i < 2; i++) {
-        whole = (made->map[i] = room(most->map, sizeof(float))) && whole;
-        whole = (made->counts[i] = room(most->counts, sizeof(int16_t))) && whole;
-        whole = (made->bits[i] = room(most->bits, sizeof(uint32_t))) && whole;
-        if (net->kernels->pair) whole = (made->pairs[i] = room(most->bits, 2 * sizeof(uint32_t))) && whole;
-        whole = (made->sums[i] = room(most->places * CHUNKS, sizeof(float))) && whole;
-        whole = (made->factor[i] = room(most->places, sizeof(float))) && whole;
-    }
-    for (int i = 0; i < 4; i++) whole = (made->vectors[i] = room(most->places, sizeof(float))) && whole;
-    whole = (made->mean = room(most->places, sizeof(float))) && whole;
-    whole = (made->residual = room(most->residual, sizeof(float))) && whole;
-    whole = (made->scratch = room((most->scratch + 15) / 16 * 16 * (uint64_t)net->info.threads, sizeof(float))) && whole;
-    if (whole) { /* kernels read a little beyond a row */
-        for (int i = 0; i < 2; i++) memset(made->bits[i], 0, (size_t)most->bits * sizeof(uint32_t));
-        for (int i = 0; i < 2 && made->pairs[i]; i++) memset(made->pairs[i], 0, 2 * (size_t)most->bits * sizeof(uint32_t));
-        return made;
-    }
-    bnext_workspace_free(made);
-    return NULL;
-}
-
-static void give_back(bnext_net *net, workspace *space)
-{
-    for (int i = 0; i < SPARE; i++) {
-        workspace *none = NULL;
-        if (atomic_compare_exchange_strong(&net->spare[i], &none, space)) return;
-    }
-    bnext_workspace_free(space);
+    if (o->kind != UNIT) bnext_clock(net, o->kind == HEAD ? TIME_HEAD : TIME_REAL, &time);
+    return i + units;
 }
 
 /* Sends one image through the operations before number `end`; returns what stands where it stopped. */
 static passage through(bnext_net *net, bnext_pool *pool, workspace *space, const float *image, float *logits, int end)
 {
     passage now = {net, pool, space, space->height, space->width};
-    uint64_t time = 0;
-    bnext_clock(net, -1, &time);
-    for (int i = 0; i < end; i++) {
-        const operation *o = &net->operations[i];
-        int units = o->kind == UNIT && o->unit.join == FIRST ? 2 : 1;
-        wanted next = wanted_by(net, i + units);
-        switch (o->kind) {
-        case REAL_CONV: bnext_real(&now, o, image, &next); break;
-        case MAX_POOL: bnext_max(&now, o, &next); break;
-        case UNIT: bnext_units(&now, o, units, &next); break;
-        default: bnext_head(&now, o, logits); break;
-        }
-        if (o->kind == HEAD) bnext_clock(net, TIME_HEAD, &time);
-        else if (o->kind != UNIT) bnext_clock(net, TIME_REAL, &time);
-        else bnext_clock(net, -1, &time);
-        i += units - 1;
-    }
+    for (int i = 0; i < end;) i = step(&now, i, image, logits);
     return now;
 }
 
+/* Moves a passage before operation `number` into another workspace. */
+static void move(passage *now, workspace *to, int number)
+{
+    const workspace *from = now->space;
+    wanted next = wanted_by(now->net, number);
+    size_t places = (size_t)now->net->operations[number].inputs, words = (places + 31) / 32;
+    size_t bits = (size_t)now->height * (now->width + 2) * words * sizeof(uint32_t);
+    memcpy(to->map[0], from->map[0], (size_t)now->height * now->width * places * sizeof(float));
+    memcpy(to->mean, from->mean, places * sizeof(float));
+    for (int set = 0; set < next.count; set++) {
+        memcpy(to->bits[set], from->bits[set], bits);
+        if (to->pairs[set]) memcpy(to->pairs[set], from->pairs[set], 2 * bits);
+    }
+    now->space = to;
+}
+
+enum { GROUP = 8 };
+
+/* Several images. Each thread takes whole groups of them, so nothing waits. Where maps are small and weights are large, a group's images
+ * pass an operation one after the other, so that its weights come from memory once. */
 typedef struct {
     bnext_net *net;
     const float *images;
     float *logits;
-    int height, width;
-    const need *most;
+    int count, size, split; /* images; images of a group; the operation from which on a group stays together */
+    size_t pixels;
+    need early, late;
     _Atomic bool failed;
 } batch;
 
-static void one_image(void *context, int task, int worker)
+static void one_group(void *context, int task, int worker)
 {
     (void)worker;
     batch *all = context;
-    workspace *space = workspace_for(all->net, all->height, all->width, all->most);
-    if (!space) {
-        atomic_store(&all->failed, true);
-        return;
+    bnext_net *net = all->net;
+    int first = task * all->size, count = all->count - first < all->size ? all->count - first : all->size;
+    workspace *early = bnext_workspace_for(net, &all->early), *late[GROUP] = {NULL};
+    passage at[GROUP];
+    bool whole = early != NULL;
+    for (int i = 0; i < count && whole; i++) whole = (late[i] = bnext_workspace_for(net, &all->late)) != NULL;
+    for (int i = 0; i < count && whole; i++) {
+        at[i] = through(net, NULL, early, all->images + (size_t)(first + i) * all->pixels * 3, NULL, all->split);
+        move(&at[i], late[i], all->split);
     }
-    size_t pixels = (size_t)all->height * all->width;
-    through(all->net, NULL, space, all->images + task * pixels * 3, all->logits + (size_t)task * all->net->info.classes,
-            all->net->count);
-    give_back(all->net, space);
+    for (int number = all->split, next = number; number < net->count && whole; number = next)
+        for (int i = 0; i < count; i++)
+            next = step(&at[i], number, NULL, all->logits + (size_t)(first + i) * net->info.classes);
+    if (!whole) atomic_store(&all->failed, true);
+    for (int i = 0; i < count; i++) bnext_give_back(net, late[i]);
+    bnext_give_back(net, early);
 }
 
 static int refuse(char *message, size_t message_size, const char *format, ...)
@@ -257,7 +182,7 @@ static bool fits(const bnext_net *net, int count, int height, int width, need *m
         return refuse(message, message_size, "%d images of %d x %d pixels cannot be computed", count, height, width), false;
     if (height % multiple || width % multiple)
         return refuse(message, message_size, "an image has %d x %d pixels; this network needs multiples of %d", height, width, multiple), false;
-    if (!sizes(net, height, width, most, &where))
+    if (!bnext_sizes(net, height, width, 0, most, &where))
         return refuse(message, message_size, "an image of %d x %d pixels does not fit operation %d of the network", height, width, where),
                false;
     return true;
@@ -267,18 +192,19 @@ int bnext_run(bnext_net *net, const float *images, int count, int height, int wi
 {
     need most;
     if (!fits(net, count, height, width, &most, message, message_size)) return -1;
-    if (count > 1 && count >= net->info.threads) { /* each thread takes whole images: then nothing waits */
-        batch all = {net, images, logits, height, width, &most, false};
-        bnext_pool_run(net->pool, count, one_image, &all);
+    int split = bnext_late(net, height, width), threads = net->info.threads, ignored;
+    size_t pixels = (size_t)height * width, classes = (size_t)net->info.classes;
+    if (count > 1 && count >= threads && split) {
+        int each = (count + threads - 1) / threads;
+        batch all = {net, images, logits, count, each < GROUP ? each : GROUP, split, pixels, most, {0}, false};
+        bnext_sizes(net, height, width, split, &all.late, &ignored);
+        bnext_pool_run(net->pool, (count + all.size - 1) / all.size, one_group, &all);
         return atomic_load(&all.failed) ? refuse(message, message_size, "there is too little memory for these images") : 0;
     }
-    for (int i = 0; i < count; i++) {
-        workspace *space = workspace_for(net, height, width, &most);
-        if (!space) return refuse(message, message_size, "there is too little memory for this image");
-        through(net, net->pool, space, images + (size_t)i * height * width * 3, logits + (size_t)i * net->info.classes,
-                net->count);
-        give_back(net, space);
-    }
+    workspace *space = bnext_workspace_for(net, &most);
+    if (!space) return refuse(message, message_size, "there is too little memory for this image");
+    for (int i = 0; i < count; i++) through(net, net->pool, space, images + i * pixels * 3, logits + i * classes, net->count);
+    bnext_give_back(net, space);
     return 0;
 }
 
@@ -289,13 +215,13 @@ long bnext_map(bnext_net *net, const float *image, int height, int width, int nu
     if (number < 0 || number >= net->count - 1 || !net->operations[number].channels)
         return refuse(message, message_size, "there is no map after operation %d", number);
     if (!fits(net, 1, height, width, &most, message, message_size)) return -1;
-    workspace *space = workspace_for(net, height, width, &most);
+    workspace *space = bnext_workspace_for(net, &most);
     if (!space) return refuse(message, message_size, "there is too little memory for this image");
     const struct operation *o = &net->operations[number];
     passage now = through(net, net->pool, space, image, NULL, number + 1);
     long count = (long)now.height * now.width * o->channels;
     for (long i = 0; i < count && i < room; i++)
         map[i] = space->map[0][(size_t)(i / o->channels) * o->outputs + o->place[i % o->channels]];
-    give_back(net, space);
+    bnext_give_back(net, space);
     return count;
 }

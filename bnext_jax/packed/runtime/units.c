@@ -19,6 +19,13 @@ typedef struct {
     int places; /* of the whole output */
 } work;
 
+/* Asks the memory for a share of a dense layer's weights. The gate follows the convolution and has nothing to do but wait for them. */
+static void fetch(const linear *layer, int share, int shares)
+{
+    size_t bytes = (size_t)layer->inputs * layer->pitch * sizeof(float), from = bytes * share / shares, to = bytes * (share + 1) / shares;
+    for (from -= from % 64; from < to; from += 64) __builtin_prefetch((const char *)layer->w + from, 0, 2);
+}
+
 /* One tile of outputs, one part of the rows. */
 static void convolve(void *context, int task, int worker)
 {
@@ -48,19 +55,24 @@ static void convolve(void *context, int task, int worker)
         segment part = {.x_row = x_row, .step = (size_t)stride * position, .rows = until - first, .run = size * words,
                         .w = (const uint8_t *)conv->w + (size_t)tile * conv->tile_bytes + (size_t)first * conv->row_bytes,
                         .row_bytes = conv->row_bytes};
+        const int16_t *base = conv->base + tile * TILE;
+        end.middle = base + (size_t)class * all_lanes;
         for (int piece = 0; piece < pieces; piece++) {
             int from = groups * piece / pieces * unit_of, to = groups * (piece + 1) / pieces * unit_of;
             if (to > w->columns) to = w->columns;
             part.positions = to - from;
             part.x = x + (size_t)from * part.step;
-            for (int i = 0; i < part.positions; i++) {
-                int left = (from + i) * stride - pad;
-                int of = class | (left < 0 ? 4 : 0) | (left + size > w->in_columns ? 8 : 0);
-                end.base[i] = conv->base + (size_t)of * all_lanes + tile * TILE;
-            }
+            int left = from * stride - pad < 0 ? 4 : 0, right = (to - 1) * stride - pad + size > w->in_columns ? 8 : 0;
+            if (part.positions == 1) left |= right;
+            end.first = base + (size_t)(class | left) * all_lanes;
+            end.last = base + (size_t)(class | right) * all_lanes;
             end.c = w->now->space->counts[which] + ((size_t)row * w->columns + from) * places + tile * TILE;
             kernel->binary(&part, &end);
         }
+    }
+    if (u->scale) {
+        fetch(&u->reduce, task % (chunks * tiles), chunks * tiles);
+        fetch(&u->expand, task % (chunks * tiles), chunks * tiles);
     }
 }
 
