@@ -3,13 +3,17 @@
 #                   then the reference outputs, compiled as for users
 # make lint         ruff and mypy
 # make docs         the manual, in docs/_build/html
+# make native       tests of the engine in C: sanitizers, damaged files (FUZZ_SECONDS=240 of computing, in two processes), 64-bit ARM in an
+#                   emulator, faults put in on purpose; its parts are sanitize, fuzz, example, arm and mutants
+# make native-packages   installs what make native needs beyond gcc, with apt
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses=2 --durations=15
 
-.PHONY: quickstart test lint docs clean
+NATIVE = sanitize fuzz example arm mutants
+.PHONY: quickstart test lint docs native native-packages $(NATIVE) clean
 .DELETE_ON_ERROR:
 
 $(VENV)/run.done: requirements.txt
@@ -33,6 +37,7 @@ lint: $(VENV)/dev.done
 test: lint
 	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden"
 	$(PYTEST) --dist=load -m golden
+	@echo "not run: make native (sanitizers, ARM, fuzzing), make docs"
 
 $(VENV)/docs.done: requirements-docs.txt $(VENV)/run.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
@@ -41,5 +46,18 @@ $(VENV)/docs.done: requirements-docs.txt $(VENV)/run.done
 docs: $(VENV)/docs.done
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
+# One after the other, so that the output can be read; each uses both cores.
+native: $(VENV)/run.done
+	for part in $(NATIVE); do $(MAKE) --no-print-directory -j2 $$part || exit 1; done
+
+$(NATIVE): $(VENV)/run.done
+	+$(MAKE) --no-print-directory -s -C tests/c PYTHON=$(abspath $(BIN)/python) $@
+
+ARM_PACKAGES = gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+native-packages:
+	dpkg --status $(ARM_PACKAGES) > /dev/null 2>&1 || { \
+	  root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+	  $$root apt-get update -qq && $$root apt-get install -qq -y --no-install-recommends $(ARM_PACKAGES); }
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .cache/native

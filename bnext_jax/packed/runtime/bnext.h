@@ -59,8 +59,8 @@ BNEXT_API void bnext_normalize(const bnext_net *net, const uint8_t *pixels, size
 BNEXT_API int bnext_run(
     bnext_net *net, const float *images, int count, int height, int width, float *logits, char *message, size_t message_size);
 
-/* For tests and curious people: the map [height, width, channels] after operation `number` of the program, for one image. `map` has room for
- * `room` numbers. Returns how many there are, or -1 as bnext_run does. */
+/* For tests and curious people: the map [height, width, channels] after operation `number` of the program, for one image. `map` has room
+ * for `room` numbers. Returns how many there are, or -1 as bnext_run does. */
 BNEXT_API long bnext_map(bnext_net *net, const float *image, int height, int width, int number, float *map, long room, char *message,
                          size_t message_size);
 

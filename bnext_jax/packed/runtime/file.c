@@ -1,4 +1,5 @@
 /* A packed file: its header, its program, its tensors. Nothing that the file says is used before it has been checked. */
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ bool bnext_read(source *from, uint64_t place, void *to, uint64_t count)
         if (count) memcpy(to, from->bytes + place, (size_t)count);
         return true;
     }
-    if (place > 0x7fffffffL || fseek(from->file, (long)place, SEEK_SET) || fread(to, 1, (size_t)count, from->file) != count)
+    if (place > LONG_MAX || fseek(from->file, (long)place, SEEK_SET) || fread(to, 1, (size_t)count, from->file) != count)
         return bnext_fail(from, "the file cannot be read at byte %llu", (unsigned long long)place);
     return true;
 }

@@ -25,7 +25,8 @@ enum {
     SPARE = 64,       /* workspaces that a net keeps for its next calls */
     MOST_COUNT = 32767, /* largest sum of a binary convolution: sums are kept in int16 */
     /* Largest number of channels of a 3x3 convolution. The table of sums without a difference holds numbers larger than a sum: outside the
-     * map a tap counts 2 for each 1 in its weights. The largest one is that of a map of one column: 3 taps inside, 6 outside, 15 channels. */
+     * map a tap counts 2 for each 1 in its weights. The largest one is that of a map of one column: 3 taps inside, 6
+     * outside, so 15 times the channels. */
     MOST_3X3 = MOST_COUNT / 15
 };
 

@@ -40,7 +40,8 @@ INLINE __m512i counts_avx512(const int16_t *p) { return _mm512_cvtepi16_epi32(_m
 INLINE void from_registers(const segment_end *end, const __m512i *differing, int lane, int positions)
 {
     const __m512 a = v_load(end->a + lane), b = v_load(end->b + lane), slope = v_load(end->slope + lane);
-    const __m512i first = counts_avx512(end->first + lane), middle = counts_avx512(end->middle + lane), last = counts_avx512(end->last + lane);
+    const __m512i first = counts_avx512(end->first + lane), last = counts_avx512(end->last + lane);
+    const __m512i middle = counts_avx512(end->middle + lane);
     const size_t pitch = (size_t)end->c_pitch;
     int16_t *to = end->c + lane;
     __m512 sum = v_one(0);
@@ -60,7 +61,8 @@ INLINE void count_avx512(const segment *in, const segment_end *end, int position
     __m512i low[SEGMENT], high[SEGMENT];
     for (int p = 0; p < positions; p++) low[p] = high[p] = _mm512_setzero_si512();
     for (int row = 0; row < in->rows; row++) {
-        const uint32_t *w = (const uint32_t *)(const void *)(in->w + row * in->row_bytes), *bits = (const uint32_t *)(const void *)(in->x + row * in->x_row);
+        const uint32_t *w = (const uint32_t *)(const void *)(in->w + row * in->row_bytes);
+        const uint32_t *bits = (const uint32_t *)(const void *)(in->x + row * in->x_row);
         for (int i = 0; i < in->run; i++, w += TILE) {
             __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 16);
 #pragma GCC unroll 8

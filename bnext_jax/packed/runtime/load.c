@@ -263,7 +263,8 @@ bool bnext_load(source *from, bnext_net *net)
             return bnext_fail(from, "the program does not begin with a real convolution, or does not end with a head");
         if (join == FIRST && !(w[0] == UNIT && w[6] == SECOND)) return bnext_fail(from, "the second of two units is missing");
         if (w[0] == REAL_CONV) {
-            bool fits = sane(from, w[1], 3, 3, "the colours of an image") && sane(from, w[2], 1, MOST_CHANNELS, "the outputs of the stem") &&
+            bool fits = sane(from, w[1], 3, 3, "the colours of an image") &&
+                        sane(from, w[2], 1, MOST_CHANNELS, "the outputs of the stem") &&
                         sane(from, w[3], 1, MOST_SIZE, "the size of the stem") && sane(from, w[4], 1, MOST_SIZE, "its stride") &&
                         sane(from, w[5], 0, w[3] / 2, "its padding");
             if (!fits) return false;

@@ -181,7 +181,8 @@ static bool fits(const bnext_net *net, int count, int height, int width, need *m
     if (count < 1 || height < 1 || width < 1 || height > 1 << 14 || width > 1 << 14)
         return refuse(message, message_size, "%d images of %d x %d pixels cannot be computed", count, height, width), false;
     if (height % multiple || width % multiple)
-        return refuse(message, message_size, "an image has %d x %d pixels; this network needs multiples of %d", height, width, multiple), false;
+        return refuse(message, message_size, "an image has %d x %d pixels; this network needs multiples of %d", height, width, multiple),
+               false;
     if (!bnext_sizes(net, height, width, 0, most, &where))
         return refuse(message, message_size, "an image of %d x %d pixels does not fit operation %d of the network", height, width, where),
                false;
@@ -195,10 +196,10 @@ int bnext_run(bnext_net *net, const float *images, int count, int height, int wi
     int split = bnext_late(net, height, width), threads = net->info.threads, ignored;
     size_t pixels = (size_t)height * width, classes = (size_t)net->info.classes;
     if (count > 1 && count >= threads && split) {
-        int each = (count + threads - 1) / threads;
+        int each = (count - 1) / threads + 1;
         batch all = {net, images, logits, count, each < GROUP ? each : GROUP, split, pixels, most, {0}, false};
         bnext_sizes(net, height, width, split, &all.late, &ignored);
-        bnext_pool_run(net->pool, (count + all.size - 1) / all.size, one_group, &all);
+        bnext_pool_run(net->pool, (count - 1) / all.size + 1, one_group, &all);
         return atomic_load(&all.failed) ? refuse(message, message_size, "there is too little memory for these images") : 0;
     }
     workspace *space = bnext_workspace_for(net, &most);

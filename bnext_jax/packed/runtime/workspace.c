@@ -78,7 +78,8 @@ bool bnext_sizes(const bnext_net *net, int height, int width, int from, need *mo
             most->scratch = larger(most->scratch, before * in);
             most->map = larger(most->map, (uint64_t)o->head.pitch);
         } else {
-            uint64_t size = (uint64_t)(o->kind == MAX_POOL ? o->size : o->conv.size), pad = (uint64_t)(o->kind == MAX_POOL ? o->pad : o->conv.pad);
+            bool pools = o->kind == MAX_POOL;
+            uint64_t size = (uint64_t)(pools ? o->size : o->conv.size), pad = (uint64_t)(pools ? o->pad : o->conv.pad);
             most->scratch = larger(most->scratch, size * (before + 2 * pad) * 3 + 2 * (before + 2));
         }
         hold(most, h, w, out);
