@@ -10,8 +10,14 @@ from bnext_jax.bench.contenders import Contender
 from bnext_jax.host.progress import Progress
 
 
+PAUSE = 0.1  # seconds
+
+
 def alternate(contenders: Sequence[Contender], images: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
-    """Runs all contenders once, to compile and to warm up, then measures them in turn.
+    """Runs all contenders once, to compile, then measures them in turn.
+
+    Before each measurement there is a pause, because threads of the contender before it may still look for work (those of onnxruntime do),
+    and one run that does not count, because the contender before it has filled the caches.
 
     Args:
       contenders: what to measure.
@@ -25,6 +31,9 @@ def alternate(contenders: Sequence[Contender], images: np.ndarray, rounds: int) 
     with Progress(f"batch {len(images)}", (rounds + 1) * len(contenders), unit="run") as progress:
         for turn in range(rounds + 1):
             for one, given in zip(contenders, inputs, strict=True):
+                if turn:
+                    time.sleep(PAUSE)
+                    one.run(given)
                 start = time.perf_counter()
                 one.run(given)
                 if turn:
