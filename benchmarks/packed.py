@@ -2,6 +2,7 @@
 
     python benchmarks/packed.py                      # all networks; needs the extra bench
     python benchmarks/packed.py bnext_tiny bnext18   # these; the others keep their old figures
+    python benchmarks/packed.py sizes                # only the sizes of all files, in results/packed_sizes.json
 
 Speeds come from `bnext bench`: contenders in turn in one process, on one processor and on all. The C program is examples/c.
 """
@@ -22,9 +23,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import record
+from bnext_jax.analysis.count import weigh
 from bnext_jax.commands.bench import bench
 from bnext_jax.io.checkpoint import without_run
-from bnext_jax.models.table import create_model
+from bnext_jax.io.load import edition_arguments
+from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.packed import build, file
 from bnext_jax.packed.engine import Engine
 from bnext_jax.packed.pack import pack
@@ -36,12 +39,13 @@ SIDE = 224  # pixels
 STARTS = 9
 
 
-def packed(name, folder):
-    """A packed file of a network with random weights."""
-    model = create_model(name, rngs=nnx.Rngs(0))
+def packed(name, folder, arguments=None):
+    """A packed file of a network with random weights. arguments: see create_model."""
+    arguments = arguments or {}
+    model = create_model(name, rngs=nnx.Rngs(0), **arguments)
     model.temperature[...] = jnp.zeros(())
     path = folder / f"{name}.bnext"
-    file.write(path, *pack(model, without_run(model, {"name": name, "num_classes": 1000, "arguments": {}})))
+    file.write(path, *pack(model, without_run(model, {"name": name, "num_classes": 1000, "arguments": arguments})))
     return path
 
 
@@ -84,8 +88,27 @@ def limits(folder):
     return json.loads(subprocess.run([folder / "limits"], check=True, capture_output=True, text=True).stdout)
 
 
+def sizes():
+    """MiB of each packed file and of its quantized edition, by the file and by `count`."""
+    found = {}
+    with tempfile.TemporaryDirectory() as made:
+        for name in NETWORKS:
+            for label, bits in (("float gates", None), ("gates of 4 bits", 4)):
+                if bits and model_config(name).edition(bits) is None:
+                    continue
+                path = packed(name, pathlib.Path(made), edition_arguments(name, {}, bits) if bits else {})
+                counted = weigh(abstract_model(name))["bytes_edition" if bits else "bytes"]
+                values = {"file_mib": path.stat().st_size / 2**20, "count_mib": counted / 2**20}
+                found.setdefault(name, {})[label] = {key: round(value, 3) for key, value in values.items()}
+                path.unlink()
+    return found
+
+
 def main():
     """Runs all measurements and writes results/packed.json."""
+    if sys.argv[1:] == ["sizes"]:
+        record.write("packed_sizes", {"networks": sizes()})
+        return
     names = sys.argv[1:] or list(NETWORKS)
     values = {name: found for name, found in record.kept("packed").get("networks", {}).items() if name not in names}
     with tempfile.TemporaryDirectory() as made:

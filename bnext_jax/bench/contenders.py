@@ -126,9 +126,10 @@ def in_onnx(model: TableModel, threads: int, side: int, folder: pathlib.Path) ->
             one = next(self.images, None)
             return None if one is None else {"images": one}
 
-    plain, eight = folder / "float.onnx", folder / "int8.onnx"
+    plain, joined, eight = folder / "float.onnx", folder / "joined.onnx", folder / "int8.onnx"
     to_onnx(torch_network(model), side, plain)
-    quantization.quantize_static(str(plain), str(eight), Calibration(), quant_format=quantization.QuantFormat.QDQ)
+    quantization.quant_pre_process(str(plain), str(joined), skip_symbolic_shape=True)  # joins norms and convolutions
+    quantization.quantize_static(str(joined), str(eight), Calibration(), quant_format=quantization.QuantFormat.QDQ)
 
     def contender(name, path):
         options = onnxruntime.SessionOptions()

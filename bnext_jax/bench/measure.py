@@ -9,7 +9,6 @@ import numpy as np
 from bnext_jax.bench.contenders import Contender
 from bnext_jax.host.progress import Progress
 
-
 PAUSE = 0.1  # seconds
 
 

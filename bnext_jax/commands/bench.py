@@ -67,12 +67,16 @@ def bench(
                 found["threads"] |= done["threads"]
                 found["missing"] = done["missing"]
             return found
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-        programs, missing = contenders.all_of(path, threads, side, pathlib.Path(folder))
-        values = {}
-        for count in batch:
-            images = np.random.default_rng(0).standard_normal((count, side, side, 3), np.float32)
-            values[str(count)] = measure.alternate(programs, images, rounds)
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(allowed)[-threads:])
+        try:
+            programs, missing = contenders.all_of(path, threads, side, pathlib.Path(folder))
+            values = {}
+            for count in batch:
+                images = np.random.default_rng(0).standard_normal((count, side, side, 3), np.float32)
+                values[str(count)] = measure.alternate(programs, images, rounds)
+        finally:
+            os.sched_setaffinity(0, allowed)
     print(f"{name}, {side} x {side} pixels, {threads} of {available} processors", file=sys.stderr)
     print(tables.text(measure.rows(values, contenders.FLOAT)), file=sys.stderr)
     for why in missing:

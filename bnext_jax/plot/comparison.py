@@ -1,4 +1,4 @@
-"""Draws top-1 accuracy on ImageNet against OPs and against size: published binary networks, and the results measured here."""
+"""Draws top-1 accuracy on ImageNet against OPs, size and measured milliseconds: published binary networks, and what was measured here."""
 
 import csv
 import dataclasses
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 IMAGES = 50_000  # ImageNet's validation set; a top-1 over fewer images cannot be compared
 PUBLISHED = pathlib.Path(__file__).with_name("comparison.csv")
+METHODS = {  # name in models.table -> name in comparison.csv
+    "bnext18": "BNext-18",
+    "bnext_tiny": "BNext-T",
+    "bnext_small": "BNext-S",
+    "bnext_middle": "BNext-M",
+    "bnext_large": "BNext-L",
+}
 STYLES = {
     "others": (COLOURS[5], "o", "published"),
     "BNext": (COLOURS[0], "s", "BNext, published"),
@@ -74,12 +81,53 @@ def read_own(folder: os.PathLike | str) -> list[dict[str, Any]]:
     return rows
 
 
+def read_speeds(folder: os.PathLike | str) -> tuple[list[dict[str, Any]], str]:
+    """Reads measured speeds of BNext, kept as folder/packed.json by benchmarks/packed.py: one processor, one image, medians.
+
+    Returns:
+      (one dict for each network and form: {"method", "top1" (published), "milliseconds", "family": "BNext" for the packed network and
+      "others" for PyTorch's float network}, the processor). Nothing if the file does not exist.
+    """
+    path = pathlib.Path(folder) / "packed.json"
+    if not path.exists():
+        return [], ""
+    record = json.loads(path.read_text())
+    known = {row["method"]: row["top1"] for row in read_published()}
+    rows = []
+    for model, method in METHODS.items():
+        measured = record["networks"].get(model, {}).get("milliseconds", {}).get("1", {}).get("1", {})
+        floats = [values["median"] for name, values in measured.items() if name.startswith("float, PyTorch")]
+        for family, times in (("BNext", [measured["packed, C"]["median"]] if "packed, C" in measured else []), ("others", floats)):
+            if times:
+                rows.append({"method": method, "top1": known[method], "milliseconds": min(times), "family": family})
+    return rows, record["machine"]["processor"]
+
+
+def _speeds(axis: "Axes", rows: list[dict[str, Any]], processor: str) -> None:
+    """Draws top-1 against milliseconds, packed and in floats, with a line between the two points of a network."""
+    for family, label in (("others", "float, PyTorch"), ("BNext", "packed, the engine in C")):
+        chosen = [row for row in rows if row["family"] == family]
+        points = [row["milliseconds"] for row in chosen], [row["top1"] for row in chosen]
+        colour, marker, _ = STYLES[family]
+        axis.plot(*points, linestyle="", color=colour, marker=marker, markersize=7, markeredgecolor="white", label=label)
+    for method in {row["method"] for row in rows}:
+        both = [row for row in rows if row["method"] == method]
+        axis.plot([row["milliseconds"] for row in both], [row["top1"] for row in both], color="0.75", linewidth=1, zorder=0)
+    axis.set_xscale("log")
+    axis.margins(x=0.22, y=0.08)
+    ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.legend(loc="lower right")
+    tidy(axis, "", f"milliseconds an image, measured on one core of {processor}", "")
+
+
 def comparison(output: os.PathLike | str | None = None, results: os.PathLike | str = "results") -> str:
-    """Draws both panels, top-1 against OPs and against size.
+    """Draws top-1 against OPs, against size and, where speeds were measured, against milliseconds.
 
     Args:
       output: the picture's path, see picture_path; None = comparison.png.
-      results: folder with our own results, see read_own; it may be missing.
+      results: folder with our own results, see read_own and read_speeds; it may be missing.
     Returns:
       The picture's path.
     Raises:
@@ -87,9 +135,11 @@ def comparison(output: os.PathLike | str | None = None, results: os.PathLike | s
     """
     path = picture_path(output or "comparison.png")
     rows = read_published() + read_own(results)
-    figure, axes = subplots(1, 2, figsize=(11, 5.5), sharey=True)
+    speeds, processor = read_speeds(results)
+    count_of_panels = 3 if speeds else 2
+    figure, axes = subplots(1, count_of_panels, figsize=(5.5 * count_of_panels, 5.5), sharey=True)
     panels = (("gops", "OPs (G): binary MACs / 64 + 8-bit / 8 + 4-bit / 16 + float"), ("megabytes", "size (MB)"))
-    for axis, (key, label) in zip(axes, panels, strict=True):
+    for axis, (key, label) in zip(axes, panels, strict=False):
         for family, (colour, marker, told) in STYLES.items():
             chosen = sorted((row for row in rows if row["family"] == family and row[key]), key=lambda row: row[key])
             if chosen:
@@ -105,10 +155,14 @@ def comparison(output: os.PathLike | str | None = None, results: os.PathLike | s
         axis.minorticks_off()
         tidy(axis, "", label, "ImageNet top-1 (%)" if key == "gops" else "")
     axes[0].legend(loc="lower right")
+    if speeds:
+        _speeds(axes[2], speeds, processor)
     figure.suptitle("Binary networks on ImageNet", fontsize=12)
     figure.canvas.draw()  # places the panels; labels need final positions
-    for axis, (key, _) in zip(axes, panels, strict=True):
+    for axis, (key, _) in zip(axes, panels, strict=False):
         _name_points(axis, [row for row in rows if row[key]], key)
+    if speeds:
+        _name_points(axes[2], [row for row in speeds if row["family"] == "BNext"], "milliseconds")
     return save(figure, path)
 
 

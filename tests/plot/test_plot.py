@@ -181,6 +181,29 @@ def test_the_comparison_has_a_source_per_method_and_bnexts_published_figures():
     assert [rows[name]["top1"] for name in ("BNext-T", "BNext-S", "BNext-M", "BNext-L", "BNext-18")] == [72.4, 76.1, 78.3, 80.57, 68.4]
 
 
+def test_measured_speeds_become_a_third_panel(drawing, tmp_path):
+    names = ("packed, C", "float, PyTorch", "float, PyTorch, channels_last", "float, bnext_jax")
+    times = {"bnext_tiny": (8.0, 150.0, 160.0, 90.0), "bnext18": (6.0, 80.0, 70.0, 60.0)}
+    networks = {
+        model: {"milliseconds": {"1": {"1": {name: {"median": value, "best": 1.0} for name, value in zip(names, of, strict=True)}}}}
+        for model, of in times.items()
+    }
+    (tmp_path / "packed.json").write_text(json.dumps({"machine": {"processor": "Some Processor"}, "networks": networks}))
+    rows, processor = comparison.read_speeds(tmp_path)
+    found = {(row["method"], row["family"]): (row["milliseconds"], row["top1"]) for row in rows}
+    assert found == {
+        ("BNext-T", "BNext"): (8.0, 72.4),
+        ("BNext-T", "others"): (150.0, 72.4),  # PyTorch in the faster of its two layouts
+        ("BNext-18", "BNext"): (6.0, 68.4),
+        ("BNext-18", "others"): (70.0, 68.4),
+    }
+    assert processor == "Some Processor"
+    comparison.comparison(tmp_path / "a.pdf", results=tmp_path)
+    *_, right = drawing["figure"].axes
+    assert len(drawing["figure"].axes) == 3 and "measured on one core of Some Processor" in right.get_xlabel()
+    assert {text.get_text() for text in right.texts} == {"BNext-T", "BNext-18"}
+
+
 def test_own_results_join_the_comparison_only_if_they_count_50000_images(drawing, tmp_path):
     results = {
         "ours": {"model": "bnext18", "arguments": {}, "top1": 67.0, "examples": 50_000},
