@@ -114,8 +114,8 @@ def _speeds(axis: "Axes", rows: list[dict[str, Any]], processor: str) -> None:
         both = [row for row in rows if row["method"] == method]
         axis.plot([row["milliseconds"] for row in both], [row["top1"] for row in both], color="0.75", linewidth=1, zorder=0)
     for row in (row for row in rows if row["family"] == "BNext"):  # left of its point, where no line is
-        axis.annotate(row["method"], (row["milliseconds"], row["top1"]), xytext=(-7, 0), textcoords="offset points", ha="right", va="center",
-                      fontsize=FONT, color=STYLES["BNext"][0])  # fmt: skip
+        place: dict[str, Any] = {"xytext": (-7, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        axis.annotate(row["method"], (row["milliseconds"], row["top1"]), **place, fontsize=FONT, color=STYLES["BNext"][0])
     axis.set_xscale("log")
     axis.margins(x=0.22, y=0.08)
     ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
