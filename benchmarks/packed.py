@@ -118,6 +118,8 @@ def main():
             path = packed(name, folder)
             done = bench(checkpoint=str(path), batch=NETWORKS[name], rounds=ROUNDS[name])
             values[name] = {
+                **record.origin(),
+                "processors": len(os.sched_getaffinity(0)),
                 "file_mib": round(path.stat().st_size / 2**20, 3),
                 "milliseconds": done["threads"],
                 "missing": done["missing"],
@@ -129,7 +131,7 @@ def main():
                     values[name][f"parts_milliseconds_{kernel}"] = parts(path, kernel)
             path.unlink()
         found = limits(folder)
-    settings = {"pixels": SIDE, "rounds": ROUNDS, "processors": len(os.sched_getaffinity(0))}
+    settings = {"pixels": SIDE, "rounds": ROUNDS}
     record.write("packed", {"settings": settings, "limits": found, "networks": values})
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB", file=sys.stderr)
 

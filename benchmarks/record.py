@@ -37,12 +37,19 @@ def kept(name):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write(name, values):
-    """Writes results/NAME.json and prints it. `commit` ends in "+" if files differ from that commit."""
-    record = {
+def origin():
+    """Where figures come from: {"command", "commit", "date"}. `commit` ends in "+" if files differ from that commit."""
+    return {
         "command": "python " + " ".join([os.path.relpath(sys.argv[0], RESULTS.parent), *sys.argv[1:]]),
         "commit": process.revision(),
         "date": datetime.date.today().isoformat(),
+    }
+
+
+def write(name, values):
+    """Writes results/NAME.json and prints it. See `origin`."""
+    record = {
+        **origin(),
         "machine": machine(),
         **values,
     }

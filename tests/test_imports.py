@@ -29,7 +29,8 @@ training.step training.evaluator training.programs training.init training.run tr
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation
 plot.features commands.predict commands.evaluate plot.report
-bench.contenders bench.measure commands.convert commands.pack commands.bench commands.count commands.plan commands.plot commands.quickstart
+bench.contenders bench.measure bench.child
+commands.convert commands.pack commands.bench commands.count commands.plan commands.plot commands.quickstart
 commands.flags commands.table commands.help_texts cli __main__
 """
 ORDER = LINES.split()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from bnext_jax.errors import one_line
+from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.network import split
@@ -158,7 +158,10 @@ def all_of(path: pathlib.Path, threads: int, side: int, folder: pathlib.Path) ->
     if why := build.reason():
         missing.append(f"{C}: {why}")
     else:
-        found.append(packed_c(path, threads))
+        try:
+            found.append(packed_c(path, threads))
+        except UserError as error:  # the engine does not know this network
+            missing.append(f"{C}: {error}")
     found += [_in_jax(XLA, network.load(path, network.XLA)[0]), _in_jax(FLOAT, model)]
     supported = model.config.edition(4) is None or model.config.gate_bits is None
     for modules, make in (

@@ -108,7 +108,7 @@ COMMANDS = {
     "pack": Command(
         "write a binary network as a small file, one bit a weight",
         "Packs a trained network into a file for fast inference. Its binary weights must be exactly +1 and -1: the temperature of the"
-        " run must be low enough. Every command takes the file in place of a checkpoint. Prints the sizes, and compares the packed network"
+        " run must be low enough. Other commands take the file in place of a checkpoint. Prints the sizes, and compares the packed network"
         " with the float network on random images.",
         (
             dataclasses.replace(NEEDED_CHECKPOINT, meaning="a work directory or a PyTorch file"),
@@ -122,7 +122,7 @@ COMMANDS = {
     "bench": Command(
         "measure how fast a network runs on this machine, packed and in floats",
         "Runs the packed network in C and in XLA, and the same network in floats: in bnext_jax, and in PyTorch and onnxruntime where they"
-        " are installed. The contenders take turns in one process. Once with one processor, once with all.",
+        " are installed. The contenders take turns in one process; there is one process with one processor, and one with all.",
         (
             dataclasses.replace(CHECKPOINT, meaning="a packed file, a work directory or a PyTorch file, with exactly binary weights"),
             Flag("model", "without --checkpoint: measure this model with random weights", "NAME"),

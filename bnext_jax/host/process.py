@@ -34,6 +34,16 @@ EXTRAS = {
 }
 
 
+def processors() -> int:
+    """The number of processors that this process may use. A container may allow fewer than the machine has (Linux, cgroup v2)."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(found, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such limit, or the word "max"
+        return found
+
+
 def needs(module: str) -> str:
     """Returns a message that names the package of a module, and how to install it.
 

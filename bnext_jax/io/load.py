@@ -150,7 +150,11 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
 
 
 def load(
-    path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None, form: str | None = None
+    path: os.PathLike | str,
+    expected: str | None = None,
+    gate_bits: int | None = None,
+    form: str | None = None,
+    threads: int = 0,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory, a PyTorch file or a packed file.
 
@@ -159,6 +163,7 @@ def load(
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
       form: how a packed file is computed, see packed.network.load; None = the fastest form that runs here. Other files ignore it.
+      threads: threads that the engine of a packed file may use for one call; 0 = all processors. Other files ignore it.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
       "class_names", "precision" and more).
@@ -173,7 +178,7 @@ def load(
     if not epath.Path(path).exists():
         raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
     if file.is_packed(path):
-        model, metadata = network.load(path, form)
+        model, metadata = network.load(path, form, threads)
         _check_edition(path, metadata, gate_bits)
         gate_bits = None
     elif epath.Path(path).is_dir():
@@ -195,7 +200,8 @@ def _check_edition(path, metadata, gate_bits):
 def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
     """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
     if file.is_packed(path) and epath.Path(path).exists():
-        metadata = network.metadata_of(file.read_description(path))
+        with network.local(path) as place:
+            metadata = network.metadata_of(file.read_description(place))
         _check_edition(path, metadata, gate_bits)
         return metadata
     if not epath.Path(path).is_dir():

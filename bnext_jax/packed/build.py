@@ -9,6 +9,7 @@ import pathlib
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 
@@ -35,7 +36,7 @@ def sources() -> list[pathlib.Path]:
 def cache_folder() -> pathlib.Path:
     """The folder for built engines: $BNEXT_CACHE, or bnext_jax in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
     if own := os.environ.get("BNEXT_CACHE"):
-        return pathlib.Path(own)
+        return pathlib.Path(own).expanduser().absolute()  # the loader of libraries looks for a bare name in the system's folders
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "bnext_jax"
 
 
@@ -46,7 +47,10 @@ def compiler() -> list[str]:
       NoEngine: there is none.
     """
     if own := os.environ.get("CC"):
-        return shlex.split(own)
+        try:
+            return shlex.split(own)
+        except ValueError as error:
+            raise NoEngine(f"the variable CC is {own!r}, which is no command ({error})") from error
     found = next((name for name in COMPILERS if shutil.which(name)), None)
     if found is None:
         raise NoEngine(f"there is no C compiler ({', '.join(COMPILERS)}); install one, for example with `apt install gcc`")
@@ -55,7 +59,7 @@ def compiler() -> list[str]:
 
 def _run(command):
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
         raise NoEngine(f"the C compiler failed: {one_line(told)}") from error
@@ -72,7 +76,6 @@ def key(command: list[str]) -> str:
 
 def _built(folder, name, command):
     """Builds the engine as folder/name. A half-built one has another name, so no process can load it."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = pathlib.Path(work) / name
         _run([*command, *FLAGS, f"-I{jax.ffi.include_dir()}", *map(str, sources()), "-o", str(made), "-lm"])
@@ -92,7 +95,9 @@ def library_path() -> pathlib.Path:
     # A home folder may be full or read-only; then the engine lives in the folder for temporary files of this user.
     for folder in (cache_folder(), pathlib.Path(tempfile.gettempdir()) / f"bnext_jax-{os.getuid()}"):
         try:
-            if (folder / name).exists() and _is_own(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_own(folder)
+            if (folder / name).exists():
                 return folder / name
             log.info("building the engine for packed networks in %s (some seconds, once)", folder)
             return _built(folder, name, command)
@@ -101,12 +106,11 @@ def library_path() -> pathlib.Path:
     raise NoEngine(f"the engine can be written nowhere ({'; '.join(problems)}); set BNEXT_CACHE to a folder")
 
 
-def _is_own(folder):
-    """Whether only this user can put files into a folder. A library from another user would run that user's code."""
-    about = folder.stat()
-    if about.st_uid not in (os.getuid(), 0) or about.st_mode & 0o022:
-        raise OSError(f"other users can write there (mode {about.st_mode & 0o777:o})")
-    return True
+def _check_own(folder):
+    """Raises OSError unless only this user can put files into a folder. A library from another user would run that user's code."""
+    about = folder.lstat()
+    if stat.S_ISLNK(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise OSError(f"other users can write there (mode {stat.S_IMODE(about.st_mode):o}, user {about.st_uid})")
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import hashlib
 import os
 import weakref
 from typing import Any
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnext_jax.errors import UserError
+from bnext_jax.host.process import processors
+from bnext_jax.io.files import sha256
 from bnext_jax.packed.build import library
 
 MESSAGE = 512  # bytes of the longest message
@@ -60,6 +61,7 @@ def _functions():
     net, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
     known: dict[str, tuple[Any, list[Any]]] = {
         "bnext_open": (net, [text, ctypes.POINTER(_Options), text, size]),
+        "bnext_close": (None, [net]),
         "bnext_about": (_About, [net]),
         "bnext_run": (ctypes.c_int, [net, ctypes.c_void_p, *[ctypes.c_int] * 3, ctypes.c_void_p, text, size]),
         "bnext_map": (ctypes.c_long, [net, ctypes.c_void_p, *[ctypes.c_int] * 3, ctypes.c_void_p, ctypes.c_long, text, size]),
@@ -87,20 +89,20 @@ class Engine:
 
     def __init__(self, path: os.PathLike | str, threads: int = 0, kernel: str | None = None) -> None:
         self._lib = _functions()
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or processors()
         message = ctypes.create_string_buffer(MESSAGE)
         options = _Options(threads, kernel.encode() if kernel else None)
         self._net = self._lib.bnext_open(os.fsencode(path), options, message, MESSAGE)
         if not self._net:
             raise UserError(f"{path}: {message.value.decode(errors='replace')}")
-        with open(path, "rb") as file:
-            told = hashlib.file_digest(file, "sha256").hexdigest()
         about = self._lib.bnext_about(self._net)
         self.about = About(about.classes, about.multiple, about.threads, about.kernel.decode(), int(about.weight_bytes))
-        self._key = f"{told}:{self.about.kernel}:{threads}"  # the same in every process: JAX keeps compiled programs on disk
+        self._key = f"{sha256(path)}:{self.about.kernel}:{threads}"  # the same in every process: JAX keeps compiled programs on disk
         if self._lib.bnext_xla_register(self._key.encode(), self._net):
+            self._lib.bnext_close(self._net)
             raise MemoryError
-        weakref.finalize(self, self._lib.bnext_xla_close, self._net)
+        self._closing = weakref.finalize(self, self._lib.bnext_xla_close, self._net)
+        self._closing.atexit = False  # then another thread may still be computing, and the system frees the memory anyway
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes logits without JAX.
@@ -123,12 +125,17 @@ class Engine:
         return logits
 
     def traced(self, images: jax.Array) -> jax.Array:
-        """Computes logits inside a program of JAX, on a CPU. Arguments and result: see __call__."""
+        """Computes logits inside a program of JAX, on a CPU. Arguments and result: see __call__.
+
+        From then on the network stays open until the process ends: a compiled program, or one that runs at this moment, knows it only by
+        its key.
+        """
         if images.ndim != 4 or images.shape[3] != 3 or any(side % self.about.multiple or not side for side in images.shape[1:3]):
             raise UserError(
                 f"images have the shape {list(images.shape)}; this packed network takes [N, height, width, 3] with sides that are"
                 f" multiples of {self.about.multiple}"
             )
+        self._closing.detach()
         shape = jax.ShapeDtypeStruct((images.shape[0], self.about.classes), jnp.float32)
         return jax.ffi.ffi_call("bnext_packed", shape, vmap_method="sequential")(images.astype(jnp.float32), key=self._key)
 
@@ -144,6 +151,8 @@ class Engine:
           UserError: there is no such map, or the image does not fit.
         """
         image = np.ascontiguousarray(image, np.float32)
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(f"the image has the shape {list(image.shape)}; a packed network takes [height, width, 3]")
         message = ctypes.create_string_buffer(MESSAGE)
         found = np.empty(0, np.float32)
         for _ in range(2):  # the first call tells the size

@@ -27,7 +27,7 @@ LONGEST_HEADER = 2**24  # bytes; the header of BNext-L has about 2^18
 
 def is_packed(path: os.PathLike | str) -> bool:
     """Whether a file is named like a packed network. Does not open the file."""
-    return pathlib.Path(path).suffix == SUFFIX
+    return pathlib.Path(path).suffix.lower() == SUFFIX
 
 
 def places(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -113,7 +113,7 @@ def _opened(path):
             if size < 8:
                 raise _damaged(path, "it is empty") if not size else _damaged(path, f"it has only {size} bytes")
             if length > LONGEST_HEADER:
-                raise UserError(f"{path} is not a packed network: its header would have {length} bytes; give a file that `export` wrote")
+                raise UserError(f"{path} is not a packed network: its header would have {length} bytes; `bnext pack` makes one")
             if length > size - 8:
                 raise _damaged(path, f"it has {size} bytes, and its header alone would have {length}")
             text = file.read(length)
@@ -121,11 +121,11 @@ def _opened(path):
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
     header = _json(text)
     if not isinstance(header, dict):
-        raise UserError(f"{path} is not a packed network: its header is no JSON object; give a file that `export` wrote")
+        raise UserError(f"{path} is not a packed network: its header is no JSON object; give a file that `bnext pack` wrote")
     notes = header.pop("__metadata__", None)
     told = notes.get(DESCRIBED) if isinstance(notes, dict) else None
     if not isinstance(told, str):
-        raise UserError(f"{path} is a safetensors file but not a packed network; give a file that `export` wrote")
+        raise UserError(f"{path} is a safetensors file but not a packed network; give a file that `bnext pack` wrote")
     return {**_description(path, told), "source": pathlib.Path(path).name}, _entries(path, header), 8 + length, size
 
 
@@ -146,7 +146,7 @@ def _entries(path: os.PathLike | str, header: dict[str, Any]) -> dict[str, tuple
         kind, shape, ends = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
         if not isinstance(kind, str) or kind not in TYPES:
             raise _damaged(path, f"{one_line(name)} has the type {one_line(kind, 40)}, not one of {', '.join(TYPES)}")
-        if not _counts(shape):
+        if not _counts(shape) or 0 in shape:
             raise _damaged(path, f"{one_line(name)} has the shape {one_line(shape, 80)}")
         if not _counts(ends) or len(ends) != 2:
             raise _damaged(path, f"{one_line(name)} has the place {one_line(ends, 80)}")

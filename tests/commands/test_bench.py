@@ -2,11 +2,14 @@
 
 import importlib.util
 import os
+import sys
 
 import numpy as np
 import pytest
 
-from bnext_jax.bench import contenders, measure
+from bnext_jax.bench import child, contenders, measure
+from bnext_jax.commands import bench
+from bnext_jax.errors import UserError
 from bnext_jax.packed import file
 from bnext_jax.packed.pack import pack
 from tests.helpers.commands import refused
@@ -41,34 +44,41 @@ def test_all_contenders_compute_the_same_logits(packed, without_onnx, tmp_path):
     assert missing == ["onnxruntime: onnx, onnxruntime is not installed; install bnext_jax with its extra [bench]"]
 
 
-def test_the_command_measures_on_the_processors_that_it_is_told(packed, without_onnx, run):
-    before = os.sched_getaffinity(0)
-    words = ("--threads=1", "--rounds=2", "--batch=1,3", "--resolution=16")
-    code, result, error = run("bench", f"--checkpoint={packed[1]}", *words)
-    assert code == 0, error
-    assert os.sched_getaffinity(0) == before
-    assert result["pixels"] == 16 and list(result["threads"]) == ["1"] and set(result["threads"]["1"]) == {"1", "3"}
-    for values in result["threads"]["1"].values():
-        assert all(0 < one["best"] <= one["median"] for one in values.values())
-    assert "not measured: onnxruntime" in error and "packed, C" in error
+def test_the_child_measures_each_batch(packed, without_onnx, capsys):
+    result = child.measured(packed[1], 16, [1, 3], 1, 2)
+    assert set(result["milliseconds"]) == {"1", "3"}
+    for values in result["milliseconds"].values():
+        assert contenders.C in values and all(0 < one["best"] <= one["median"] for one in values.values())
+    error = capsys.readouterr().err
+    assert "not measured: onnxruntime" in error and "packed, C" in error and "16 x 16 pixels, 1 processor\n" in error
 
 
-def test_a_model_by_name_and_both_numbers_of_processors_in_processes_of_their_own(run, monkeypatch):
-    from bnext_jax.commands import bench
+def test_every_thread_of_a_measurement_has_the_chosen_processors():
+    code = "import glob, jax; jax.numpy.ones((300, 300)).sum().block_until_ready()\n"
+    code += "for name in glob.glob('/proc/self/task/*/status'):\n"
+    code += "    print(next(line.split()[1] for line in open(name) if line.startswith('Cpus_allowed_list')))"
+    masks = set(bench.pinned([sys.executable, "-c", code], 1).split())
+    assert masks == {str(max(os.sched_getaffinity(0)))}
+    with pytest.raises(UserError, match="ended with code 3; its message stands above"):
+        bench.pinned([sys.executable, "-c", "raise SystemExit(3)"], 1)
 
+
+def test_a_model_by_name_once_with_one_processor_and_once_with_all(run, monkeypatch):
     asked = []
 
-    def child(path, side, batch, threads, rounds):
-        asked.append((side, tuple(batch), threads, rounds))
-        assert file.read_description(path)["model"]["name"] == "bnext18"
-        return {"threads": {str(threads): {}}, "missing": ["x"]}
+    def pinned(command, count):
+        asked.append((command[-4:], count))
+        assert file.read_description(command[-5])["model"]["name"] == "bnext18"
+        return 'a line\n{"milliseconds": {"1": {}}, "missing": ["x"]}\n'
 
-    monkeypatch.setattr(bench, "_in_process", child)
+    monkeypatch.setattr(bench, "pinned", pinned)
     code, result, error = run("bench", "--model=bnext18")
     assert code == 0, error
     counts = sorted({1, len(os.sched_getaffinity(0))})
-    assert asked == [(224, (1, 8), count, 7) for count in counts]
+    assert asked == [(["224", "1,8", str(count), "7"], count) for count in counts]
     assert list(result["threads"]) == [str(count) for count in counts] and result["missing"] == ["x"]
+    assert run("bench", "--model=bnext18", "--threads=1", "--batch=2", "--resolution=64", "--rounds=3")[0] == 0
+    assert asked[-1] == (["64", "2", "1", "3"], 1)
 
 
 def test_the_figures_are_milliseconds_an_image(monkeypatch):

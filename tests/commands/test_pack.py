@@ -80,6 +80,10 @@ def test_convert_writes_plus_and_minus_one(made, run, tmp_path):
         np.testing.assert_array_equal(tensors[name], np.sign(original[name]))
     code, result, error = run("pack", f"--checkpoint={tmp_path / 'net.pth.tar'}", f"--output={tmp_path / 'again.bnext'}")
     assert code == 0 and result["check"]["same_top1"] == 8, error
+    for name in ("again", "once_more"):  # a work directory from a packed file is a network like others
+        assert run("convert", f"--source={packed}", f"--output={tmp_path / name}")[0] == 0
+        code, _, error = run("pack", f"--checkpoint={tmp_path / name}", f"--output={tmp_path / name}.BNEXT")
+        assert code == 0 and load(tmp_path / f"{name}.BNEXT")[1]["packed"], error
     before, after = file.read(packed)[1], file.read(tmp_path / "again.bnext")[1]
     np.testing.assert_array_equal(before["blocks/0/unit3x3/conv/kernel"], after["blocks/0/unit3x3/conv/kernel"])
     np.testing.assert_allclose(after["stem/norm/bias"], before["stem/norm/bias"], rtol=1e-6, atol=1e-6)

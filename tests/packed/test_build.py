@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -63,15 +62,37 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_one_for_temporary_files(
     assert build.library_path().parent == tmp_path / "temporary" / f"bnext_jax-{os.getuid()}"
 
 
-def test_a_library_that_other_users_could_have_written_is_not_loaded(afresh, monkeypatch, tmp_path):
-    made = build.library_path()
-    os.chmod(made.parent, 0o777)
+@pytest.mark.parametrize("built", [True, False])
+def test_a_folder_that_other_users_can_write_is_not_used(afresh, monkeypatch, tmp_path, built):
+    if built:
+        build.library_path()
+    afresh.mkdir(exist_ok=True)
+    os.chmod(afresh, 0o777)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path / "temporary"))
-    assert build.library_path().parent != made.parent
+    assert build.library_path().is_relative_to(tmp_path / "temporary")
+    os.chmod(build.library_path().parent, 0o777)
+    with pytest.raises(NoEngine, match="other users can write there"):
+        build.library_path()
+
+
+def test_a_user_whose_files_are_writable_for_the_group_keeps_the_cache(afresh):
+    before = os.umask(0o002)
+    try:
+        assert {build.library_path().parent for _ in range(3)} == {afresh}
+    finally:
+        os.umask(before)
+
+
+def test_the_cache_may_be_a_relative_folder(afresh, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BNEXT_CACHE", ".")
+    os.chmod(tmp_path, 0o700)
+    assert build.library_path().is_absolute() and build.library_path().parent == tmp_path
 
 
 FAILURES = {
+    "a CC that is no command": ("'", "which is no command"),
     "no compiler": (None, "there is no C compiler"),
     "a compiler that fails": ("[ $1 = --version ] || { echo 'disk full' >&2; exit 1; }", "the C compiler failed: disk full"),
     "a compiler that writes nothing": ("exit 0", "can be written nowhere"),
@@ -89,7 +110,7 @@ def test_without_an_engine_the_form_in_xla_runs_and_says_so_once(afresh, monkeyp
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
-        monkeypatch.setenv("CC", str(compiler(tmp_path, script)))
+        monkeypatch.setenv("CC", "'" if script == "'" else str(compiler(tmp_path, script)))
     model, metadata = exact_network(widths=(8, 8))
     file.write(tmp_path / "net.bnext", *pack(model, metadata))
     with caplog.at_level(logging.WARNING):
@@ -108,8 +129,3 @@ def test_it_can_be_switched_off(afresh, monkeypatch):
     monkeypatch.setenv("BNEXT_ENGINE", "off")
     with pytest.raises(NoEngine, match="BNEXT_ENGINE=off"):
         build.library()
-
-
-def test_the_sources_are_all_in_the_package():
-    assert {path.name for path in build.sources()} >= {"file.c", "load.c", "run.c", "pool.c", "kernel_c.c"}
-    assert pathlib.Path(build.SOURCES).parent.name == "packed"

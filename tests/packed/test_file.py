@@ -119,6 +119,7 @@ DAMAGED = {
     "boolean": (content(entry(shape=[True, 2])), r"t has the shape \[True, 2\]"),
     "huge": (content(entry(shape=[2**70])), "t has the shape"),
     "huge product": (content(entry(shape=[2**40, 2**40])), "t has 8 bytes, and its shape"),
+    "no elements": (content(entry(shape=[0, 2**62, 2**62], place=(0, 0))), r"t has the shape \[0, "),
     "many axes": (content(entry(shape=[1] * 1000)), "t has the shape"),
     "no place": (content(entry(place=[0])), r"t has the place \[0\]"),
     "backwards": (content(entry(place=[8, 0])), "t begins at byte 8 of the data"),

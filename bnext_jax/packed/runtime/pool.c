@@ -35,6 +35,7 @@ void bnext_pool_run(bnext_pool *pool, int tasks, void (*work)(void *, int, int),
 #else
 
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 enum { PATIENCE = 20000 }; /* looks for work before a worker sleeps: some hundred microseconds */
@@ -152,7 +153,9 @@ void bnext_pool_run(bnext_pool *pool, int tasks, void (*work)(void *, int, int),
     if (pool->sleeping) pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     tasks_of(pool, 0);
-    while (atomic_load(&pool->done) < tasks) rest();
+    for (int look = 0; atomic_load(&pool->done) < tasks; look++)
+        if (look < PATIENCE) rest();
+        else sched_yield(); /* a worker with a task has no processor: it may have this one */
     pthread_mutex_unlock(&pool->busy);
 }
 
