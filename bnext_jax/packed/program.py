@@ -149,11 +149,13 @@ def program(model: TableModel, tensors: Mapping[str, np.ndarray], preprocessing:
       tensors: {name: array}, the tensors of the file without the program. Their order gives their places, see packed.file.places.
       preprocessing: of the images, as in data.preprocessing; None = unknown.
     Returns:
-      uint32 [16 + 4 T + 32 P]. None for a network that the engine in C does not know, or that is too wide for it.
+      uint32 [16 + 4 T + 32 P]. None for a network that the engine in C does not know, or that is too wide for it, or whose
+      binary kernels have scales.
     """
     build = BUILDERS.get(type(model.config))
     kernels = [module.kernel.shape for _, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)]
-    if build is None or any(inputs > WIDEST.get(size, 0) for size, _, inputs, _ in kernels):
+    scaled = any(name.endswith("/kernel_scale") for name in tensors)  # an operation has no place for the scale of a binary kernel
+    if build is None or scaled or any(inputs > WIDEST.get(size, 0) for size, _, inputs, _ in kernels):
         return None
     made = _Assembler(model, tensors)
     build(made, model)
