@@ -48,7 +48,7 @@ def pack(checkpoint: str, output: str, gate_bits: int | None = None) -> dict[str
     model, metadata = load(checkpoint, gate_bits=gate_bits, form=network.FLOAT)
     if file.is_packed(checkpoint):
         raise UserError(f"{checkpoint} is packed already")
-    tensors, description = packed(model, metadata)
+    tensors, description = packed(model, {**metadata, "source": str(checkpoint)})
     with tempfile.TemporaryDirectory() as folder:
         made = pathlib.Path(folder) / path.name
         file.write(made, tensors, description)

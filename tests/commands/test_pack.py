@@ -130,7 +130,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(made, run, tmp_path):
     soft.temperature[...] = jnp.full((), 0.25)
     save(tmp_path / "soft", soft, {**metadata, "temperature": 0.25})
     output = f"--output={tmp_path / 'x.bnext'}"
-    refused(run("pack", f"--checkpoint={tmp_path / 'soft'}", output), "not exactly binary at its temperature 0.25")
+    refused(
+        run("pack", f"--checkpoint={tmp_path / 'soft'}", output),
+        f"the weights of {tmp_path / 'soft'} are not exactly binary at its temperature 0.25",
+    )
     refused(run("pack", f"--checkpoint={folder}", f"--output={packed}"), "exists; remove it")
     refused(run("pack", f"--checkpoint={folder}", f"--output={tmp_path / 'x.pth'}"), "needs one of the endings .bnext")
     refused(run("pack", f"--checkpoint={packed}", output), "is packed already")
