@@ -34,7 +34,7 @@ from bnext_jax.packed.pack import pack
 
 ROOT = pathlib.Path(__file__).parent.parent
 NETWORKS = {"bnext_tiny": (1, 8), "bnext18": (1, 8), "bnext_small": (1,), "bnext_middle": (1,), "bnext_large": (1,)}  # and batches
-ROUNDS = {"bnext_tiny": 15, "bnext18": 15, "bnext_small": 7, "bnext_middle": 5, "bnext_large": 4}
+ROUNDS = {"bnext_tiny": 9, "bnext18": 15, "bnext_small": 7, "bnext_middle": 5, "bnext_large": 4}
 SIDE = 224  # pixels
 STARTS = 9
 
