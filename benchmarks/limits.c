@@ -34,14 +34,14 @@ enum { TIMES_EACH = 4000, RUN = 48, ROWS = 3 };
 static double kernel_speed(const kernels *set)
 {
     size_t position = set->pair ? 128 : 64;
-    uint8_t *w = aligned_alloc(64, set->tile_bytes(ROWS, RUN)), *x = aligned_alloc(64, 64 * position * ROWS);
+    uint8_t *w = aligned_alloc(64, bnext_tile_bytes(ROWS * RUN)), *x = aligned_alloc(64, 64 * position * ROWS);
     uint32_t *words = calloc((size_t)ROWS * RUN * TILE, 4);
     for (int i = 0; i < ROWS * RUN * TILE; i++) words[i] = (uint32_t)rand() * 2654435761u;
     for (size_t i = 0; i < 64 * position * ROWS; i++) x[i] = (uint8_t)rand();
-    set->arrange(words, ROWS, RUN, w);
+    bnext_arrange(set, words, ROWS * RUN, w);
     static int16_t base[TILE], c[SEGMENT * TILE];
     static float zeros[TILE], sums[TILE];
-    segment part = {x, 16 * position, position, ROWS, RUN, w, set->tile_bytes(ROWS, RUN) / ROWS, SEGMENT};
+    segment part = {x, 16 * position, position, ROWS, RUN, w, bnext_tile_bytes(RUN), SEGMENT};
     segment_end end = {base, base, base, c, TILE, TILE, zeros, zeros, zeros, sums};
     BEST(set->binary(&part, &end), 1e-9 * SEGMENT * TILE * ROWS * RUN * 32);
 }

@@ -6,7 +6,6 @@ the clock starts.
 
 import dataclasses
 import importlib.util
-import logging
 import os
 import pathlib
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from bnext_jax.packed.engine import Engine
 if TYPE_CHECKING:
     from bnext_jax.io.torch.inference import Network
 
-log = logging.getLogger(__name__)
 C, XLA, FLOAT = "packed, C", "packed, XLA", "float, bnext_jax"
 TORCH, TORCH_LAST = "float, PyTorch", "float, PyTorch, channels_last"
 ONNX, ONNX8 = "float, onnxruntime", "int8, onnxruntime"

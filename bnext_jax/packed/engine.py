@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import functools
 import os
 import weakref
 from typing import Any
@@ -56,6 +57,7 @@ class About:
     weight_bytes: int
 
 
+@functools.cache
 def _functions():
     loaded = library()
     net, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t

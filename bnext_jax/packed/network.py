@@ -1,7 +1,6 @@
 """A packed file as a network that every command takes: the engine in C where it runs, else the form in XLA."""
 
 import contextlib
-import logging
 import os
 import pathlib
 import tempfile
@@ -17,7 +16,6 @@ from bnext_jax.packed import build, file
 from bnext_jax.packed.engine import Engine
 from bnext_jax.packed.unpack import check, described_model, restored, simulated
 
-log = logging.getLogger(__name__)
 ENGINE, XLA, FLOAT = "engine", "xla", "float"
 FORMS = (ENGINE, XLA, FLOAT)
 

@@ -103,6 +103,16 @@ def read_speeds(folder: os.PathLike | str) -> tuple[list[dict[str, Any]], str]:
     return rows, record["machine"]["processor"]
 
 
+def _log_axis(axis: "Axes", ticks: Sequence[float]) -> None:
+    """Makes the horizontal axis logarithmic, with room for labels, and with those of the ticks that it shows."""
+    axis.set_xscale("log")
+    axis.margins(x=0.22, y=0.08)
+    low, high = axis.get_xlim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axis.minorticks_off()
+
+
 def _speeds(axis: "Axes", rows: list[dict[str, Any]], processor: str) -> None:
     """Draws top-1 against milliseconds, packed and in floats, with a line between the two points of a network."""
     for family, label in (("others", "float, PyTorch"), ("BNext", "packed, the engine in C")):
@@ -116,11 +126,7 @@ def _speeds(axis: "Axes", rows: list[dict[str, Any]], processor: str) -> None:
     for row in (row for row in rows if row["family"] == "BNext"):  # left of its point, where no line is
         place: dict[str, Any] = {"xytext": (-7, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
         axis.annotate(row["method"], (row["milliseconds"], row["top1"]), **place, fontsize=FONT, color=STYLES["BNext"][0])
-    axis.set_xscale("log")
-    axis.margins(x=0.22, y=0.08)
-    ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
+    _log_axis(axis, (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000))
     axis.legend(loc="lower right")
     tidy(axis, "", f"milliseconds an image, measured on one core of {processor}", "")
 
@@ -151,11 +157,7 @@ def comparison(output: os.PathLike | str | None = None, results: os.PathLike | s
                 axis.plot(
                     *values, linestyle=line, color=colour, marker=marker, markersize=7, markeredgecolor="white", linewidth=1.2, label=told
                 )
-        axis.set_xscale("log")
-        axis.margins(x=0.22, y=0.08)
-        ticks = [tick for tick in (0.03, 0.05, 0.1, 0.2, 0.5, 1, 3, 5, 10, 20, 50, 100) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
+        _log_axis(axis, (0.03, 0.05, 0.1, 0.2, 0.5, 1, 3, 5, 10, 20, 50, 100))
         tidy(axis, "", label, "ImageNet top-1 (%)" if key == "gops" else "")
     axes[0].legend(loc="lower right")
     if speeds:

@@ -229,6 +229,22 @@ INLINE void SUFFIX(end_segment)(const segment_end *end, const uint16_t *differin
     }
 }
 
-#define KERNELS(name, label, pair) \
-    const kernels name = {label, pair, SUFFIX(tile_bytes), SUFFIX(arrange), SUFFIX(binary), SUFFIX(unit_row), SUFFIX(prelu_row), \
+/* `binary` for kernels that count one position at a time: `count` is compiled once for each number of positions. */
+#define BINARY_OF_COUNT \
+    TARGET static void SUFFIX(binary)(const segment *in, const segment_end *end) \
+    { \
+        switch (in->positions) { \
+        case 1: SUFFIX(count)(in, end, 1); break; \
+        case 2: SUFFIX(count)(in, end, 2); break; \
+        case 3: SUFFIX(count)(in, end, 3); break; \
+        case 4: SUFFIX(count)(in, end, 4); break; \
+        case 5: SUFFIX(count)(in, end, 5); break; \
+        case 6: SUFFIX(count)(in, end, 6); break; \
+        case 7: SUFFIX(count)(in, end, 7); break; \
+        default: SUFFIX(count)(in, end, 8); break; \
+        } \
+    }
+
+#define KERNELS(name, label, pair, bytes) \
+    const kernels name = {label, pair, bytes, SUFFIX(binary), SUFFIX(unit_row), SUFFIX(prelu_row), \
                           SUFFIX(real_row), SUFFIX(max_row), SUFFIX(linear)}

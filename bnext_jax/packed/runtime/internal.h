@@ -127,8 +127,7 @@ typedef struct {
     /* NULL, or the kernels work on pairs of positions, which this function prepares: for each position of a row and each 4 bits, a byte
      * with these bits of the position in its low half, and in its high half those of the position `step` columns further. */
     void (*pair)(const uint8_t *bits, int columns, int words, int step, uint8_t *pairs);
-    size_t (*tile_bytes)(int rows, int run);
-    void (*arrange)(const uint32_t *words, int rows, int run, void *w); /* words: [rows * run, TILE] -> the kernel's layout */
+    bool bytes; /* the layout of the weights: [8 channels each, TILE] bytes, or [32 channels each, TILE] words */
     void (*binary)(const segment *segment, const segment_end *end);
     void (*unit_row)(const unit_row *row, const emitted *emitted);
     void (*prelu_row)(const float *x, int columns, int channels, const float *slope, const emitted *emitted);
@@ -139,6 +138,9 @@ typedef struct {
 } kernels;
 
 extern const kernels bnext_kernels_c, bnext_kernels_avx2, bnext_kernels_avx512, bnext_kernels_neon;
+/* Bytes of a tile's weights: a word for each output and each 32 input channels. */
+static inline size_t bnext_tile_bytes(int words) { return (size_t)words * TILE * 4; }
+void bnext_arrange(const kernels *set, const uint32_t *words, int count, void *w); /* words: [count, TILE] -> the kernels' layout */
 const kernels *bnext_choose_kernels(const char *name); /* NULL name = the fastest. NULL = this processor does not have them */
 
 typedef struct bnext_pool bnext_pool;
@@ -212,6 +214,21 @@ static inline int bnext_chunk_rows(int height) { return (height + CHUNKS - 1) / 
 static inline int bnext_chunks(int height) { return (height + bnext_chunk_rows(height) - 1) / bnext_chunk_rows(height); }
 
 void bnext_clock(bnext_net *net, int kind, uint64_t *since);
+/* The row after the last one of a chunk. */
+static inline int bnext_chunk_end(int height, int chunk)
+{
+    int end = (chunk + 1) * bnext_chunk_rows(height);
+    return end < height ? end : height;
+}
+
+/* The map that was written becomes the present one. */
+static inline void bnext_turn(passage *now)
+{
+    float *other = now->space->map[0];
+    now->space->map[0] = now->space->map[1];
+    now->space->map[1] = other;
+}
+
 void bnext_each(const passage *now, int tasks, void (*work)(void *, int, int), void *context);
 void bnext_mean(const float *sums, int chunks, int places, double positions, float *mean);
 /* Prepares the bits of a row of the output: columns + 2 positions, of which the first and the last are the border. */

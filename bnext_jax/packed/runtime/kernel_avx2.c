@@ -30,16 +30,6 @@ static inline __attribute__((always_inline)) TARGET __m256 v_sums(const int16_t 
 
 #include "elementwise.h"
 
-/* The layout of a tile: for each 8 input channels, 32 bytes, one an output. Its low half holds the first 4 channels. */
-static size_t tile_bytes_avx2(int rows, int run) { return (size_t)rows * run * TILE * 4; }
-
-static void arrange_avx2(const uint32_t *words, int rows, int run, void *w)
-{
-    uint8_t *to = w;
-    for (int word = 0; word < rows * run; word++, words += TILE)
-        for (int byte = 0; byte < 4; byte++)
-            for (int lane = 0; lane < TILE; lane++) *to++ = (uint8_t)(words[lane] >> 8 * byte);
-}
 
 /* Row (a | b << 4) holds, for each weight nibble w, the bits in which it differs from a, and 16 times those in which it differs from b. */
 #define D(x) (((x) & 1) + ((x) >> 1 & 1) + ((x) >> 2 & 1) + ((x) >> 3 & 1))
@@ -162,5 +152,5 @@ TARGET static void binary_avx2(const segment *in, const segment_end *end)
     }
 }
 
-KERNELS(bnext_kernels_avx2, "avx2", pair_avx2);
+KERNELS(bnext_kernels_avx2, "avx2", pair_avx2, true);
 #endif

@@ -30,10 +30,6 @@ static inline __attribute__((always_inline)) TARGET __m512 v_sums(const int16_t 
 
 #include "elementwise.h"
 
-static size_t tile_bytes_avx512(int rows, int run) { return (size_t)rows * run * TILE * 4; }
-
-static void arrange_avx512(const uint32_t *words, int rows, int run, void *w) { memcpy(w, words, tile_bytes_avx512(rows, run)); }
-
 INLINE __m512i counts_avx512(const int16_t *p) { return _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 
 /* What end_segment does, from counts that are in registers. */
@@ -77,19 +73,7 @@ INLINE void count_avx512(const segment *in, const segment_end *end, int position
     if (end->lanes > BLOCK) from_registers(end, high, BLOCK, positions);
 }
 
-TARGET static void binary_avx512(const segment *in, const segment_end *end)
-{
-    switch (in->positions) {
-    case 1: count_avx512(in, end, 1); break;
-    case 2: count_avx512(in, end, 2); break;
-    case 3: count_avx512(in, end, 3); break;
-    case 4: count_avx512(in, end, 4); break;
-    case 5: count_avx512(in, end, 5); break;
-    case 6: count_avx512(in, end, 6); break;
-    case 7: count_avx512(in, end, 7); break;
-    default: count_avx512(in, end, 8); break;
-    }
-}
+BINARY_OF_COUNT
 
-KERNELS(bnext_kernels_avx512, "avx512", NULL);
+KERNELS(bnext_kernels_avx512, "avx512", NULL, false);
 #endif

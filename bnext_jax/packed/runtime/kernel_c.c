@@ -44,10 +44,6 @@ static inline uint8_t v_signs(vf x)
 
 #include "elementwise.h"
 
-static size_t tile_bytes_c(int rows, int run) { return (size_t)rows * run * TILE * 4; }
-
-static void arrange_c(const uint32_t *words, int rows, int run, void *w) { memcpy(w, words, tile_bytes_c(rows, run)); }
-
 static inline uint32_t ones_c(uint32_t x)
 {
     x -= x >> 1 & 0x55555555u;
@@ -72,4 +68,4 @@ static void binary_c(const segment *in, const segment_end *end)
     end_segment_c(end, differing, in->positions);
 }
 
-KERNELS(bnext_kernels_c, "c", NULL);
+KERNELS(bnext_kernels_c, "c", NULL, false);

@@ -53,16 +53,6 @@ static inline uint8_t v_signs(vf x)
 
 #include "elementwise.h"
 
-/* The layout of a tile: for each 8 input channels, 32 bytes, one an output. */
-static size_t tile_bytes_neon(int rows, int run) { return (size_t)rows * run * TILE * 4; }
-
-static void arrange_neon(const uint32_t *words, int rows, int run, void *w)
-{
-    uint8_t *to = w;
-    for (int word = 0; word < rows * run; word++, words += TILE)
-        for (int byte = 0; byte < 4; byte++)
-            for (int lane = 0; lane < TILE; lane++) *to++ = (uint8_t)(words[lane] >> 8 * byte);
-}
 
 enum { FLUSH = 7 }; /* words that counters of 8 bits can hold: 7 words have 224 bits */
 
@@ -108,19 +98,7 @@ INLINE void count_neon(const segment *in, const segment_end *end, int positions)
     end_segment_neon(end, differing, positions);
 }
 
-static void binary_neon(const segment *in, const segment_end *end)
-{
-    switch (in->positions) {
-    case 1: count_neon(in, end, 1); break;
-    case 2: count_neon(in, end, 2); break;
-    case 3: count_neon(in, end, 3); break;
-    case 4: count_neon(in, end, 4); break;
-    case 5: count_neon(in, end, 5); break;
-    case 6: count_neon(in, end, 6); break;
-    case 7: count_neon(in, end, 7); break;
-    default: count_neon(in, end, 8); break;
-    }
-}
+BINARY_OF_COUNT
 
-KERNELS(bnext_kernels_neon, "neon", NULL);
+KERNELS(bnext_kernels_neon, "neon", NULL, true);
 #endif

@@ -130,6 +130,15 @@ static int ones(uint32_t x)
     return count;
 }
 
+void bnext_arrange(const kernels *set, const uint32_t *words, int count, void *w)
+{
+    uint8_t *to = w;
+    if (!set->bytes) memcpy(w, words, bnext_tile_bytes(count));
+    for (int word = 0; set->bytes && word < count; word++, words += TILE)
+        for (int byte = 0; byte < 4; byte++)
+            for (int lane = 0; lane < TILE; lane++) *to++ = (uint8_t)(words[lane] >> 8 * byte);
+}
+
 /* Bits [size, size, words of channels, outputs] of the file -> the kernel's tiles, and the table of the sums without a difference. */
 static void binary(source *from, bnext_net *net, binary_conv *made, layout in, layout out, uint32_t tensor)
 {
@@ -145,7 +154,7 @@ static void binary(source *from, bnext_net *net, binary_conv *made, layout in, l
         return;
     }
     uint32_t *given = bnext_tensor(from, tensor, U32, (uint64_t)taps * given_words * out.channels);
-    made->tile_bytes = net->kernels->tile_bytes(made->size, run);
+    made->tile_bytes = bnext_tile_bytes(made->size * run);
     made->row_bytes = made->tile_bytes / (size_t)made->size;
     made->w = owned(from, net, (uint64_t)tiles * made->tile_bytes);
     made->base = owned(from, net, (uint64_t)16 * lanes * sizeof(int16_t));
@@ -186,7 +195,7 @@ static void binary(source *from, bnext_net *net, binary_conv *made, layout in, l
                 made->base[(size_t)class * lanes + t * TILE + lane] = (int16_t)sum;
             }
         }
-        net->kernels->arrange(tile, made->size, run, (uint8_t *)made->w + (size_t)t * made->tile_bytes);
+        bnext_arrange(net->kernels, tile, made->size * run, (uint8_t *)made->w + (size_t)t * made->tile_bytes);
     }
     free(tile);
     free(source_of);

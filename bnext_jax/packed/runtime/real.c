@@ -13,12 +13,6 @@ typedef struct {
     int rows, columns;
 } work;
 
-static int until(const work *w, int task)
-{
-    int chunk = bnext_chunk_rows(w->rows), last = (task + 1) * chunk;
-    return last < w->rows ? last : w->rows;
-}
-
 static void convolve(void *context, int task, int worker)
 {
     const work *w = context;
@@ -28,7 +22,7 @@ static void convolve(void *context, int task, int worker)
     float *rows = now->space->scratch + (size_t)worker * now->space->scratch_floats;
     float *sums = now->space->sums[0] + (size_t)task * conv->outputs;
     memset(sums, 0, (size_t)conv->outputs * sizeof(float));
-    for (int row = task * bnext_chunk_rows(w->rows); row < until(w, task); row++) {
+    for (int row = task * bnext_chunk_rows(w->rows); row < bnext_chunk_end(w->rows, task); row++) {
         memset(rows, 0, (size_t)conv->size * padded * inputs * sizeof(float));
         for (int tap = 0; tap < conv->size; tap++) {
             int from = row * conv->stride - conv->pad + tap;
@@ -46,10 +40,8 @@ static void convolve(void *context, int task, int worker)
 
 static void turn(passage *now, const work *w, int places)
 {
-    float *other = now->space->map[0];
     bnext_mean(now->space->sums[0], bnext_chunks(w->rows), places, (double)w->rows * w->columns, now->space->mean);
-    now->space->map[0] = now->space->map[1];
-    now->space->map[1] = other;
+    bnext_turn(now);
     now->height = w->rows;
     now->width = w->columns;
 }
@@ -78,7 +70,7 @@ static void pool(void *context, int task, int worker)
     }
     float *sums = now->space->sums[0] + (size_t)task * places;
     memset(sums, 0, (size_t)places * sizeof(float));
-    for (int row = task * bnext_chunk_rows(w->rows); row < until(w, task); row++) {
+    for (int row = task * bnext_chunk_rows(w->rows); row < bnext_chunk_end(w->rows, task); row++) {
         const float *rows[16];
         int count = 0;
         for (int from = row * o->stride - o->pad, tap = 0; tap < o->size; tap++, from++)
@@ -111,11 +103,11 @@ static void shorten(void *context, int task, int worker)
 {
     const cut *w = context;
     const unit *u = w->u;
-    int inputs = u->conv.inputs, places = u->places, chunk = bnext_chunk_rows(w->rows);
+    int inputs = u->conv.inputs, places = u->places;
     const kernels *kernel = w->now->net->kernels;
     float *sums = w->sums + (size_t)task * places, *pooled = w->now->space->scratch + (size_t)worker * w->now->space->scratch_floats;
     memset(sums, 0, (size_t)places * sizeof(float));
-    for (int row = task * chunk; row < w->rows && row < (task + 1) * chunk; row++) {
+    for (int row = task * bnext_chunk_rows(w->rows); row < bnext_chunk_end(w->rows, task); row++) {
         emitted to = {.out = w->out + (size_t)row * w->columns * places, .pitch = places, .sums = sums};
         if (!u->shortcut.w) {
             kernel->prelu_row(w->x + (size_t)row * w->width * inputs, w->width, inputs, u->slope1, &to);

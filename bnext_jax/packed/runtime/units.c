@@ -32,7 +32,7 @@ static void convolve(void *context, int task, int worker)
     (void)worker;
     const work *w = context;
     const kernels *kernel = w->now->net->kernels;
-    int chunks = bnext_chunks(w->rows), chunk_rows = bnext_chunk_rows(w->rows), tiles = (w->units[0]->places + TILE - 1) / TILE;
+    int chunks = bnext_chunks(w->rows), tiles = (w->units[0]->places + TILE - 1) / TILE;
     int which = task / (chunks * tiles), tile = task / chunks % tiles, chunk = task % chunks;
     const unit *u = w->units[which];
     const binary_conv *conv = &u->conv;
@@ -47,8 +47,7 @@ static void convolve(void *context, int task, int worker)
                        .slope = u->slope2 + tile * TILE, .sums = sums};
     int unit_of = kernel->pair ? 2 : 1, groups = (w->columns + unit_of - 1) / unit_of;
     int pieces = (groups * unit_of + SEGMENT - 1) / SEGMENT;
-    int last = chunk * chunk_rows + chunk_rows < w->rows ? chunk * chunk_rows + chunk_rows : w->rows;
-    for (int row = chunk * chunk_rows; row < last; row++) {
+    for (int row = chunk * bnext_chunk_rows(w->rows); row < bnext_chunk_end(w->rows, chunk); row++) {
         int top = row * stride - pad, first = top < 0 ? 1 : 0, until = size - (top + size > w->in_rows ? 1 : 0);
         int class = (top < 0 ? 1 : 0) | (top + size > w->in_rows ? 2 : 0);
         const uint8_t *x = map + (size_t)(top + first) * x_row + (size_t)(1 - pad) * position;
@@ -81,10 +80,9 @@ static void finish(void *context, int task, int worker)
 {
     (void)worker;
     const work *w = context;
-    int chunk_rows = bnext_chunk_rows(w->rows), last = (task + 1) * chunk_rows < w->rows ? (task + 1) * chunk_rows : w->rows;
     float *sums = w->now->space->sums[0] + (size_t)task * w->places;
     memset(sums, 0, (size_t)w->places * sizeof(float));
-    for (int row = task * chunk_rows; row < last; row++) {
+    for (int row = task * bnext_chunk_rows(w->rows); row < bnext_chunk_end(w->rows, task); row++) {
         bnext_clear_bits(w->now, w->next, row, w->columns, w->places);
         for (int i = 0; i < w->count; i++) {
             const unit *u = w->units[i];
@@ -119,8 +117,6 @@ static void gate(const passage *now, const unit *u, int i, int chunks, double po
     for (int c = 0; c < u->places; c++) factor[c] = u->a2[c] / (1 + expf(-factor[c]));
 }
 
-
-
 /* One unit, or two side by side. */
 void bnext_units(passage *now, const operation *first, int count, const wanted *next)
 {
@@ -152,11 +148,7 @@ void bnext_units(passage *now, const operation *first, int count, const wanted *
     bnext_clock(now->net, TIME_GATES, &time);
     bnext_each(now, chunks, finish, &w);
     bnext_mean(space->sums[0], chunks, w.places, positions, space->mean);
-    if (!over) {
-        float *other = space->map[0];
-        space->map[0] = space->map[1];
-        space->map[1] = other;
-    }
+    if (!over) bnext_turn(now);
     now->height = w.rows;
     now->width = w.columns;
     bnext_clock(now->net, TIME_ELEMENTWISE, &time);
