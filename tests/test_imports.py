@@ -8,7 +8,7 @@ import sys
 import bnext_jax
 
 LINES = """
-errors host.process host.progress io.files io.logs io.digest analysis.tables
+errors host.process host.progress io.paths io.buckets io.files io.logs io.digest analysis.tables
 nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
@@ -23,8 +23,8 @@ packed.file packed.layout packed.program packed.pack packed.xla packed.unpack pa
 io.load io.save distill.schedule recipes
 analysis.macs analysis.count analysis.count_rows
 tpu.collectives tpu.traffic
-training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.workdir
-training.checkpoints
+training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.records
+training.lock training.workdir training.checkpoints
 training.step training.evaluator training.programs training.init training.run training.loop
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation

@@ -1,27 +1,26 @@
 """Finds and checks the prepared datasets on disk or in a bucket. data.prepare writes them, data.splits reads them."""
 
+import hashlib
 import json
-import os
 import re
-import threading
-from typing import TYPE_CHECKING
-
-from etils import epath
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from bnext_jax.config import DataConfig
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.host.process import program
-from bnext_jax.io.files import sha256
+from bnext_jax.io import buckets
+from bnext_jax.io.paths import Path, to_path
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 FILE_FORMAT = "array_record"
+FEATURES = "features.json"  # TFDS's file in a dataset's folder; the folder is a dataset if it has this file
 MANIFEST = "prepared.json"  # in the dataset's folder: counts, class names, size and sha256 of each file
-REACHABLE_SECONDS = 25  # time limit for an answer from a bucket
 
 
-def folder(data: DataConfig) -> epath.Path:
+def folder(data: DataConfig) -> Path:
     """Returns the folder of all datasets: a local folder, or a bucket's (gs://...).
 
     Args:
@@ -29,39 +28,16 @@ def folder(data: DataConfig) -> epath.Path:
     Returns:
       the folder, which need not exist.
     Raises:
-      UserError: the bucket cannot be reached, or does not answer within REACHABLE_SECONDS.
+      UserError: nothing here can use this path, see io.paths.to_path, or its bucket cannot be reached.
     """
-    if not data.directory:
-        return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
-    path = epath.Path(os.path.expanduser(data.directory))
-    if "://" in data.directory:
-        _check_reachable(data.directory, path)
+    path = to_path(data.directory or "~/tensorflow_datasets", "config.data.directory")
+    buckets.check(path, "config.data.directory")
     return path
 
 
-def _check_reachable(name: str, path: epath.Path) -> None:
-    outcome: list[bool | Exception] = []
-
-    def ask():
-        try:
-            outcome.append(path.exists())
-        except Exception as error:  # each file system has its own exception types
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)  # bucket clients retry for many minutes and cannot be stopped
-    thread.start()
-    thread.join(REACHABLE_SECONDS)
-    if not outcome or isinstance(outcome[0], Exception):
-        reason = one_line(outcome[0]) if outcome else f"no answer within {REACHABLE_SECONDS} s"
-        raise UserError(
-            f"config.data.directory {name} cannot be reached ({reason}); check its name, the network and the credentials,"
-            " or mount the bucket with gcsfuse and name the mounted folder"
-        )
-
-
-def prepared_folder(data: DataConfig) -> epath.Path | None:
+def prepared_folder(data: DataConfig) -> Path | None:
     """Returns the folder of a prepared dataset's newest version; None if the dataset is not prepared."""
-    where = [path.parent for path in (folder(data) / data.name).glob("*/features.json")]
+    where = [path.parent for path in (folder(data) / data.name).glob(f"*/{FEATURES}")]
     versions = [path for path in where if re.fullmatch(r"[0-9]+([.][0-9]+)*", path.name)]  # not incomplete.XXXXXX_1.0.0
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
@@ -113,10 +89,10 @@ def open_builder(data: DataConfig) -> "tfds.core.DatasetBuilder":
     return builder
 
 
-def _check_sizes(where: epath.Path) -> None:
+def _check_sizes(where: Path) -> None:
     """Compares the sizes of a local dataset's files with its manifest, if there is one."""
     manifest = where / MANIFEST
-    if "://" in os.fspath(where) or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
+    if where.bucket or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
         return
     for name, noted in json.loads(manifest.read_text())["files"].items():
         found = (where / name).stat().length if (where / name).exists() else 0
@@ -127,7 +103,12 @@ def _check_sizes(where: epath.Path) -> None:
 
 
 def checksum(data: DataConfig) -> str:
-    """Returns the sha256 of a dataset's manifest, which contains the checksums of all files; "" if there is no manifest."""
+    """Returns one sha256 over the sizes and checksums of a dataset's files, from its manifest; "" if there is no manifest."""
     where = prepared_folder(data)
     manifest = where / MANIFEST if where else None
-    return sha256(manifest) if manifest and manifest.exists() else ""
+    return checksum_of(json.loads(manifest.read_text())) if manifest and manifest.exists() else ""
+
+
+def checksum_of(manifest: Mapping[str, Any]) -> str:
+    """Returns the checksum of a manifest's dataset. It depends on the files alone, not on what else the manifest tells."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ import numpy as np
 
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.files import written_whole
+from bnext_jax.io.paths import to_path
 
 SUFFIX = ".bnext"
 FORMAT = 1  # the newest format that this module reads, and the one that it writes
@@ -57,7 +58,7 @@ def write(path: os.PathLike | str, tensors: Mapping[str, np.ndarray], descriptio
     Raises:
       UserError: the path exists or cannot be written.
     """
-    if pathlib.Path(path).exists():
+    if to_path(path).exists():
         raise UserError(f"{path} exists; remove it or name another --output")
     kinds = {kind: name for name, kind in TYPES.items()}
     starts = places(tensors)

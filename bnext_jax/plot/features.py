@@ -221,7 +221,7 @@ def maps_of(model: nnx.Module, metadata: Mapping[str, Any], image: np.ndarray, n
     return {name: maps[0] for name, maps in signs(model, pixels, names).items()}
 
 
-def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: os.PathLike, caption: str) -> str:
+def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: pathlib.PurePath, caption: str) -> str:
     """Draws an image and the grids of its feature maps.
 
     Args:
@@ -249,7 +249,7 @@ def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: os.PathLi
     return save(figure, path)
 
 
-def weights(model: nnx.Module, metadata: Mapping[str, Any], path: os.PathLike) -> str:
+def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePath) -> str:
     """Draws the distribution of the latent weights, one row a layer.
 
     The horizontal axis ends at the quantizers' bounds, or earlier where the weights do not reach the bounds. Weights beyond the axis

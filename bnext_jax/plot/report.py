@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from bnext_jax.analysis import count
 from bnext_jax.analysis.count_rows import summary_rows
@@ -26,6 +25,7 @@ from bnext_jax.host.process import program
 from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
 from bnext_jax.io.load import describe, load
+from bnext_jax.io.paths import to_path
 from bnext_jax.models.table import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
@@ -58,7 +58,7 @@ def report(
     Raises:
       UserError: the run, its logs or its dataset are missing, the image cannot be read, or the report cannot be written.
     """
-    path = epath.Path(output or epath.Path(workdir) / "report.html")
+    path = to_path(output or to_path(workdir) / "report.html")
     if path.suffix.lower() != ".html":
         raise UserError(f"the report {path} needs the ending .html")
     if not path.parent.exists():
@@ -110,7 +110,7 @@ def _teachers(workdir: os.PathLike | str, config: "Config") -> dict[str, dict[st
     found: dict[str, dict[str, Any]] = {}
     for name in config.distill.teacher_names():
         place = schedule.located(name)
-        if not epath.Path(place).exists():
+        if not to_path(place).exists():
             log.warning("teacher %s of %s no longer exists; the report leaves it out", name, workdir)
             continue
         log.info("evaluating teacher %s", name)

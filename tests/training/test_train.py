@@ -13,7 +13,7 @@ from bnext_jax.data import pipeline, splits
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
 from bnext_jax.io.logs import read_metrics
-from bnext_jax.training import memory, watch
+from bnext_jax.training import memory, records
 from tests.helpers.checkpoints import saved_state
 
 STEPS = 44  # two epochs of 1437 // 64 = 22 batches
@@ -244,7 +244,7 @@ def test_an_unreadable_top1_of_a_checkpoint_does_not_stop_a_run(train, whole, tm
 
 
 def test_logs_that_cannot_be_written_are_reported(tmp_path):
-    writer = watch.Writer(tmp_path, 0, tensorboard=False)
+    writer = records.Writer(tmp_path, 0, tensorboard=False)
     writer.write(1, {"loss": 2.5})
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
