@@ -4,7 +4,7 @@ import json
 import os
 import re
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FILE_FORMAT = "array_record"
 MANIFEST = "prepared.json"  # in the dataset's folder: counts, class names, size and sha256 of each file
+TURNED = "turned"  # entry of the manifest: {split: number of images with a turn in their EXIF data}; only if the images were files
+TURNED_SHARE = 0.01  # if a larger share of the training images has a turn in its EXIF data, `predict` must not turn photos either
 REACHABLE_SECONDS = 25  # time limit for an answer from a bucket
 
 
@@ -29,8 +31,14 @@ def folder(data: DataConfig) -> epath.Path:
     Returns:
       the folder, which need not exist.
     Raises:
-      UserError: the bucket cannot be reached, or does not answer within REACHABLE_SECONDS.
+      UserError: the bucket cannot be reached, or does not answer within REACHABLE_SECONDS; or the name of the folder or of the dataset
+        is a pattern.
     """
+    for field, value in (("directory", data.directory), ("name", data.name)):
+        if re.search(r"[*?[]", value):
+            raise UserError(
+                f"config.data.{field} {value!r} has one of the characters * ? [, which TFDS takes for a pattern; use another name"
+            )
     if not data.directory:
         return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
     path = epath.Path(os.path.expanduser(data.directory))
@@ -124,6 +132,29 @@ def _check_sizes(where: epath.Path) -> None:
             raise UserError(
                 f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
             )
+
+
+def _manifest(data: DataConfig) -> dict[str, Any]:
+    """Reads a dataset's manifest; {} if there is none."""
+    where = prepared_folder(data)
+    manifest = where / MANIFEST if where else None
+    return json.loads(manifest.read_text()) if manifest and manifest.exists() else {}
+
+
+def orientation(data: DataConfig) -> str:
+    """Returns how photos must be shown to a network that trains on a dataset, so that they look like its training images.
+
+    Args:
+      data: names the dataset, its training split and config.data.orientation.
+    Returns:
+      "upright"; or "stored" if images are not turned in training and more than TURNED_SHARE of the training images have a turn in their
+      EXIF data. Where the manifest counts no turns, there are none: ImageNet's photos are practically all stored upright.
+    """
+    if data.orientation == "upright":
+        return data.orientation
+    manifest = _manifest(data)
+    turned = {name: count for name, count in manifest.get(TURNED, {}).items() if re.search(rf"\b{name}\b", data.train_split)}
+    return "stored" if sum(turned.values()) > TURNED_SHARE * sum(manifest["splits"][name] for name in turned) else "upright"
 
 
 def checksum(data: DataConfig) -> str:
