@@ -288,6 +288,7 @@ def run() -> None:
     warnings.filterwarnings(
         "ignore", "coroutine .* was never awaited", RuntimeWarning
     )  # Orbax leaves coroutines behind when reading a file fails
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata in photos; our own messages name what cannot be decoded
     silence_abandoned()
     result_file = os.fdopen(os.dup(1), "w")  # standard output, kept for the JSON line alone
     os.dup2(2, 1)  # what libraries print to standard output goes to standard error

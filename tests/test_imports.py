@@ -13,10 +13,10 @@ nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epi
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
-data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.photo
+data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
 data.augment.operations data.augment.randaugment data.augment.transforms
-data.datasets.digits data.datasets.folders
-data.store data.prepare data.splits data.faults data.pipeline
+data.store data.datasets.digits data.datasets.folders
+data.prepare data.splits data.faults data.pipeline
 io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network

@@ -13,7 +13,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from bnext_jax.config import Config, DataConfig
-from bnext_jax.data.store import FEATURES, FILE_FORMAT, MANIFEST, checksum_of, class_names, folder, open_builder, prepared_folder
+from bnext_jax.data.store import FEATURES, FILE_FORMAT, MANIFEST, TURNED, checksum_of, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io import buckets
 from bnext_jax.io.files import sha256, write_whole
@@ -55,6 +55,13 @@ def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None 
         log.info("%s is there already; remove %s to prepare it again", data.name, where)
     builder = open_builder(data)
     manifest = _manifest(where, builder, data.name)
+    turned = {split: count for split, count in manifest.get(TURNED, {}).items() if count}
+    if turned and data.orientation == "stored":
+        log.warning(
+            "photos of %s that are not stored upright (EXIF orientation): %s; training and evaluation see them as they are stored, unless"
+            " you set config.data.orientation='upright'",
+            data.name, ", ".join(f"{count} of the {manifest['splits'][split]} of {split}" for split, count in turned.items()),
+        )  # fmt: skip
     return {
         "dataset": data.name,
         "directory": str(where),
@@ -165,5 +172,7 @@ def _manifest(where: Path, builder: "tfds.core.DatasetBuilder", name: str) -> di
         "classes": list(class_names(builder, name)),
         "files": noted,
     }
+    if TURNED in (builder.info.metadata or {}):
+        manifest[TURNED] = builder.info.metadata[TURNED]
     write_whole(path, json.dumps(manifest, indent=1), "manifest", "free space and run `prepare` again")
     return manifest

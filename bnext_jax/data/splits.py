@@ -23,6 +23,7 @@ class Source:
       split: name of the split, for messages.
       records: random access: records[i] = {"image": encoded bytes, "label": int, "file_name": bytes or str (optional)}.
       class_names: one name per class, in label order.
+      upright: whether images are turned as their EXIF data say, see Photo.
       decoded: {index: (pixels, label, file name)} of the images that stay in memory.
     """
 
@@ -30,7 +31,7 @@ class Source:
     split: str
     records: Any
     class_names: tuple
-
+    upright: bool = False
     decoded: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Source:
         kept = self.decoded.get(index)
         if kept is None:
             record = self.records[index]
-            image, label, name = Photo(record["image"]), self._label(index, record), _file_name(record)
+            image, label, name = Photo(record["image"], upright=self.upright), self._label(index, record), _file_name(record)
             if 3 * image.height * image.width * len(self) > DECODED_BYTES:
                 return image, label, name
             kept = self.decoded[index] = image.pixels(), label, name
@@ -115,4 +116,4 @@ def open_source(data: DataConfig, split: str) -> Source:
     except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
-    return Source(data.name, split, records, names)
+    return Source(data.name, split, records, names, upright=data.orientation == "upright")

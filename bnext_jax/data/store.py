@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FILE_FORMAT = "array_record"
 FEATURES = "features.json"  # TFDS's file in a dataset's folder; the folder is a dataset if it has this file
 MANIFEST = "prepared.json"  # in the dataset's folder: counts, class names, size and sha256 of each file
+TURNED = "turned"  # entry of the manifest: {split: number of images with a turn in their EXIF data}; only if the images were files
+TURNED_SHARE = 0.01  # if a larger share of the training images has a turn in its EXIF data, `predict` must not turn photos either
 
 
 def folder(data: DataConfig) -> Path:
@@ -102,11 +104,33 @@ def _check_sizes(where: Path) -> None:
             )
 
 
-def checksum(data: DataConfig) -> str:
-    """Returns one sha256 over the sizes and checksums of a dataset's files, from its manifest; "" if there is no manifest."""
+def _manifest(data: DataConfig) -> dict[str, Any]:
+    """Reads a dataset's manifest; {} if there is none."""
     where = prepared_folder(data)
     manifest = where / MANIFEST if where else None
-    return checksum_of(json.loads(manifest.read_text())) if manifest and manifest.exists() else ""
+    return json.loads(manifest.read_text()) if manifest and manifest.exists() else {}
+
+
+def orientation(data: DataConfig) -> str:
+    """Returns how photos must be shown to a network that trains on a dataset, so that they look like its training images.
+
+    Args:
+      data: names the dataset, its training split and config.data.orientation.
+    Returns:
+      "upright"; or "stored" if images are not turned in training and more than TURNED_SHARE of the training images have a turn in their
+      EXIF data. Where the manifest counts no turns, there are none: ImageNet's photos are practically all stored upright.
+    """
+    if data.orientation == "upright":
+        return data.orientation
+    manifest = _manifest(data)
+    turned = {name: count for name, count in manifest.get(TURNED, {}).items() if re.search(rf"\b{name}\b", data.train_split)}
+    return "stored" if sum(turned.values()) > TURNED_SHARE * sum(manifest["splits"][name] for name in turned) else "upright"
+
+
+def checksum(data: DataConfig) -> str:
+    """Returns one sha256 over the sizes and checksums of a dataset's files, from its manifest; "" if there is no manifest."""
+    manifest = _manifest(data)
+    return checksum_of(manifest) if manifest else ""
 
 
 def checksum_of(manifest: Mapping[str, Any]) -> str:

@@ -16,13 +16,19 @@ BUCKETS = ("gs", "s3", "az", "hf")  # etils takes the local folders /gs, /s3, ..
 PATTERNS = "*?[]#"  # in a bucket's paths the client reads them as a pattern, or as a generation
 
 
-class Path(PosixGPath):
-    """An epath.Path that never reads its own characters as a pattern. Orbax and `/` keep the type."""
+def _glob(folder: PosixGPath, pattern: str) -> Iterator[PosixGPath]:
+    """Yields the paths below a folder that match a pattern. The folder itself may contain "[", "*" and "?"."""
+    for found in folder._backend.glob(os.path.join(glob.escape(folder._path_str), pattern)):
+        yield folder._new(found)
 
-    def glob(self, pattern: str) -> Iterator["Path"]:
-        """Yields the paths below this one that match the pattern. Unlike epath's, this path may contain "[", "*" and "?"."""
-        for found in self._backend.glob(os.path.join(glob.escape(self._path_str), pattern)):
-            yield self._new(found)
+
+# etils reads the folder's own characters as part of the pattern. So Orbax lost checkpoints in folders like "run[1]", and TFDS opened the
+# dataset of another folder. This repairs both.
+PosixGPath.glob = _glob
+
+
+class Path(PosixGPath):
+    """An epath.Path that knows whether it lies in a bucket. Orbax and `/` keep the type."""
 
     def absolute(self) -> "Path":
         """The path from the root of the file system. A path in a bucket has no other form."""

@@ -16,7 +16,7 @@ from flax import nnx
 from PIL import Image
 
 from bnext_jax.data import preprocessing
-from bnext_jax.data.decode.photo import open_photo
+from bnext_jax.data.decode.photo import Photo, use_photo
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.nn.binary_conv import BinaryConv
@@ -196,7 +196,7 @@ def features(
     names = names_of_layers(model, layers)
     if not names:
         raise UserError(f"{checkpoint} holds {metadata['model']['name']}, which has no binary convolutions, so no binary feature maps")
-    image = fitted(np.asarray(open_photo(words[0])), model.total_stride)
+    image = fitted(use_photo(words[0], Photo.pixels, upright=preprocessing.upright(metadata["preprocessing"])), model.total_stride)
     kept = maps_of(model, metadata, image, names)
     return {
         "picture": draw_maps(image, kept, path, caption=f"{metadata['model']['name']}, {pathlib.Path(words[0]).name}"),

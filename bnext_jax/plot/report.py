@@ -15,10 +15,10 @@ from bnext_jax.analysis import count
 from bnext_jax.analysis.count_rows import summary_rows
 from bnext_jax.commands.evaluate import evaluate, evaluate_network
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import splits
+from bnext_jax.data import preprocessing, splits
 from bnext_jax.data.augment.transforms import Transform, pixels_of
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.data.decode.photo import open_photo
+from bnext_jax.data.decode.photo import Photo, use_photo
 from bnext_jax.distill import schedule
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import program
@@ -70,7 +70,11 @@ def report(
     evaluated = load(checkpoint)[0] if checkpoint else model
     config = from_json(describe(workdir)["config"]).check()
     source = splits.open_source(config.data, config.data.eval_split)
-    shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words and names_of_layers(model) else None
+    shown = (
+        fitted(use_photo(words[0], Photo.pixels, upright=preprocessing.upright(metadata["preprocessing"])), model.total_stride)
+        if words and names_of_layers(model)
+        else None
+    )
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", checkpoint or workdir, len(source))
         found = evaluate_network(evaluated, metadata, checkpoint or workdir, config, predictions=f"{folder}/predictions.csv")

@@ -48,6 +48,7 @@ class Run:
       dataset: {"name", "train_images" (their number), "sha256" (of the files, see store.checksum; "" = unknown)}.
       train_shape: (height, width, 3) of a training image.
       eval_shape: (height, width, 3) of an evaluation image.
+      orientation: how `predict` must show photos to the network, see store.orientation.
       schedule: the teachers, and which of them teach in an epoch.
       model_spec: {"name", "num_classes", "arguments"} of the student.
       programs: the student's views and the programs to compile.
@@ -85,6 +86,7 @@ class Run:
         if images % config.batch_size:
             log.info("each epoch skips %d of the %d images, a different selection each time", images % config.batch_size, images)
         self.train_shape = self.batches[0]["image"].shape[1:]
+        self.orientation = store.orientation(data)
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
         self.schedule = TeacherSchedule(config.distill, config.epochs, data, self.train_source.class_names, self.shardings)
@@ -167,6 +169,7 @@ class Run:
                 "std": list(config.data.std),
                 "eval_transform": config.data.eval_transform,
                 "image_shape": list(self.eval_shape),
+                "orientation": self.orientation,
             },
             "class_names": list(self.train_source.class_names),
             "dataset": self.dataset,

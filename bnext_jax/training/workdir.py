@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnext_jax.config import Config, changed_fields, to_json
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.io import buckets, checkpoint
 from bnext_jax.io.files import write_whole
 from bnext_jax.io.paths import Path, to_path
@@ -67,8 +67,9 @@ class Claim:
     def __enter__(self) -> "Claim":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind not in (MachineLost, Unreachable):  # then the process ends at once, and the lock with it
+            self.close()
 
 
 @contextlib.contextmanager

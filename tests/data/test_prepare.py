@@ -112,8 +112,8 @@ def test_prepare_warns_of_files_that_are_not_images(run, folders, tmp_path, capl
     (folders / "train/n01/notes.txt").write_text("x")
     (folders / "val/n02/broken.jpg").write_bytes(b"no pixels")
     assert run(*words(tmp_path, f"--source={folders}"))[0] == 0
-    assert "1 files in" in caplog.text and "do not have an image's suffix and are left out" in caplog.text
-    assert "1 files of validation cannot be read as images: broken.jpg" in caplog.text
+    assert f"left out of {folders}, because they are without an image's suffix: 1 (train/n01/notes.txt)" in caplog.text
+    assert "1 files of validation cannot be read as images: broken.jpg (its bytes are not in a known image format" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_checkpoint_describes_its_network_classes_and_preprocessing(whole):
     assert described["model"] == {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8, 16, 16]}}
     assert (described["step"], described["epoch"], described["temperature"]) == (STEPS, 2, 0)
     assert described["class_names"] == list("0123456789")
-    assert described["preprocessing"]["image_shape"] == [16, 16, 3]
+    assert described["preprocessing"]["image_shape"] == [16, 16, 3] and described["preprocessing"]["orientation"] == "upright"
 
 
 def test_evaluate_needs_only_the_work_directory_and_repeats_trains_results(run, whole):
