@@ -3,6 +3,7 @@
 #                   then the reference outputs, compiled as for users
 # make lint         ruff and mypy
 # make docs         the manual, in docs/_build/html
+# make buckets      runs with work directories and datasets in a bucket: a storage emulator on loopback
 # make native       tests of the engine in C: sanitizers, damaged files (FUZZ_SECONDS=240 of computing, in two processes), 64-bit ARM in an
 #                   emulator, faults put in on purpose; its parts are sanitize, fuzz, example, arm and mutants
 # make native-packages   installs what make native needs beyond gcc, with apt
@@ -12,8 +13,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses=2 --durations=15
 
+# Most of the time of tests is compilation.
+QUICK = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 NATIVE = sanitize fuzz example arm mutants
-.PHONY: quickstart test lint docs native native-packages $(NATIVE) clean
+.PHONY: quickstart test lint docs buckets native native-packages $(NATIVE) clean
 .DELETE_ON_ERROR:
 
 $(VENV)/run.done: requirements.txt
@@ -22,7 +26,7 @@ $(VENV)/run.done: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/dev.done: requirements-dev.txt requirements-convert.txt requirements-plan.txt $(VENV)/run.done
+$(VENV)/dev.done: requirements-dev.txt requirements-convert.txt requirements-gcs.txt requirements-plan.txt $(VENV)/run.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
@@ -35,9 +39,12 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 
 test: lint
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden"
+	$(QUICK) $(PYTEST) --dist=loadfile --no-loadscope-reorder -m "not golden and not bucket"
 	$(PYTEST) --dist=load -m golden
-	@echo "not run: make native (sanitizers, ARM, fuzzing), make docs"
+	@echo "not run: make buckets (storage emulator), make native (sanitizers, ARM, fuzzing), make docs"
+
+buckets: $(VENV)/dev.done
+	$(QUICK) $(PYTEST) --dist=load -m bucket
 
 $(VENV)/docs.done: requirements-docs.txt $(VENV)/run.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt

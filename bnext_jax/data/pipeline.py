@@ -26,7 +26,8 @@ from absl import flags
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.decode.photo import Undecodable
 from bnext_jax.data.splits import Source
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import Unreachable, UserError, one_line
+from bnext_jax.io import buckets
 
 SHUFFLE_ROUNDS = 4  # rounds of the block cipher that makes the permutation
 PREFETCHED_BATCHES = 4  # smallest size of the prefetch buffer
@@ -185,6 +186,7 @@ def iterate(
       workers: decoding processes; 0: only threads.
     Raises:
       UserError: a worker died. Errors of a batch pass through.
+      Unreachable: the dataset's bucket does not answer.
     """
     dataset = grain.MapDataset.source(batches)[start_step:stop_step]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, PREFETCHED_BATCHES))
@@ -193,9 +195,12 @@ def iterate(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's global flags; our commands do not parse those
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_begin_worker)
-    elements = iter(dataset)
+    elements, stuck = iter(dataset), False
     try:
-        yield from elements
+        yield from buckets.watched(batches.source.folder, elements)
+    except Unreachable:
+        stuck = True
+        raise
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
@@ -204,7 +209,8 @@ def iterate(
             " config.data.workers or config.data.threads and start again: the run resumes from its last checkpoint"
         ) from error
     finally:
-        elements.close()  # ends the workers and frees their shared memory
+        if not stuck:
+            elements.close()  # ends the workers and frees their shared memory
 
 
 def _begin_worker(index: int, count: int) -> None:

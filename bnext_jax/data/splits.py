@@ -8,8 +8,9 @@ import numpy as np
 from bnext_jax.config import DataConfig
 from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.data.prepare import prepare
-from bnext_jax.data.store import class_names, open_builder, prepared_folder
+from bnext_jax.data.store import class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError
+from bnext_jax.io.paths import Path
 
 DECODED_BYTES = 256 * 2**20  # a split whose decoded images need no more than this stays in memory (digits, CIFAR)
 
@@ -24,6 +25,7 @@ class Source:
       records: random access: records[i] = {"image": encoded bytes, "label": int, "file_name": bytes or str (optional)}.
       class_names: one name per class, in label order.
       upright: whether images are turned as their EXIF data say, see Photo.
+      folder: where the dataset lies; None if that is unknown.
       decoded: {index: (pixels, label, file name)} of the images that stay in memory.
     """
 
@@ -32,6 +34,7 @@ class Source:
     records: Any
     class_names: tuple
     upright: bool = False
+    folder: Path | None = None
     decoded: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,4 +119,4 @@ def open_source(data: DataConfig, split: str) -> Source:
     except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
-    return Source(data.name, split, records, names, upright=data.orientation == "upright")
+    return Source(data.name, split, records, names, upright=data.orientation == "upright", folder=folder(data))

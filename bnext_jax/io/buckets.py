@@ -82,6 +82,23 @@ def patient(place: Path, work: Callable[[], Any]) -> Any:
     return main.result
 
 
+def watched(place: Path | None, items: Iterator[Any]) -> Iterator[Any]:
+    """Yields `items`, and waits for each as `patient` does.
+
+    Args:
+      place: a path in the bucket that the items come from; None or a path on a disk is not watched.
+      items: an iterator.
+    Raises:
+      Unreachable: the bucket has not answered for SILENCE seconds.
+    """
+    if place is None or not place.bucket:
+        yield from items
+        return
+    end = object()
+    while (item := patient(place, lambda: next(items, end))) is not end:
+        yield item
+
+
 def check(place: Path, what: str) -> None:
     """Checks that a path's bucket answers. Does nothing for a path on a disk.
 
