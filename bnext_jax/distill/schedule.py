@@ -1,5 +1,7 @@
 """The frozen teachers of a run: checks and reads each teacher's file once, and decides which teachers teach in which epoch."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
 from bnext_jax.errors import UserError
+from bnext_jax.io import buckets
 from bnext_jax.io.load import fits_classes, load
 from bnext_jax.io.paths import to_path
 from bnext_jax.nn.network import Network, split
@@ -40,13 +43,14 @@ def roles(distill: DistillConfig, epochs: int, epoch: int) -> dict[str, str]:
 def parts(teacher: str) -> tuple[str, str]:
     """Splits a teacher's name in the config, "TAG=FILE" or "PATH".
 
-    A name that is an existing path is taken as a path, even with a "=" in it.
+    A name that is an existing path, or a path in a bucket, is taken as a path, even with a "=" in it.
 
     Returns:
       (tag, path); the tag of "PATH" is "". "~" is expanded.
     """
     tag, equals, path = teacher.partition("=")
-    tag, path = (tag, path) if equals and not to_path(teacher, "config.distill").exists() else ("", teacher)
+    if not equals or "://" in tag or os.path.exists(os.path.expanduser(teacher)):
+        tag, path = "", teacher
     return tag, str(to_path(path, "config.distill"))
 
 
@@ -69,11 +73,14 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
         classes or another scaling of images than the run.
     """
     tag, path = parts(teacher)
-    if tag:
-        roster.check_file(tag, path)
-    elif to_path(path).is_file():
-        roster.check_noted(path)
-    model, metadata = load(path, form="float")
+    place = to_path(path)
+    buckets.check(place, "config.distill")
+    with buckets.local_copy(place) if place.is_file() else contextlib.nullcontext(place) as copy:
+        if tag:
+            roster.check_file(tag, copy)
+        elif place.is_file():
+            roster.check_noted(copy)
+        model, metadata = load(copy, form="float")
     name = metadata["model"]["name"]
     if tag and name != roster.ROSTER[tag].model:
         raise UserError(f"{path} holds {name}, not the {roster.ROSTER[tag].model} of teacher {tag}")

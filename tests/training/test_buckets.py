@@ -186,9 +186,8 @@ def test_a_bucket_that_stays_away_ends_the_run_with_75_and_it_resumes_later(star
     begun = start(*words(run, data))
     wait_for(lambda: steps(run))
     storage.vanish()
-    code, result, error = begun()
-    silent = start(*words(run, data))  # while it is away
-    told = silent()
+    silent = start(*words(run, data))  # a command that begins while it is away
+    (code, result, error), told = begun(), silent()
     storage.appear()
     assert (code, result) == (75, None) and "has lost its bucket: start it again" in last(error)
     assert told[:2] == (2, None)
