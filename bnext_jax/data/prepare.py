@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from bnext_jax.config import Config, DataConfig
-from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder
+from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder, size
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.files import sha256, write_whole
 
@@ -89,7 +89,8 @@ def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> epat
     except UserError:
         raise
     except Exception as error:  # TFDS and its downloader raise many types; each means failure
-        raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}") from error
+        advice = "; name another folder in TFDS_DATA_DIR" if isinstance(error, PermissionError) and not data.directory else ""
+        raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}{advice}") from error
     counts = {str(name): split.num_examples for name, split in builder.info.splits.items()}
     missing = {name: number for name, number in IMAGENET_COUNTS.items() if counts.get(name) != number}
     if data.name == IMAGENET and not source and missing:
@@ -127,11 +128,11 @@ def _check_imagenet_files(manual_dir: str | None) -> None:
             f"ImageNet cannot be downloaded without an account: get {' and '.join(IMAGENET_FILES)} from image-net.org and name their"
             " folder with --manual_dir=DIR, or give class folders with --source=DIR"
         )
-    for name, size in IMAGENET_FILES.items():
+    for name, expected in IMAGENET_FILES.items():
         path = pathlib.Path(manual_dir) / name
         found = path.stat().st_size if path.is_file() else 0
-        if found != size:
-            raise UserError(f"{path} has {found} bytes instead of {size}" if found else f"{path} is missing; get it from image-net.org")
+        if found != expected:
+            raise UserError(f"{path} has {found} bytes instead of {expected}" if found else f"{path} is missing; get it from image-net.org")
 
 
 def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str)
     log.info("checksums of %d files in %s", len(files), where)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = list(pool.map(sha256, [where / file for file in files]))
-    noted = {file: {"bytes": (where / file).stat().length, "sha256": digest} for file, digest in zip(files, digests, strict=True)}
+    noted = {file: {"bytes": size(where / file), "sha256": digest} for file, digest in zip(files, digests, strict=True)}
     manifest = {
         "dataset": name,
         "version": str(builder.version),

@@ -25,17 +25,18 @@ def folder(data: DataConfig) -> epath.Path:
     """Returns the folder of all datasets: a local folder, or a bucket's (gs://...).
 
     Args:
-      data: its `directory` names the folder; "" = ~/tensorflow_datasets.
+      data: its `directory` names the folder; "" = TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets.
     Returns:
       the folder, which need not exist.
     Raises:
-      UserError: the bucket cannot be reached, or does not answer within REACHABLE_SECONDS.
+      UserError: the user has no home folder, the bucket cannot be reached, or it does not answer within REACHABLE_SECONDS.
     """
-    if not data.directory:
-        return epath.Path(os.path.expanduser("~/tensorflow_datasets"))
-    path = epath.Path(os.path.expanduser(data.directory))
-    if "://" in data.directory:
-        _check_reachable(data.directory, path)
+    name = data.directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    path = epath.Path(os.path.expanduser(name))
+    if not data.directory and os.fspath(path).startswith("~"):
+        raise UserError("this user has no home folder for the datasets; name a folder in config.data.directory or in TFDS_DATA_DIR")
+    if "://" in name:
+        _check_reachable(name, path)
     return path
 
 
@@ -113,13 +114,18 @@ def open_builder(data: DataConfig) -> "tfds.core.DatasetBuilder":
     return builder
 
 
+def size(path: epath.Path) -> int:
+    """The size of a file in bytes. (epath's stat fails for a local file whose owner has no name on this machine, as in containers.)"""
+    return path.stat().length if "://" in os.fspath(path) else os.path.getsize(path)
+
+
 def _check_sizes(where: epath.Path) -> None:
     """Compares the sizes of a local dataset's files with its manifest, if there is one."""
     manifest = where / MANIFEST
     if "://" in os.fspath(where) or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
         return
     for name, noted in json.loads(manifest.read_text())["files"].items():
-        found = (where / name).stat().length if (where / name).exists() else 0
+        found = size(where / name) if (where / name).exists() else 0
         if found != noted["bytes"]:
             raise UserError(
                 f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
