@@ -25,7 +25,7 @@ from absl import flags
 from bnext_jax.commands import help_texts
 from bnext_jax.commands.flags import CONFIG, SWITCH, Flag
 from bnext_jax.commands.table import COMMANDS
-from bnext_jax.errors import MachineLost, UserError, nearest, one_line
+from bnext_jax.errors import MachineLost, Unreachable, UserError, nearest, one_line
 from bnext_jax.host.cache import without_home
 from bnext_jax.host.process import missing_package, program, restart_with_huge_pages, silence_abandoned, without_tpu
 
@@ -248,12 +248,12 @@ def main(argv: list[str], out: TextIO | None = None) -> int:
         result = call(command, arguments)
         code = result.pop("exit_code", 0)
         text = _json(result)
+    except (MachineLost, Unreachable) as error:
+        print(f"bnext: {error}", file=sys.stderr, flush=True)
+        os._exit(AGAIN if isinstance(error, MachineLost) else 2)  # a normal exit would wait for the lost process or the bucket
     except UserError as error:
         print(f"bnext: {error}", file=sys.stderr)
         return 2
-    except MachineLost as error:
-        print(f"bnext: {error}", file=sys.stderr, flush=True)
-        os._exit(AGAIN)  # a normal exit would wait for the lost process
     except KeyboardInterrupt:
         print("bnext: interrupted", file=sys.stderr)
         return 130
@@ -287,11 +287,12 @@ def run() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA raises its errors too, and logs 3000 characters for some loaded programs
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
-    for library in ("absl", "asyncio", "concurrent.futures"):  # they print tracebacks of errors that we report in one sentence
+    for library in ("absl", "asyncio", "concurrent.futures", "gcsfs"):  # they print tracebacks of errors that we report in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings(
         "ignore", "coroutine .* was never awaited", RuntimeWarning
     )  # Orbax leaves coroutines behind when reading a file fails
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata in photos; our own messages name what cannot be decoded
     silence_abandoned()
     without_home()
     result_file = os.fdopen(os.dup(1), "w")  # standard output, kept for the JSON line alone

@@ -15,6 +15,7 @@ from bnext_jax.bounds import check_numbers
 from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+ORIENTATIONS = ("stored", "upright")
 LOSSES = ("product_of_means", "per_instance")
 
 
@@ -80,6 +81,7 @@ class DataConfig(ReadOnly):
     eval_transform: str = free("")  # operations on evaluation images, in the same form
     mean: tuple[float, ...] = fixed((0.485, 0.456, 0.406))  # mean of each channel, for pixels scaled to [0, 1]
     std: tuple[float, ...] = fixed((0.229, 0.224, 0.225))  # standard deviation of each channel, for pixels scaled to [0, 1]
+    orientation: str = fixed("stored")  # of the images: "stored" = their pixels as in the file; "upright" = turned as their EXIF data say
     threads: int = free(4)  # threads that read and decode images, per process, or per worker where `workers` > 0
     workers: int = free(0)  # extra processes that decode images, per process of the run; 0 = threads alone
     undecodable_share: float = free(0.001)  # largest share of an epoch's images that may be undecodable; others replace them
@@ -184,13 +186,13 @@ class Config(ReadOnly):
         group = self.batch_norm_group
         if group is not None and (group <= 0 or self.batch_size % group):
             raise UserError(f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}")
-        for name, value in (("precision", self.precision), ("distill.precision", self.distill.precision)):
-            if value not in PRECISIONS:
-                raise UserError(f"config.{name} is {value!r}; one of: {', '.join(PRECISIONS)}")
+        chosen = (("precision", self.precision, PRECISIONS), ("distill.precision", self.distill.precision, PRECISIONS),
+                  ("distill.form", self.distill.form, LOSSES), ("data.orientation", self.data.orientation, ORIENTATIONS))  # fmt: skip
+        for name, value, known in chosen:
+            if value not in known:
+                raise UserError(f"config.{name} is {value!r}; one of: {', '.join(known)}")
         if self.init_new_head and not self.init:
             raise UserError("config.init_new_head is set without config.init; name the network to start from, or leave it out")
-        if self.distill.form not in LOSSES:
-            raise UserError(f"config.distill.form is {self.distill.form!r}; one of: {', '.join(LOSSES)}")
         if self.distill.assistants and not self.distill.main:
             raise UserError("config.distill.assistants are given without config.distill.main; name the main teacher too")
         share = self.temperature.exact_from

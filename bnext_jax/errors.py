@@ -11,8 +11,12 @@ class UserError(ValueError):
     """
 
 
+class Unreachable(UserError):
+    """A bucket does not answer or refuses. The command line ends the process at once: clients of buckets retry for minutes."""
+
+
 class MachineLost(Exception):
-    """Another process of the run has ended. The command line prints the message and exits with code 75: start again."""
+    """A run lost another process, or its bucket. The command line prints the message and exits with code 75: start again."""
 
 
 def one_line(error: object, longest: int = 300) -> str:

@@ -8,23 +8,24 @@ import sys
 import bnext_jax
 
 LINES = """
-errors bounds host.process host.cache host.machine_code host.progress io.files io.compiled io.logs io.digest analysis.tables
+errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
+analysis.tables
 nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
-data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.photo
+data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
 data.augment.operations data.augment.randaugment data.augment.transforms
-data.datasets.digits data.datasets.folders
-data.store data.prepare data.splits data.faults data.pipeline
+data.store data.datasets.digits data.datasets.folders
+data.prepare data.splits data.faults data.pipeline
 io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
 io.load io.save distill.schedule recipes
 analysis.macs analysis.count analysis.count_rows
 tpu.collectives tpu.traffic
-training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.workdir
-training.checkpoints
+training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.records
+training.lock training.workdir training.checkpoints
 training.step training.evaluator training.programs training.init training.run training.loop
 tpu.abstract tpu.aot
 plot.figures plot.page plot.curves plot.comparison plot.augmentation

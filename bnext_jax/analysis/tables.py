@@ -5,9 +5,8 @@ import io
 import os
 from collections.abc import Sequence
 
-from etils import epath
-
 from bnext_jax.io.files import checked_ending, write_whole
+from bnext_jax.io.paths import Path
 
 SUFFIXES = (".md", ".csv")
 
@@ -40,7 +39,7 @@ def comma_separated(rows: Sequence[Sequence[str]]) -> str:
     return out.getvalue()
 
 
-def file_path(output: os.PathLike | str) -> epath.Path:
+def file_path(output: os.PathLike | str) -> Path:
     """Returns the path of a table that will be written. Commands call this before they start to work.
 
     Raises:
@@ -49,7 +48,7 @@ def file_path(output: os.PathLike | str) -> epath.Path:
     return checked_ending(output, "table", SUFFIXES)
 
 
-def save(rows: Sequence[Sequence[str]], path: epath.Path) -> None:
+def save(rows: Sequence[Sequence[str]], path: Path) -> None:
     """Writes a table to a file.
 
     Args:

@@ -16,10 +16,12 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import processors
+from bnext_jax.io.buckets import local_copy
 from bnext_jax.io.checkpoint import without_run
 from bnext_jax.io.load import load
+from bnext_jax.io.paths import to_path
 from bnext_jax.models.table import create_model
-from bnext_jax.packed import file, network
+from bnext_jax.packed import file
 from bnext_jax.packed.pack import pack
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def _packed(checkpoint: str | None, model: str | None, folder: pathlib.Path) -> 
     """Yields (packed file, name of the network, its own image side or None)."""
     with contextlib.ExitStack() as stack:
         if checkpoint and file.is_packed(checkpoint):
-            path = stack.enter_context(network.local(checkpoint))
+            path = stack.enter_context(local_copy(to_path(checkpoint)))
             described = file.read_description(path)
         else:
             if checkpoint:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from bnext_jax.analysis.count import weigh
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
+from bnext_jax.io import buckets
 from bnext_jax.io.load import load
+from bnext_jax.io.paths import to_path
 from bnext_jax.io.save import save
 from bnext_jax.io.torch import torch_files
 
@@ -25,14 +26,14 @@ def _located(source: str, output: str, model: str | None, gate_bits: int | None)
     If a teacher's output is a safetensors file, the downloaded file itself becomes the output, so its published checksum stays valid.
     It is deleted again if the network in it is not the expected one.
     """
-    if source not in roster.ROSTER or pathlib.Path(source).exists():
+    if source not in roster.ROSTER or to_path(source).exists():
         yield source, model
         return
     if model not in (None, roster.ROSTER[source].model) or gate_bits:
         raise UserError(f"{source} is {roster.ROSTER[source].model}; leave --model and --gate_bits out")
     with tempfile.TemporaryDirectory() as folder:
         path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
-        if pathlib.Path(f"{path}.sha256").exists():
+        if to_path(f"{path}.sha256").exists():
             raise UserError(f"{path}.sha256 exists; remove it or name another --output")
         roster.fetch(source, path)
         try:
@@ -58,7 +59,9 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
     Raises:
       UserError: the source cannot be read or does not fit, or the output exists or cannot be written.
     """
-    if pathlib.Path(output).exists():
+    place = to_path(output, "--output")
+    buckets.check(place, "--output")
+    if place.exists():
         raise UserError(f"{output} exists; remove it or name another --output")
     with _located(source, output, model, gate_bits) as (path, expected):
         log.info("reading %s", path)

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from bnext_jax.data import preprocessing
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.data.decode.photo import open_photo
+from bnext_jax.data.decode.photo import use_photo
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
@@ -26,19 +26,20 @@ TOP = 5
 BATCH = 16
 
 
-def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, ...]) -> np.ndarray:
+def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, ...], upright: bool = True) -> np.ndarray:
     """Reads a photo and applies the network's evaluation transform. Resizes and crops the result if it has not the network's size.
 
     Args:
-      path: an image file that Pillow can read.
+      path: an image file.
       transform: the evaluation transform.
       shape: (height, width, 3) of the network's images, in pixels.
+      upright: see preprocessing.upright.
     Returns:
       uint8 array of `shape`.
     Raises:
-      UserError: see open_photo.
+      UserError: see use_photo.
     """
-    image = transform(np.asarray(open_photo(path)), None)
+    image = use_photo(path, lambda photo: transform(photo, None), upright=upright)
     if image.shape != tuple(shape):  # networks for small images have no resize in their transform
         height, width = shape[:2]
         image = np.asarray(ImageOps.fit(Image.fromarray(image), (width, height), Image.Resampling.BICUBIC))
@@ -67,7 +68,7 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
     network, metadata = load(checkpoint, model)
     seen = preprocessing.of(metadata)
     transform, shape = Transform(seen["eval_transform"]), tuple(seen["image_shape"])
-    images = np.stack([read_photo(path, transform, shape) for path in files])
+    images = np.stack([read_photo(path, transform, shape, preprocessing.upright(seen)) for path in files])
     names = imagenet.readable(metadata["class_names"], metadata["model"]["num_classes"])
     structure, params, batch_stats = split(network, training=False)
 

@@ -4,20 +4,20 @@ TFDS writes to a temporary folder and renames it when the dataset is complete. T
 """
 
 import concurrent.futures
-import hashlib
 import json
 import logging
 import os
 import pathlib
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
-from etils import epath
-
 from bnext_jax.config import Config, DataConfig
-from bnext_jax.data.store import FILE_FORMAT, MANIFEST, class_names, folder, open_builder, prepared_folder, size
+from bnext_jax.data.store import FEATURES, FILE_FORMAT, MANIFEST, TURNED, checksum_of, class_names, folder, open_builder, prepared_folder
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.io import buckets
 from bnext_jax.io.files import sha256, write_whole
+from bnext_jax.io.paths import Path, to_path
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -55,21 +55,39 @@ def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None 
         log.info("%s is there already; remove %s to prepare it again", data.name, where)
     builder = open_builder(data)
     manifest = _manifest(where, builder, data.name)
+    turned = {split: count for split, count in manifest.get(TURNED, {}).items() if count}
+    if turned and data.orientation == "stored":
+        log.warning(
+            "photos of %s that are not stored upright (EXIF orientation): %s; training and evaluation see them as they are stored, unless"
+            " you set config.data.orientation='upright'",
+            data.name, ", ".join(f"{count} of the {manifest['splits'][split]} of {split}" for split, count in turned.items()),
+        )  # fmt: skip
     return {
         "dataset": data.name,
         "directory": str(where),
         "splits": manifest["splits"],
         "classes": len(manifest["classes"]),
         "bytes": sum(file["bytes"] for file in manifest["files"].values()),
-        "sha256": hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest(),
+        "sha256": checksum_of(manifest),
     }
 
 
-def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> epath.Path:
-    """Writes the dataset and returns its folder."""
+def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> Path:
+    """Writes the dataset and returns its folder. TFDS can write only on disks, so a bucket gets a copy."""
+    root = folder(data)
+    if not root.bucket:
+        return _write_on_disk(data, root, source, manual_dir)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = _write_on_disk(data, to_path(temporary), source, manual_dir)
+        where = root / os.path.relpath(made, temporary)
+        log.info("copying the dataset to %s", where)
+        buckets.patient(where, lambda: buckets.upload(pathlib.Path(made), where, last=FEATURES))
+        return where
+
+
+def _write_on_disk(data: DataConfig, root: Path, source: str | None, manual_dir: str | None) -> Path:
     import tensorflow_datasets as tfds
 
-    root = folder(data)
     for left in (root / data.name).glob("incomplete.*"):
         log.info("removing %s, left by a preparation that was interrupted", left)
         left.rmtree()
@@ -78,7 +96,7 @@ def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> epat
     if data.name == IMAGENET and not source:
         _check_imagenet_files(manual_dir)
     if builder.is_prepared():  # some TFDS datasets have a subfolder per TFDS config, which prepared_folder does not find
-        return builder.data_path
+        return to_path(builder.data_path)
     log.info("preparing %s in %s", data.name, builder.data_dir)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if source or not sys.stderr.isatty():
@@ -96,10 +114,10 @@ def _write(data: DataConfig, source: str | None, manual_dir: str | None) -> epat
     if data.name == IMAGENET and not source and missing:
         builder.data_path.rmtree()
         raise UserError(f"ImageNet has {IMAGENET_COUNTS}, the files in {manual_dir} held {counts}; they are incomplete, nothing was kept")
-    return builder.data_path
+    return to_path(builder.data_path)
 
 
-def _builder(data: DataConfig, root: epath.Path, source: str | None) -> "tfds.core.DatasetBuilder":
+def _builder(data: DataConfig, root: Path, source: str | None) -> "tfds.core.DatasetBuilder":
     """Makes the TFDS builder that writes the dataset. Raises UserError if TFDS does not know the name."""
     import tensorflow_datasets as tfds
 
@@ -128,14 +146,14 @@ def _check_imagenet_files(manual_dir: str | None) -> None:
             f"ImageNet cannot be downloaded without an account: get {' and '.join(IMAGENET_FILES)} from image-net.org and name their"
             " folder with --manual_dir=DIR, or give class folders with --source=DIR"
         )
-    for name, expected in IMAGENET_FILES.items():
+    for name, size in IMAGENET_FILES.items():
         path = pathlib.Path(manual_dir) / name
         found = path.stat().st_size if path.is_file() else 0
-        if found != expected:
-            raise UserError(f"{path} has {found} bytes instead of {expected}" if found else f"{path} is missing; get it from image-net.org")
+        if found != size:
+            raise UserError(f"{path} has {found} bytes instead of {size}" if found else f"{path} is missing; get it from image-net.org")
 
 
-def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str) -> dict[str, Any]:
+def _manifest(where: Path, builder: "tfds.core.DatasetBuilder", name: str) -> dict[str, Any]:
     """Reads the manifest in a dataset's folder. Writes it first if it is missing.
 
     It is missing if another program wrote the dataset, or if preparation stopped before the manifest.
@@ -147,7 +165,7 @@ def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str)
     log.info("checksums of %d files in %s", len(files), where)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         digests = list(pool.map(sha256, [where / file for file in files]))
-    noted = {file: {"bytes": size(where / file), "sha256": digest} for file, digest in zip(files, digests, strict=True)}
+    noted = {file: {"bytes": (where / file).stat().length, "sha256": digest} for file, digest in zip(files, digests, strict=True)}
     manifest = {
         "dataset": name,
         "version": str(builder.version),
@@ -155,5 +173,7 @@ def _manifest(where: epath.Path, builder: "tfds.core.DatasetBuilder", name: str)
         "classes": list(class_names(builder, name)),
         "files": noted,
     }
+    if TURNED in (builder.info.metadata or {}):
+        manifest[TURNED] = builder.info.metadata[TURNED]
     write_whole(path, json.dumps(manifest, indent=1), "manifest", "free space and run `prepare` again")
     return manifest

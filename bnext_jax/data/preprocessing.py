@@ -5,6 +5,7 @@ Preprocessing is JSON data in a checkpoint's metadata, a dict with these keys:
     mean, std        of pixels in [0, 1], one number per channel
     eval_transform   one line of data.augment.transforms
     image_shape      [height, width, 3]
+    orientation      optional: "stored" = the network was trained on photos that were not turned as their EXIF data say; "upright" otherwise
 """
 
 import logging
@@ -39,6 +40,11 @@ def _for_imagenet(name: str) -> dict[str, Any]:
     line = f"resize({RESIZED})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
     mean, std = (roster.IMAGENET_MEAN, roster.IMAGENET_STD) if teacher is None else (teacher.mean, teacher.std)
     return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [size, size, 3]}
+
+
+def upright(known: Mapping[str, Any] | None) -> bool:
+    """Returns whether a network expects photos turned upright. known: its preprocessing, or None."""
+    return (known or {}).get("orientation", "upright") == "upright"
 
 
 def of(metadata: Mapping[str, Any], data: DataConfig | None = None) -> dict[str, Any]:

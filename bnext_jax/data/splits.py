@@ -23,6 +23,7 @@ class Source:
       split: name of the split, for messages.
       records: random access: records[i] = {"image": encoded bytes, "label": int, "file_name": bytes or str (optional)}.
       class_names: one name per class, in label order.
+      upright: whether images are turned as their EXIF data say, see Photo.
       decoded: {index: (pixels, label, file name)} of the images that stay in memory.
     """
 
@@ -30,7 +31,7 @@ class Source:
     split: str
     records: Any
     class_names: tuple
-
+    upright: bool = False
     decoded: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,6 +53,7 @@ class Source:
           (image, label). image: a Photo (encoded). In a split of at most DECODED_BYTES: uint8 [H,W,3].
         Raises:
           photo.Undecodable: the image cannot be decoded.
+          UserError: the image has no label.
         """
         return self.named_example(index)[:2]
 
@@ -60,11 +62,21 @@ class Source:
         kept = self.decoded.get(index)
         if kept is None:
             record = self.records[index]
-            image, label, name = Photo(record["image"]), int(record["label"]), _file_name(record)
+            image, label, name = Photo(record["image"], upright=self.upright), self._label(index, record), _file_name(record)
             if 3 * image.height * image.width * len(self) > DECODED_BYTES:
                 return image, label, name
             kept = self.decoded[index] = image.pixels(), label, name
         return kept
+
+    def _label(self, index, record):
+        """Returns a record's label. Raises UserError if it is not the number of a class: TFDS marks images without a label with -1."""
+        label = int(record["label"])
+        if not 0 <= label < len(self.class_names):
+            raise UserError(
+                f"image {index} of {self.name}'s split {self.split!r} has the label {label}, which is none of the {len(self.class_names)}"
+                " classes: the split is not labelled, so it can be neither trained on nor evaluated; name another split"
+            )
+        return label
 
     def describe(self, index: int) -> str:
         """Returns a text: the image's file name, index and split. If it cannot be decoded, the text says why."""
@@ -104,4 +116,4 @@ def open_source(data: DataConfig, split: str) -> Source:
     except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
-    return Source(data.name, split, records, names)
+    return Source(data.name, split, records, names, upright=data.orientation == "upright")

@@ -1,27 +1,30 @@
 """Finds and checks the prepared datasets on disk or in a bucket. data.prepare writes them, data.splits reads them."""
 
+import hashlib
 import json
 import os
 import re
-import threading
-from typing import TYPE_CHECKING
-
-from etils import epath
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from bnext_jax.config import DataConfig
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.host import cache
 from bnext_jax.host.process import program
-from bnext_jax.io.files import sha256
+from bnext_jax.io import buckets
+from bnext_jax.io.paths import Path, to_path
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 FILE_FORMAT = "array_record"
+FEATURES = "features.json"  # TFDS's file in a dataset's folder; the folder is a dataset if it has this file
 MANIFEST = "prepared.json"  # in the dataset's folder: counts, class names, size and sha256 of each file
-REACHABLE_SECONDS = 25  # time limit for an answer from a bucket
+TURNED = "turned"  # entry of the manifest: {split: number of images with a turn in their EXIF data}; only if the images were files
+TURNED_SHARE = 0.01  # if a larger share of the training images has a turn in its EXIF data, `predict` must not turn photos either
 
 
-def folder(data: DataConfig) -> epath.Path:
+def folder(data: DataConfig) -> Path:
     """Returns the folder of all datasets: a local folder, or a bucket's (gs://...).
 
     Args:
@@ -29,40 +32,19 @@ def folder(data: DataConfig) -> epath.Path:
     Returns:
       the folder, which need not exist.
     Raises:
-      UserError: the user has no home folder, the bucket cannot be reached, or it does not answer within REACHABLE_SECONDS.
+      UserError: nothing here can use this path, see io.paths.to_path, or its bucket cannot be reached; or the user has no home folder.
     """
-    name = data.directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    path = epath.Path(os.path.expanduser(name))
-    if not data.directory and os.fspath(path).startswith("~"):
+    name = data.directory or os.environ.get("TFDS_DATA_DIR")
+    if not name and cache.home() is None:
         raise UserError("this user has no home folder for the datasets; name a folder in config.data.directory or in TFDS_DATA_DIR")
-    if "://" in name:
-        _check_reachable(name, path)
+    path = to_path(name or "~/tensorflow_datasets", "config.data.directory")
+    buckets.check(path, "config.data.directory")
     return path
 
 
-def _check_reachable(name: str, path: epath.Path) -> None:
-    outcome: list[bool | Exception] = []
-
-    def ask():
-        try:
-            outcome.append(path.exists())
-        except Exception as error:  # each file system has its own exception types
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)  # bucket clients retry for many minutes and cannot be stopped
-    thread.start()
-    thread.join(REACHABLE_SECONDS)
-    if not outcome or isinstance(outcome[0], Exception):
-        reason = one_line(outcome[0]) if outcome else f"no answer within {REACHABLE_SECONDS} s"
-        raise UserError(
-            f"config.data.directory {name} cannot be reached ({reason}); check its name, the network and the credentials,"
-            " or mount the bucket with gcsfuse and name the mounted folder"
-        )
-
-
-def prepared_folder(data: DataConfig) -> epath.Path | None:
+def prepared_folder(data: DataConfig) -> Path | None:
     """Returns the folder of a prepared dataset's newest version; None if the dataset is not prepared."""
-    where = [path.parent for path in (folder(data) / data.name).glob("*/features.json")]
+    where = [path.parent for path in (folder(data) / data.name).glob(f"*/{FEATURES}")]
     versions = [path for path in where if re.fullmatch(r"[0-9]+([.][0-9]+)*", path.name)]  # not incomplete.XXXXXX_1.0.0
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
@@ -114,26 +96,48 @@ def open_builder(data: DataConfig) -> "tfds.core.DatasetBuilder":
     return builder
 
 
-def size(path: epath.Path) -> int:
-    """The size of a file in bytes. (epath's stat fails for a local file whose owner has no name on this machine, as in containers.)"""
-    return path.stat().length if "://" in os.fspath(path) else os.path.getsize(path)
-
-
-def _check_sizes(where: epath.Path) -> None:
+def _check_sizes(where: Path) -> None:
     """Compares the sizes of a local dataset's files with its manifest, if there is one."""
     manifest = where / MANIFEST
-    if "://" in os.fspath(where) or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
+    if where.bucket or not manifest.exists():  # with a thousand files, asking a bucket for the sizes takes a minute
         return
     for name, noted in json.loads(manifest.read_text())["files"].items():
-        found = size(where / name) if (where / name).exists() else 0
+        found = (where / name).stat().length if (where / name).exists() else 0
         if found != noted["bytes"]:
             raise UserError(
                 f"{where / name} has {found} bytes, {MANIFEST} beside it says {noted['bytes']}; remove {where} and run `prepare` again"
             )
 
 
-def checksum(data: DataConfig) -> str:
-    """Returns the sha256 of a dataset's manifest, which contains the checksums of all files; "" if there is no manifest."""
+def _manifest(data: DataConfig) -> dict[str, Any]:
+    """Reads a dataset's manifest; {} if there is none."""
     where = prepared_folder(data)
     manifest = where / MANIFEST if where else None
-    return sha256(manifest) if manifest and manifest.exists() else ""
+    return json.loads(manifest.read_text()) if manifest and manifest.exists() else {}
+
+
+def orientation(data: DataConfig) -> str:
+    """Returns how photos must be shown to a network that trains on a dataset, so that they look like its training images.
+
+    Args:
+      data: names the dataset, its training split and config.data.orientation.
+    Returns:
+      "upright"; or "stored" if images are not turned in training and more than TURNED_SHARE of the training images have a turn in their
+      EXIF data. Where the manifest counts no turns, there are none: ImageNet's photos are practically all stored upright.
+    """
+    if data.orientation == "upright":
+        return data.orientation
+    manifest = _manifest(data)
+    turned = {name: count for name, count in manifest.get(TURNED, {}).items() if re.search(rf"\b{name}\b", data.train_split)}
+    return "stored" if sum(turned.values()) > TURNED_SHARE * sum(manifest["splits"][name] for name in turned) else "upright"
+
+
+def checksum(data: DataConfig) -> str:
+    """Returns one sha256 over the sizes and checksums of a dataset's files, from its manifest; "" if there is no manifest."""
+    manifest = _manifest(data)
+    return checksum_of(manifest) if manifest else ""
+
+
+def checksum_of(manifest: Mapping[str, Any]) -> str:
+    """Returns the checksum of a manifest's dataset. It depends on the files alone, not on what else the manifest tells."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from bnext_jax.config import DataConfig, DistillConfig
 from bnext_jax.data import preprocessing
@@ -13,6 +12,7 @@ from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import fits_classes, load
+from bnext_jax.io.paths import to_path
 from bnext_jax.nn.network import Network, split
 
 
@@ -43,10 +43,11 @@ def parts(teacher: str) -> tuple[str, str]:
     A name that is an existing path is taken as a path, even with a "=" in it.
 
     Returns:
-      (tag, path); the tag of "PATH" is "".
+      (tag, path); the tag of "PATH" is "". "~" is expanded.
     """
     tag, equals, path = teacher.partition("=")
-    return (tag, path) if equals and not epath.Path(teacher).exists() else ("", teacher)
+    tag, path = (tag, path) if equals and not to_path(teacher, "config.distill").exists() else ("", teacher)
+    return tag, str(to_path(path, "config.distill"))
 
 
 def located(teacher: str) -> str:
@@ -70,7 +71,7 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
     tag, path = parts(teacher)
     if tag:
         roster.check_file(tag, path)
-    elif epath.Path(path).is_file():
+    elif to_path(path).is_file():
         roster.check_noted(path)
     model, metadata = load(path, form="float")
     name = metadata["model"]["name"]

@@ -16,31 +16,28 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from bnext_jax.data import preprocessing
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import Unreachable, UserError, one_line
+from bnext_jax.io import buckets
 from bnext_jax.io.digest import digest
 from bnext_jax.io.files import written_whole
+from bnext_jax.io.paths import Path, to_path
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.network import fill, split
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+COMMITTED = "commit_success.txt"  # Orbax writes it last; a bucket cannot rename folders, so only this file tells that one is whole
 FORMAT = 2  # in the metadata; checkpoints without a format are of version 0.1
 OLD_NAMES = {"gain": "scale"}  # last part of a variable's path: in version 0.1 -> now
 
 
-def absolute(path: os.PathLike | str) -> epath.Path:
-    """The absolute path, which Orbax needs. A path in a bucket ("gs://...") is absolute already."""
-    return epath.Path(path) if "://" in str(path) else epath.Path(path).absolute()
-
-
-def checkpoints_folder(workdir: os.PathLike | str) -> epath.Path:
-    """The folder of the checkpoints in a work directory."""
-    return absolute(workdir) / FOLDER
+def checkpoints_folder(workdir: os.PathLike | str) -> Path:
+    """The folder of the checkpoints in a work directory: an absolute path, which Orbax needs."""
+    return to_path(workdir).absolute() / FOLDER
 
 
 def without_run(model: TableModel, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,15 +70,15 @@ def with_digests(parts: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[
     return {**metadata, "format": FORMAT, "sha256": {name: digest(tree) for name, tree in parts.items()}}
 
 
-def described(path: os.PathLike | str) -> dict[str, Any]:
+def described(folder: Path) -> dict[str, Any]:
     """The metadata of one checkpoint.
 
     Raises:
       ValueError: there is none. Orbax reads damaged metadata as empty metadata, without an error.
     """
-    metadata = ocp.checkpointables_metadata(path).custom_metadata
+    metadata = buckets.patient(folder, lambda: ocp.checkpointables_metadata(folder)).custom_metadata
     if not metadata or "model" not in metadata or "sha256" not in metadata:
-        raise ValueError(f"the description in {path} is damaged")
+        raise ValueError(f"the description in {folder} is damaged")
     return metadata
 
 
@@ -111,13 +108,13 @@ def _alone():
     return context
 
 
-def read(path: os.PathLike | str, abstract: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(folder: Path, abstract: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the parts of one checkpoint and verifies their bytes.
 
     Processes do not wait for each other here, so one process may fail alone. Variables of version 0.1 get today's names.
 
     Args:
-      path: the folder of one checkpoint.
+      folder: the folder of one checkpoint.
       abstract: {"network": tree, "training": tree} or one of them: trees of shapes and types. A network's arrays keep the types that
         they were saved with.
     Returns:
@@ -125,9 +122,10 @@ def read(path: os.PathLike | str, abstract: Mapping[str, Any]) -> tuple[dict[str
     Raises:
       ValueError: the metadata are damaged, or a sha256 differs.
       Exception: whatever Orbax raises for a damaged checkpoint.
+      Unreachable: its bucket does not answer.
     """
-    metadata = described(path)
-    stored = ocp.checkpointables_metadata(path).metadata["network"]
+    metadata = described(folder)
+    stored = ocp.checkpointables_metadata(folder).metadata["network"]
     current = _current if metadata.get("format", 1) < FORMAT else str
     types = {part: {current(key): leaf.dtype for key, leaf in stored[part].items()} for part in abstract["network"]}
     # The network's arrays keep their saved types: in a float64 run, a teacher may be float32.
@@ -135,11 +133,15 @@ def read(path: os.PathLike | str, abstract: Mapping[str, Any]) -> tuple[dict[str
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), {**abstract, "network": network})
     theirs = {current(key): key for part in abstract["network"] for key in stored[part]}
-    with _alone():
-        parts = ocp.load_checkpointables(path, _renamed(wanted, lambda key: theirs.get(key, key)))
+
+    def load():
+        with _alone():
+            return ocp.load_checkpointables(folder, _renamed(wanted, lambda key: theirs.get(key, key)))
+
+    parts = buckets.patient(folder, load)
     for name, tree in parts.items():
         if digest(tree) != metadata["sha256"][name]:
-            raise ValueError(f"{name} in {path} has changed since it was saved (sha256 differs)")
+            raise ValueError(f"{name} in {folder} has changed since it was saved (sha256 differs)")
     return _renamed(parts, current), metadata
 
 
@@ -159,6 +161,8 @@ def newest_whole(steps: Iterable[int], load: Callable[[int], Any], root: os.Path
     for step in sorted(steps, reverse=True):
         try:
             return load(step)
+        except Unreachable:
+            raise
         except Exception as error:  # truncated files raise many types
             reason = one_line(error)
             problems.append(f"{step}: {type(error).__name__}: {reason}")
@@ -179,20 +183,30 @@ def save_network(folder: os.PathLike | str, params: Mapping[str, Any], batch_sta
     """
     parts = {"network": {"params": params, "batch_stats": batch_stats}}
     metadata = with_digests(parts, metadata)
-    with written_whole(absolute(folder), "work directory") as partial:  # if a write fails, Orbax's threads still make folders
+    # if a write fails, Orbax's threads still make folders
+    with written_whole(to_path(folder).absolute(), "work directory", last=COMMITTED) as partial:
         ocp.save_checkpointables(checkpoints_folder(partial) / str(metadata["step"]), parts, custom_metadata=metadata)
 
 
+def steps_in(root: Path) -> list[int]:
+    """The steps of the complete checkpoints in a work directory, ascending; [] without any. Changes nothing on disk."""
+    folder = root / FOLDER
+    found = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    return sorted(int(entry.name) for entry in found if not root.bucket or (entry / COMMITTED).exists())
+
+
 def committed_steps(workdir: os.PathLike | str) -> list[int]:
-    """The steps of the complete checkpoints in a work directory, ascending. Changes nothing on disk.
+    """The steps of the complete checkpoints in a work directory, ascending.
 
     Raises:
       UserError: there is no such directory, or no checkpoint in it.
+      Unreachable: its bucket does not answer.
     """
-    root = epath.Path(workdir)
+    root = to_path(workdir)
+    buckets.check(root, "the work directory")
     if not root.is_dir():
         raise UserError(f"{workdir} does not exist; give a work directory that `train` wrote")
-    steps = sorted(int(entry.name) for entry in root.glob(f"{FOLDER}/*") if entry.name.isdigit())
+    steps = buckets.patient(root, lambda: steps_in(root))
     if not steps:
         raise UserError(f"{workdir} holds no checkpoint; give a work directory that `train` wrote")
     return steps

@@ -12,7 +12,6 @@ import os
 import warnings
 
 import jax
-from etils import epath
 from jax._src import compilation_cache  # JAX has no public way to give its cache another store
 from jax._src.compilation_cache_interface import CacheInterface
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
@@ -20,7 +19,9 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from bnext_jax.errors import one_line
 from bnext_jax.host import cache
 from bnext_jax.host.process import processors
+from bnext_jax.io import buckets
 from bnext_jax.io.files import write_whole
+from bnext_jax.io.paths import to_path
 
 log = logging.getLogger(__name__)
 FOLDER = "compiled"  # in the user's cache folder, or in a work directory
@@ -39,27 +40,27 @@ class Store(CacheInterface):
     """
 
     def __init__(self, folder: str, limit: int) -> None:
-        self._path = epath.Path(folder)
-        self._local, self._limit, self._room = "://" not in folder, limit, -1
+        self._folder = to_path(folder)
+        self._limit, self._room = limit, -1
         self._reads = self._writes = True
         # A program for a CPU is divided among the processors that XLA saw when it compiled; JAX's key does not say how many.
         self._ending = f"-{processors()}{ENDING}" if jax.default_backend() == "cpu" else ENDING
 
     def get(self, key: str) -> bytes | None:
         """Returns the program of a key; None if there is none, or if it is damaged or cannot be read."""
-        path = self._path / f"{key}{self._ending}"
+        path = self._folder / f"{key}{self._ending}"
         try:
-            if not self._reads or not path.exists():
-                return None
-            content = path.read_bytes()
+            content = buckets.patient(path, lambda: path.read_bytes() if path.exists() else None) if self._reads else None
         except Exception as error:  # file systems of buckets raise their own types
             self._reads = False
-            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._path, one_line(error))
+            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._folder, one_line(error))
+            return None
+        if content is None:
             return None
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            log.warning("a compiled program in %s is damaged; it is compiled again", self._path)
+            log.warning("a compiled program in %s is damaged; it is compiled again", self._folder)
             return None  # put() replaces it
-        if self._local:
+        if not path.bucket:
             with contextlib.suppress(OSError):
                 os.utime(path)  # the time of its last use
         return content[DIGEST:]
@@ -69,37 +70,30 @@ class Store(CacheInterface):
         if not self._writes or DIGEST + len(value) > self._limit:
             return
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            self._make_room(DIGEST + len(value))
-            write_whole(self._path / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            buckets.patient(self._folder, lambda: self._make_room(DIGEST + len(value)))
+            write_whole(self._folder / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
         except Exception as error:
             self._writes = False
-            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._path, one_line(error))
+            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._folder, one_line(error))
 
     def _make_room(self, size: int) -> None:
         """Removes the oldest programs if there is no room for `size` bytes. Looks at the folder only then, and at the first call."""
         if self._room < size:
             found = []
-            for path in self._path.iterdir():
+            # A folder without files does not exist in a bucket.
+            for path in self._folder.iterdir() if self._folder.exists() else ():
                 if path.name.endswith((ENDING, f"{ENDING}.partial")):  # a user's folder may hold other files too
                     with contextlib.suppress(FileNotFoundError):  # another process has just removed or renamed it
-                        found.append((*self._about(path), path))
-            total = sum(length for _, length, _ in found)
-            for _, length, path in sorted(found):
+                        found.append((path.stat(), path))
+            total = sum(about.length for about, _ in found)
+            for about, path in sorted(found, key=lambda pair: pair[0].mtime):
                 if total + size <= self._limit:
                     break
                 path.unlink(missing_ok=True)
-                total -= length
+                total -= about.length
             self._room = self._limit - total
         self._room -= size
-
-    def _about(self, path: epath.Path) -> tuple[float, int]:
-        """Returns (time of the last use, size in bytes) of a file."""
-        if self._local:
-            about = os.stat(path)
-            return about.st_mtime, about.st_size
-        told = path.stat()
-        return told.mtime, told.length
 
 
 def keep(workdir: str | None = None) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from flax import nnx
 
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import checkpoint
+from bnext_jax.io import buckets, checkpoint
+from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.recognise import recognise, timm_names
 from bnext_jax.io.torch.state_dict import from_state_dict
@@ -146,7 +146,7 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
     binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
     if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
-    return model, {**metadata, "epoch": file.epoch or 0, "source": epath.Path(path).name}
+    return model, {**metadata, "epoch": file.epoch or 0, "source": os.path.basename(path)}
 
 
 def load(
@@ -175,16 +175,19 @@ def load(
       model, metadata = load("bnext_tiny.pth.tar")
       logits = model(images)  # [N, 224, 224, 3], normalized
     """
-    if not epath.Path(path).exists():
+    place = to_path(path)
+    buckets.check(place, "the network")
+    if not place.exists():
         raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
     if file.is_packed(path):
         model, metadata = network.load(path, form, threads)
         _check_edition(path, metadata, gate_bits)
         gate_bits = None
-    elif epath.Path(path).is_dir():
+    elif place.is_dir():
         model, metadata = checkpoint.load_network(path)
     else:
-        model, metadata = from_file(path, expected, gate_bits)
+        with buckets.local_copy(place) as copy:
+            model, metadata = from_file(copy, expected, gate_bits)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
@@ -199,12 +202,14 @@ def _check_edition(path, metadata, gate_bits):
 
 def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
     """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
-    if file.is_packed(path) and epath.Path(path).exists():
-        with network.local(path) as place:
-            metadata = network.metadata_of(file.read_description(place))
+    place = to_path(path)
+    buckets.check(place, "the network")
+    if file.is_packed(path) and place.exists():
+        with buckets.local_copy(place) as copy:
+            metadata = network.metadata_of(file.read_description(copy))
         _check_edition(path, metadata, gate_bits)
         return metadata
-    if not epath.Path(path).is_dir():
+    if not place.is_dir():
         return load(path, gate_bits=gate_bits)[1]
     metadata = checkpoint.describe(path)
     if gate_bits is None:

@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from etils import epath
+from bnext_jax.io.paths import to_path
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -17,7 +17,7 @@ def read_metrics(workdir: os.PathLike | str) -> list[dict[str, Any]]:
     Returns:
       One dict per line, oldest first; [] if there is no log.
     """
-    path = epath.Path(workdir) / METRICS_FILE
+    path = to_path(workdir) / METRICS_FILE
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:

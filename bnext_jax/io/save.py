@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.checkpoint import save_network, without_run
+from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.base import TableModel
@@ -60,7 +60,7 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
       save("tiny.safetensors", model)
       model, metadata = load("tiny.safetensors")
     """
-    if pathlib.Path(path).exists():
+    if to_path(path).exists():
         raise UserError(f"{path} exists; remove it or name another file")
     metadata = metadata or without_run(model, described(model))
     if torch_files.kind(path):

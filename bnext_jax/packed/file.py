@@ -13,8 +13,10 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from bnext_jax.config import ORIENTATIONS
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.io.files import written_whole
+from bnext_jax.io.paths import to_path
 
 SUFFIX = ".bnext"
 FORMAT = 1  # the newest format that this module reads, and the one that it writes
@@ -57,7 +59,7 @@ def write(path: os.PathLike | str, tensors: Mapping[str, np.ndarray], descriptio
     Raises:
       UserError: the path exists or cannot be written.
     """
-    if pathlib.Path(path).exists():
+    if to_path(path).exists():
         raise UserError(f"{path} exists; remove it or name another --output")
     kinds = {kind: name for name, kind in TYPES.items()}
     starts = places(tensors)
@@ -195,15 +197,17 @@ def _description(path, text):
     if not _counts(counts) or not isinstance(told.get("precision"), str):
         raise _damaged(path, "its description lacks epoch, step, precision or zero_weights")
     if not _is_preprocessing(told.get("preprocessing")):
-        raise _damaged(path, "its preprocessing is not a mean, a std, an eval_transform and an image_shape")
+        raise _damaged(path, "its preprocessing is not a mean, a std, an eval_transform, an image_shape and an orientation")
     return told
 
 
 def _is_preprocessing(value: Any) -> bool:
-    """Whether a value of JSON is a preprocessing as in data.preprocessing, or None. image_shape may be missing."""
+    """Whether a value of JSON is a preprocessing as in data.preprocessing, or None. image_shape and orientation may be missing."""
     if value is None:
         return True
     if not isinstance(value, dict) or not isinstance(value.get("eval_transform"), str):
+        return False
+    if value.get("orientation", "upright") not in ORIENTATIONS:
         return False
     shape = value.get("image_shape", [1, 1, 3])
     threes: tuple[Any, ...] = (value.get("mean"), value.get("std"), shape)

@@ -1,16 +1,14 @@
 """A packed file as a network that every command takes: the engine in C where it runs, else the form in XLA."""
 
-import contextlib
 import os
-import pathlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from etils import epath
 
-from bnext_jax.errors import UserError, one_line
+from bnext_jax.errors import UserError
+from bnext_jax.io.buckets import local_copy
+from bnext_jax.io.paths import to_path
 from bnext_jax.models.base import TableModel
 from bnext_jax.packed import build, file
 from bnext_jax.packed.engine import Engine
@@ -49,25 +47,6 @@ def metadata_of(description: Mapping[str, Any]) -> dict[str, Any]:
     return {**description, "temperature": 0.0, "config": None, "packed": True}
 
 
-@contextlib.contextmanager
-def local(path: os.PathLike | str) -> Iterator[pathlib.Path]:
-    """Yields a packed file on a disk: the file itself, or a copy of a file in a bucket for as long as the block runs.
-
-    Raises:
-      UserError: the bucket's file cannot be read.
-    """
-    if "://" not in str(path):
-        yield pathlib.Path(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder) / epath.Path(path).name
-        try:
-            copy.write_bytes(epath.Path(path).read_bytes())
-        except Exception as error:  # file systems of buckets raise their own types
-            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-        yield copy
-
-
 def _form(description, tensors, form):
     """The form to use. Raises UserError if `form` is not one, or does not run here."""
     if form not in (None, *FORMS):
@@ -94,7 +73,7 @@ def load(path: os.PathLike | str, form: str | None = None, threads: int = 0) -> 
     Raises:
       UserError: the file cannot be read, is damaged, or does not fit the network that it describes; there is no such form.
     """
-    with local(path) as place:
+    with local_copy(to_path(path)) as place:
         description, tensors = file.read(place)
         form = _form(description, tensors, form)
         if form == FLOAT:

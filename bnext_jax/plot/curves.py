@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.logs import read_metrics
+from bnext_jax.io.paths import to_path
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def curves(
     runs = {}
     for workdir in workdirs:
         runs[str(workdir)] = read_logs(workdir)
-    path = picture_path(output or epath.Path(workdirs[0]) / "curves.png")
+    path = picture_path(output or to_path(workdirs[0]) / "curves.png")
     figure, axes = subplots(2, 3, figsize=(12, 6.2))
     names = _short(list(runs))
     for axis, (name, keys, logarithmic, factor) in zip(axes.flat, PANELS, strict=True):

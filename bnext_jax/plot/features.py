@@ -16,7 +16,7 @@ from flax import nnx
 from PIL import Image
 
 from bnext_jax.data import preprocessing
-from bnext_jax.data.decode.photo import open_photo
+from bnext_jax.data.decode.photo import Photo, use_photo
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.nn.binary_conv import BinaryConv
@@ -196,7 +196,7 @@ def features(
     names = names_of_layers(model, layers)
     if not names:
         raise UserError(f"{checkpoint} holds {metadata['model']['name']}, which has no binary convolutions, so no binary feature maps")
-    image = fitted(np.asarray(open_photo(words[0])), model.total_stride)
+    image = fitted(use_photo(words[0], Photo.pixels, upright=preprocessing.upright(metadata["preprocessing"])), model.total_stride)
     kept = maps_of(model, metadata, image, names)
     return {
         "picture": draw_maps(image, kept, path, caption=f"{metadata['model']['name']}, {pathlib.Path(words[0]).name}"),
@@ -221,7 +221,7 @@ def maps_of(model: nnx.Module, metadata: Mapping[str, Any], image: np.ndarray, n
     return {name: maps[0] for name, maps in signs(model, pixels, names).items()}
 
 
-def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: os.PathLike, caption: str) -> str:
+def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: pathlib.PurePath, caption: str) -> str:
     """Draws an image and the grids of its feature maps.
 
     Args:
@@ -249,7 +249,7 @@ def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: os.PathLi
     return save(figure, path)
 
 
-def weights(model: nnx.Module, metadata: Mapping[str, Any], path: os.PathLike) -> str:
+def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePath) -> str:
     """Draws the distribution of the latent weights, one row a layer.
 
     The horizontal axis ends at the quantizers' bounds, or earlier where the weights do not reach the bounds. Weights beyond the axis

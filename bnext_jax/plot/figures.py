@@ -2,11 +2,11 @@
 
 import io
 import os
+import pathlib
 from typing import TYPE_CHECKING, Any
 
-from etils import epath
-
 from bnext_jax.io.files import checked_ending, write_whole
+from bnext_jax.io.paths import Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def picture_path(output: os.PathLike | str) -> epath.Path:
+def picture_path(output: os.PathLike | str) -> Path:
     """The path of a picture to write. Call it before the work starts.
 
     Args:
@@ -80,7 +80,7 @@ def tidy(axis: "Axes", title: str, below: str = "", beside: str = "") -> None:
     axis.set_ylabel(beside)
 
 
-def save(figure: "Figure", path: epath.Path) -> str:
+def save(figure: "Figure", path: pathlib.PurePath) -> str:
     """Writes a figure atomically and closes it.
 
     Args:

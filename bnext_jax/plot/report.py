@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from bnext_jax.analysis import count
 from bnext_jax.analysis.count_rows import summary_rows
 from bnext_jax.commands.evaluate import evaluate, evaluate_network
 from bnext_jax.config import flat_json, from_json
-from bnext_jax.data import splits
+from bnext_jax.data import preprocessing, splits
 from bnext_jax.data.augment.transforms import Transform, pixels_of
 from bnext_jax.data.datasets import imagenet
-from bnext_jax.data.decode.photo import open_photo
+from bnext_jax.data.decode.photo import Photo, use_photo
 from bnext_jax.distill import schedule
 from bnext_jax.errors import UserError
 from bnext_jax.host.process import program
 from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
 from bnext_jax.io.load import describe, load
+from bnext_jax.io.paths import to_path
 from bnext_jax.models.table import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
@@ -58,7 +58,7 @@ def report(
     Raises:
       UserError: the run, its logs or its dataset are missing, the image cannot be read, or the report cannot be written.
     """
-    path = epath.Path(output or epath.Path(workdir) / "report.html")
+    path = to_path(output or to_path(workdir) / "report.html")
     if path.suffix.lower() != ".html":
         raise UserError(f"the report {path} needs the ending .html")
     if not path.parent.exists():
@@ -70,7 +70,11 @@ def report(
     evaluated = load(checkpoint)[0] if checkpoint else model
     config = from_json(describe(workdir)["config"]).check()
     source = splits.open_source(config.data, config.data.eval_split)
-    shown = fitted(np.asarray(open_photo(words[0])), model.total_stride) if words and names_of_layers(model) else None
+    shown = (
+        fitted(use_photo(words[0], Photo.pixels, upright=preprocessing.upright(metadata["preprocessing"])), model.total_stride)
+        if words and names_of_layers(model)
+        else None
+    )
     with tempfile.TemporaryDirectory() as folder:
         log.info("evaluating %s on %d images", checkpoint or workdir, len(source))
         found = evaluate_network(evaluated, metadata, checkpoint or workdir, config, predictions=f"{folder}/predictions.csv")
@@ -110,7 +114,7 @@ def _teachers(workdir: os.PathLike | str, config: "Config") -> dict[str, dict[st
     found: dict[str, dict[str, Any]] = {}
     for name in config.distill.teacher_names():
         place = schedule.located(name)
-        if not epath.Path(place).exists():
+        if not to_path(place).exists():
             log.warning("teacher %s of %s no longer exists; the report leaves it out", name, workdir)
             continue
         log.info("evaluating teacher %s", name)

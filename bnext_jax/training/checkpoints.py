@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any
 
 import jax
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
+from bnext_jax.io import buckets
 from bnext_jax.io.checkpoint import checkpoints_folder, newest_whole, read, with_digests
+from bnext_jax.io.paths import Path
 from bnext_jax.training import cluster, mesh
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def _parts(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _drop_broken_metrics(root: epath.Path) -> None:
+def _drop_broken_metrics(root: Path) -> None:
     """Removes damaged metrics files (top-1 of a checkpoint). A single one would make Orbax refuse to open all checkpoints."""
     for path in root.glob("*/metrics/metrics"):
         try:
@@ -46,21 +47,26 @@ class Checkpoints:
       workdir: the run's folder.
       keep_latest: number of newest checkpoints to keep.
       keep_best: number of checkpoints with the highest top-1 to keep.
+      check: called before each save; it raises if this run may not write any more.
     Attributes:
       root: folder of the checkpoints.
     """
 
-    def __init__(self, workdir: os.PathLike | str, keep_latest: int, keep_best: int) -> None:
+    def __init__(self, workdir: os.PathLike | str, keep_latest: int, keep_best: int, check: Callable[[], None] = lambda: None) -> None:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
         self.root = checkpoints_folder(workdir)
-        cluster.agree(lambda: _drop_broken_metrics(self.root) if cluster.is_first() else None)
-        self._manager = ocp.training.Checkpointer(
+        cluster.agree(lambda: buckets.patient(self.root, lambda: _drop_broken_metrics(self.root)) if cluster.is_first() else None)
+        self._manager = buckets.patient(
             self.root,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
-            cleanup_tmp_directories=True,
+            lambda: ocp.training.Checkpointer(
+                self.root,
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
+                cleanup_tmp_directories=True,
+            ),
         )
+        self._check = check
         self._pending: Any = None  # Orbax's handle of the save in flight
         self._unreadable: list[int] = []  # steps of damaged checkpoints, which a later save overwrites
 
@@ -84,6 +90,7 @@ class Checkpoints:
 
         Raises:
           UserError: the checkpoint could not be written.
+          Unreachable: the bucket does not answer or refuses.
           MachineLost: another process ended during the save.
         """
         if self._pending is not None:
@@ -93,15 +100,18 @@ class Checkpoints:
     def _writing(self, write: Callable[[], Any]) -> Any:
         """Returns write(); turns its exceptions into UserError or MachineLost."""
         try:
-            return write()
+            return buckets.patient(self.root, write)
+        except Unreachable:
+            raise
         except Exception as error:  # TensorStore reports a full disk as ValueError or OSError
             if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError | TimeoutError):
                 raise MachineLost(
                     f"another process of the run ended during a save ({one_line(error, 160)}); start all processes again"
                 ) from error
-            raise UserError(
-                f"a checkpoint could not be written to {self.root}: {one_line(error)}; free space or choose another --workdir"
-            ) from error
+            told = f"a checkpoint could not be written to {self.root}: {one_line(error)}"
+            if self.root.bucket:  # Orbax's threads go on trying, so the process cannot end in the usual way
+                raise Unreachable(f"{told}; {buckets.ADVICE}") from error
+            raise UserError(f"{told}; free space or choose another --workdir") from error
 
     def save(self, step: int, state: Mapping[str, Any], metadata: Mapping[str, Any], top1: float | None = None) -> None:
         """Starts a save. Returns as soon as the arrays are copied, so that the caller may donate `state` to the next step.
@@ -113,9 +123,11 @@ class Checkpoints:
           top1: percent, if the run evaluated after this step.
         Raises:
           UserError: this save or the previous one could not be written.
+          Unreachable: the bucket does not answer or refuses.
           MachineLost: another process ended during a save.
         """
         self.wait()
+        cluster.agree(self._check)
         parts = _parts(state)
         metadata = with_digests(parts, metadata)
         metrics = None if top1 is None else {"top1": float(top1)}

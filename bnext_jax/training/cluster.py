@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.host.process import on_tpu
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -78,19 +78,19 @@ def agree(work: Callable[[], Any]) -> Any:
       The result of work() in this process.
     Raises:
       Exception: whatever work() raises in this process.
-      UserError: work() raised in another process.
+      UserError: work() raised in another process; Unreachable if it raised that there.
     """
     result, problem, text = None, None, ""
     try:
         result = work()
     except Exception as error:
         problem, text = error, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
-    told = texts(text)
+    told = [json.loads(one) for one in texts(json.dumps([text, isinstance(problem, Unreachable)]))]
     if problem is not None:
         raise problem
-    for process, other in enumerate(told):
+    for process, (other, unreachable) in enumerate(told):
         if other:
-            raise UserError(f"process {process} of {len(told)} stopped: {other}")
+            raise (Unreachable if unreachable else UserError)(f"process {process} of {len(told)} stopped: {other}")
     return result
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import jax
 
 from bnext_jax.config import Config
-from bnext_jax.errors import MachineLost, UserError, one_line
+from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.host.progress import Progress
+from bnext_jax.io import checkpoint
 from bnext_jax.nn.network import project
-from bnext_jax.training import cluster, preemption, watch
+from bnext_jax.training import cluster, preemption, records, watch
 from bnext_jax.training.checkpoints import Checkpoints
 from bnext_jax.training.run import Run
-from bnext_jax.training.workdir import check_shared, claim
+from bnext_jax.training.workdir import Claim, check_shared
 
 log = logging.getLogger(__name__)
 NOT_FINITE_FILE = "not_finite.json"
@@ -27,16 +28,20 @@ NOT_FINITE_FILE = "not_finite.json"
 
 @contextlib.contextmanager
 def _losses_told() -> Iterator[None]:
-    """Turns a JAX runtime error into MachineLost if several processes run together: there it means that another process ended."""
+    """Turns errors that mean "start again" into MachineLost.
+
+    They are an Unreachable bucket, and, if several processes run together, a JAX runtime error: there it means that another process ended.
+    """
     try:
         yield
+    except Unreachable as error:
+        raise MachineLost(f"{error}; the run has lost its bucket: start it again") from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         raise MachineLost(f"another process of the run ended ({one_line(error, 160)}); start all processes again") from error
 
 
-@_losses_told()
 def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
     """Trains or resumes a run, in a single process or as one of several processes (see cluster.join).
 
@@ -71,27 +76,34 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
       >>> result = train(recipes.digits_student("smoke").check(), "/tmp/smoke")
       >>> result["steps"], result["top1"]
     """
-    folder = cluster.agree(lambda: claim(workdir, config))
-    run = cluster.agree(lambda: Run(config, folder))
-    cluster.check_equal(cluster.agree(run.facts))
-    cluster.agree(lambda: check_shared(folder, config))
-    cluster.agree(run.overview)
-    keep = config.checkpoint
+    with cluster.agree(lambda: Claim(workdir, config)) as claim:
+        folder = claim.folder
+        with _losses_told():
+            run = cluster.agree(lambda: Run(config, folder))
+            cluster.check_equal(cluster.agree(run.facts))
+            cluster.agree(lambda: check_shared(folder, config))
+            cluster.agree(run.overview)
+            return _trained(run, claim)
+
+
+def _trained(run: Run, claim: Claim) -> dict[str, Any]:
+    """Trains or resumes a run in its claimed work directory. Returns the result of `train`."""
+    config, folder, keep = run.config, run.folder, run.config.checkpoint
     with (
         preemption.Preemption() as stop,
-        Checkpoints(folder, keep.keep_latest, keep.keep_best) as checkpoints,
+        Checkpoints(folder, keep.keep_latest, keep.keep_best, claim.check) as checkpoints,
         _losses_told(),  # here too, so that Checkpoints.__exit__ sees MachineLost and does not wait
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
         try:
             measured = {"teachers": run.measure_teachers(stop)} if config.distill.measure else {}
-            with contextlib.closing(cluster.agree(lambda: watch.Writer(folder, start, config.tensorboard))) as writer:
+            with contextlib.closing(cluster.agree(lambda: records.Writer(folder, start, config.tensorboard))) as writer:
                 seconds, final = _epochs(run, checkpoints, writer, start, last, stop)
             final = final or run.evaluate(stop)
         except preemption.Stopped:
             log.warning("told to stop after step %d of %d; run the same command again to resume", run.done, run.total_steps)
-            return {"steps": run.done, "finished": False, "workdir": str(workdir), "exit_code": preemption.EXIT_CODE}
+            return {"steps": run.done, "finished": False, "workdir": str(folder), "exit_code": preemption.EXIT_CODE}
     images = (run.done - start) * config.batch_size
     return {
         **final,
@@ -103,13 +115,15 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
         "train_seconds": seconds,
         "examples_per_second": images / seconds if seconds else 0.0,
         "finished": run.done == run.total_steps,
-        "workdir": str(workdir),
+        "workdir": str(folder),
         **measured,
     }
 
 
 def _resume(run: Run, checkpoints: Checkpoints) -> int:
     """Loads the newest readable checkpoint into the run. Returns the number of finished steps."""
+    if checkpoints.steps():
+        cluster.agree(lambda: run.check_dataset(checkpoint.describe(run.folder)))  # first: with other classes no array would fit
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state)
     restored = checkpoints.restore(abstract)
     if restored is None:
@@ -122,7 +136,7 @@ def _resume(run: Run, checkpoints: Checkpoints) -> int:
 
 
 def _epochs(
-    run: Run, checkpoints: Checkpoints, writer: watch.Writer, start: int, last: int, stop: preemption.Preemption
+    run: Run, checkpoints: Checkpoints, writer: records.Writer, start: int, last: int, stop: preemption.Preemption
 ) -> tuple[float, dict[str, float] | None]:
     """Runs the steps start, ..., last - 1.
 
@@ -145,7 +159,7 @@ def _epochs(
         with clock.measure("checkpoint"):
             checkpoints.save(done, run.state, run.metadata(done), top1=top1)
 
-    with Progress("train", last, start) as progress, watch.Profile(run.folder, config.profile_at_step) as profile:
+    with Progress("train", last, start) as progress, records.Profile(run.folder, config.profile_at_step) as profile:
         for step in range(start, last):
             if step == start or step % run.steps_per_epoch == 0:
                 with clock.measure("compile"):

@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 from clu import parameter_overview
-from etils import epath
 from flax import nnx
 
 from bnext_jax.config import Config, flat_json, to_json
 from bnext_jax.data import faults, pipeline, splits, store
 from bnext_jax.distill.schedule import TeacherSchedule
+from bnext_jax.errors import UserError
 from bnext_jax.host.process import revision
 from bnext_jax.io.digest import comparable
 from bnext_jax.io.files import write_whole
+from bnext_jax.io.paths import Path
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from bnext_jax.training import cluster, evaluator, memory, mesh, preemption
@@ -32,7 +33,7 @@ class Run:
 
     Args:
       config: a checked configuration.
-      folder: the work directory, from workdir.claim.
+      folder: the work directory, from workdir.Claim.
     Attributes:
       config: the configuration.
       folder: the work directory.
@@ -44,8 +45,10 @@ class Run:
       steps_per_epoch: number of steps in an epoch.
       total_steps: number of steps in the whole run.
       faults: counts and names training images that cannot be decoded.
+      dataset: {"name", "train_images" (their number), "sha256" (of the files, see store.checksum; "" = unknown)}.
       train_shape: (height, width, 3) of a training image.
       eval_shape: (height, width, 3) of an evaluation image.
+      orientation: how `predict` must show photos to the network, see store.orientation.
       schedule: the teachers, and which of them teach in an epoch.
       model_spec: {"name", "num_classes", "arguments"} of the student.
       programs: the student's views and the programs to compile.
@@ -58,7 +61,7 @@ class Run:
       UserError: a part does not fit the configuration: batch size, dataset, teachers, network or initial weights.
     """
 
-    def __init__(self, config: Config, folder: epath.Path) -> None:
+    def __init__(self, config: Config, folder: Path) -> None:
         self.done: int
         self.step: Any
         self.config, self.folder = config, folder
@@ -77,11 +80,13 @@ class Run:
             rows=self.shardings.local_rows(config.batch_size), seed=config.seed,
         )  # fmt: skip
         self.steps_per_epoch, self.total_steps = self.batches.steps_per_epoch, self.batches.steps
+        self.dataset = {"name": data.name, "train_images": len(self.train_source), "sha256": store.checksum(data)}
         self.faults = faults.Faults(self.train_source, data.undecodable_share, self.steps_per_epoch * config.batch_size)
         images = len(self.train_source)
         if images % config.batch_size:
             log.info("each epoch skips %d of the %d images, a different selection each time", images % config.batch_size, images)
         self.train_shape = self.batches[0]["image"].shape[1:]
+        self.orientation = store.orientation(data)
         self.eval_shape = pipeline.image_shape(self.eval_source, data.eval_transform)
         # teachers
         self.schedule = TeacherSchedule(config.distill, config.epochs, data, self.train_source.class_names, self.shardings)
@@ -117,7 +122,7 @@ class Run:
             "commit": revision(),
             "jax": jax.__version__,
             "images": [len(self.train_source), len(self.eval_source)],
-            "dataset": store.checksum(self.config.data),
+            "dataset": self.dataset["sha256"],
             "initial weights": self.weights_digest,
         }
 
@@ -150,7 +155,7 @@ class Run:
           step: number of finished steps.
         Returns:
           {"model", "step", "epoch", "temperature", "exact_signs" (None without binary weights), "preprocessing", "class_names",
-          "precision", "config"}.
+          "dataset", "precision", "config"}.
         """
         config = self.config
         return {
@@ -164,11 +169,39 @@ class Run:
                 "std": list(config.data.std),
                 "eval_transform": config.data.eval_transform,
                 "image_shape": list(self.eval_shape),
+                "orientation": self.orientation,
             },
             "class_names": list(self.train_source.class_names),
+            "dataset": self.dataset,
             "precision": str(self.programs.dtype),
             "config": to_json(config),
         }
+
+    def check_dataset(self, metadata: Mapping[str, Any]) -> None:
+        """Checks that a checkpoint's run saw the same dataset: a resumed run goes through the same images in the same order.
+
+        Args:
+          metadata: of a checkpoint, from `metadata`. What an older version did not write is not compared.
+        Raises:
+          UserError: the dataset was prepared anew since then; the message names what differs.
+        """
+        then, now, data = metadata.get("dataset", {}), self.dataset, self.config.data
+        classes, names = metadata["class_names"], list(self.train_source.class_names)
+        differing = []
+        if len(classes) != len(names):
+            differing.append(f"it had {len(classes)} classes, now {len(names)}")
+        elif classes != names:
+            first = next(i for i, old in enumerate(classes) if old != names[i])
+            differing.append(f"class {first} was {classes[first]}, now {names[first]}")
+        if then.get("train_images", now["train_images"]) != now["train_images"]:
+            differing.append(f"{data.train_split} had {then['train_images']} images, now {now['train_images']}")
+        if then.get("sha256") and now["sha256"] and then["sha256"] != now["sha256"] and not differing:
+            differing.append("its files have other contents or another order")
+        if differing:
+            raise UserError(
+                f"the dataset {data.name} is not the one that {self.folder} was trained on: {'; '.join(differing)}; bring the old one back,"
+                " or start again in a new --workdir"
+            )
 
     def evaluate(self, stop: preemption.Preemption | None = None) -> dict[str, float]:
         """Evaluates the student on the evaluation split, see evaluator.evaluate.
@@ -228,7 +261,7 @@ class Run:
         arguments = (self.state, self.blank_batch(), self.flag(preemption.GO), self.schedule.variables)
         self.step = memory.compile_within(step, arguments, config, self.shardings.devices)
 
-    def note_batch(self, path: epath.Path, step: int, values: Mapping[str, Any]) -> None:
+    def note_batch(self, path: Path, step: int, values: Mapping[str, Any]) -> None:
         """Writes a JSON file about one step: step, epoch, metrics, and the dataset indices of all images in its global batch.
 
         Args:

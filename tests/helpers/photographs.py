@@ -3,6 +3,8 @@
 import functools
 import io
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import skimage
@@ -42,3 +44,31 @@ def levels(found, expected):
 
 # All photographs as JPEGs of 40x30 pixels.
 TINY = [encoded(image.resize((40, 30))) for image in images()]
+
+
+def oriented(image, orientation, kind="jpeg", **options):
+    """Encodes one image with an EXIF orientation; see encoded."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return encoded(image, kind, exif=exif, **options)
+
+
+def png(header, rows, *chunks):
+    """Encodes a PNG by hand. header: (width, height, bits, color type). rows: their bytes. chunks: (name, bytes) before the pixels."""
+
+    def chunk(name, data):
+        return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
+
+    width, height, *kind = header
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes([*kind, 0, 0, 0]))
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return start + b"".join(chunk(*one) for one in chunks) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def tiff(width, bits, row, *, white_is_zero=False, sample_format=1):
+    """Encodes a gray TIFF of one row by hand, with numbers of `bits` bits. row: its bytes. sample_format: 1 unsigned, 2 signed, 3 float."""
+    shorts = {256: width, 257: 1, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 277: 1, 278: 1, 339: sample_format}
+    longs = {273: 8 + 2 + 12 * (len(shorts) + 2) + 4, 279: len(row)}  # where the pixels are, and how many bytes
+    entries = [struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()]
+    entries += [struct.pack("<HHII", tag, 4, 1, value) for tag, value in longs.items()]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(sorted(entries, key=lambda e: e[0] + 256 * e[1])) + bytes(4) + row

@@ -111,6 +111,7 @@ DAMAGED = {
     "class names": (content(told={**TOLD, "class_names": ["cat"]}), "its class names are not 2 texts"),
     "no epoch": (content(told={**TOLD, "epoch": None}), "lacks epoch"),
     "std 0": (content(told={**TOLD, "preprocessing": {**SCALED, "std": [0, 1, 1]}}), "its preprocessing is not"),
+    "turned sideways": (content(told={**TOLD, "preprocessing": {**SCALED, "orientation": "left"}}), "its preprocessing is not"),
     "mean nan": (content(told={**TOLD, "preprocessing": {**SCALED, "mean": [float("nan"), 1, 1]}}), "its preprocessing is not"),
     "type": (content(entry("F64")), "t has the type F64"),
     "type a list": (content(entry(["F32"])), "t has the type"),

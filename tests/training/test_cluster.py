@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import Unreachable, UserError
 from bnext_jax.training import cluster, preemption
 
 
@@ -36,13 +36,17 @@ def test_an_error_in_one_process_is_raised_in_all(monkeypatch):
     def fails():
         raise UserError("no data here")
 
-    as_process(monkeypatch, [None, ""])
+    as_process(monkeypatch, [None, '["", false]'])
     with pytest.raises(UserError, match=r"^no data here$"):
         cluster.agree(fails)
-    as_process(monkeypatch, [None, "no data here"])
-    with pytest.raises(UserError, match=r"^process 1 of 2 stopped: no data here$"):
+    as_process(monkeypatch, [None, '["no data here", false]'])
+    with pytest.raises(UserError, match=r"^process 1 of 2 stopped: no data here$") as caught:
         cluster.agree(lambda: 5)
-    as_process(monkeypatch, [None, ""])
+    assert type(caught.value) is UserError
+    as_process(monkeypatch, [None, '["no bucket here", true]'])
+    with pytest.raises(Unreachable, match=r"^process 1 of 2 stopped: no bucket here$"):
+        cluster.agree(lambda: 5)
+    as_process(monkeypatch, [None, '["", false]'])
     assert cluster.agree(lambda: 5) == 5
 
 

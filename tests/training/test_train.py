@@ -13,7 +13,7 @@ from bnext_jax.data import pipeline, splits
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
 from bnext_jax.io.logs import read_metrics
-from bnext_jax.training import memory, watch
+from bnext_jax.training import memory, records
 from tests.helpers.checkpoints import saved_state
 
 STEPS = 44  # two epochs of 1437 // 64 = 22 batches
@@ -94,7 +94,7 @@ def test_a_checkpoint_describes_its_network_classes_and_preprocessing(whole):
     assert described["model"] == {"name": "bnext", "num_classes": 10, "arguments": {"widths": [8, 8, 16, 16]}}
     assert (described["step"], described["epoch"], described["temperature"]) == (STEPS, 2, 0)
     assert described["class_names"] == list("0123456789")
-    assert described["preprocessing"]["image_shape"] == [16, 16, 3]
+    assert described["preprocessing"]["image_shape"] == [16, 16, 3] and described["preprocessing"]["orientation"] == "upright"
 
 
 def test_evaluate_needs_only_the_work_directory_and_repeats_trains_results(run, whole):
@@ -244,7 +244,7 @@ def test_an_unreadable_top1_of_a_checkpoint_does_not_stop_a_run(train, whole, tm
 
 
 def test_logs_that_cannot_be_written_are_reported(tmp_path):
-    writer = watch.Writer(tmp_path, 0, tensorboard=False)
+    writer = records.Writer(tmp_path, 0, tensorboard=False)
     writer.write(1, {"loss": 2.5})
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()

@@ -4,33 +4,35 @@ Three decoders:
 - libjpeg-turbo (simplejpeg) decodes whole JPEGs. Its pixels equal Pillow's to the last bit.
 - data.decode.jpeg decodes crops for training. It decodes little more than the crop.
 - Pillow decodes the rest: other formats (also a PNG with the name of a JPEG), CMYK, damaged files that may still be readable.
-  If Pillow fails, the image is undecodable.
+  If Pillow fails, the image is undecodable. data.decode.reading has the rules for all kinds of pixels.
 
-open_photo opens a file that the user names in a command. Its errors are UserErrors.
+use_photo reads a file that the user names in a command. Its errors are UserErrors.
 """
 
+import functools
 import io
+import logging
 import math
 import os
+import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from bnext_jax.data.decode import jpeg
+from bnext_jax.data.decode import jpeg, reading
+from bnext_jax.data.decode.reading import Undecodable
 from bnext_jax.errors import UserError, one_line
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 WORK_BYTES = 2**30  # memory limit for decoding one image, in bytes; checked before decoding
 # A scaled decode keeps at least this many times the wanted pixels per side; the result stays within one level of a full decode
 # (tests/data/test_photo.py).
 SHARP = 1.5
 END = b"\xff\xd9"  # JPEG's last marker
-
-
-class Undecodable(ValueError):
-    """Raised for an image that cannot be decoded; the message says why."""
 
 
 def _ended(data):
@@ -43,23 +45,30 @@ class Photo:
 
     Args:
       encoded: the bytes of an image file.
+      upright: True = the image is turned as its EXIF orientation says. False = its pixels are as they are stored.
     Attributes:
-      height: rows, in pixels.
-      width: columns, in pixels.
+      height: rows, in pixels, of the turned image.
+      width: columns, in pixels, likewise.
     Raises:
-      Undecodable: Pillow does not know the format of the bytes.
+      Undecodable: Pillow does not know the format of the bytes, or the pixels have no reading (see data.decode.reading).
     """
 
-    def __init__(self, encoded: bytes) -> None:
+    def __init__(self, encoded: bytes, *, upright: bool = False) -> None:
         self._data = encoded
         self._jpeg = jpeg.read_header(encoded) if _ended(encoded) else None
         self._layout = jpeg.layout(self._jpeg)
-        if self._jpeg:
-            self.height, self.width = self._jpeg.height, self._jpeg.width
-        else:
-            self.width, self.height = self._pillow(lambda image: image.size)
+        self._stored = (self._jpeg.height, self._jpeg.width) if self._jpeg else self._pillow(reading.header)
+        self._turn = self.orientation if upright else reading.UPRIGHT
+        self.height, self.width = self._stored[:: -1 if self._turn >= reading.SIDEWAYS else 1]
 
-    def _pillow(self, use: Callable[[Image.Image], Any]) -> Any:
+    @functools.cached_property
+    def orientation(self) -> int:
+        """How the stored pixels lie: the EXIF orientation, 1 to 8. 1 = upright, also if the EXIF data are missing or broken."""
+        if self._jpeg:
+            return reading.jpeg_orientation(self._jpeg.segments)
+        return self._pillow(lambda image: reading.orientation(image, self._data))
+
+    def _pillow(self, use: Callable[[Image.Image], T]) -> T:
         """Opens the image with Pillow and returns use(image). Any error becomes Undecodable."""
         try:
             with Image.open(io.BytesIO(self._data)) as image:
@@ -67,7 +76,7 @@ class Photo:
         except Undecodable:
             raise
         except UnidentifiedImageError as error:
-            raise Undecodable("its bytes are not in a known image format") from error
+            raise Undecodable("its bytes are not in a known image format; save it as JPEG or PNG") from error
         except Exception as error:  # damaged files of many formats: OSError, SyntaxError, ValueError, struct.error, ...
             raise Undecodable(one_line(error, 200)) from error
 
@@ -77,17 +86,26 @@ class Photo:
                 f"decoding its {self.height}x{self.width} pixels would take {needed / 2**30:.1f} GiB, more than {WORK_BYTES / 2**30:.0f}"
             )
 
+    def _bytes(self):
+        """Bytes of memory for one decoded pixel; a turn makes a copy."""
+        return 3 if self._turn == reading.UPRIGHT else 6
+
     def _convert(self, image):
         self._limit((4 + 3) * self.height * self.width)  # 4 bytes a pixel for Pillow's copy, 3 for ours
-        return np.asarray(image.convert("RGB"))
+        pixels = reading.rgb(image)
+        if pixels.shape[:2] != tuple(self._stored):
+            raise Undecodable(
+                f"its header says {self._stored[0]}x{self._stored[1]} pixels, its data are {pixels.shape[0]}x{pixels.shape[1]}"
+            )
+        return pixels
 
     def _decode(self, shift):
-        """Decodes the whole image, with each side divided by 2^shift (rounded up)."""
+        """Decodes the whole image as it is stored, with each side divided by 2^shift (rounded up)."""
         if self._jpeg is None:
             return self._pillow(self._convert)
         coefficients = 2 * 3 * self.height * self.width if self._jpeg.progressive else 0
-        height, width = (math.ceil(side / 2**shift) for side in (self.height, self.width))
-        self._limit(coefficients + 3 * height * width)
+        height, width = (math.ceil(side / 2**shift) for side in self._stored)
+        self._limit(coefficients + self._bytes() * height * width)
         least = (height, width) if shift else (0, 0)
         try:
             return simplejpeg.decode_jpeg(self._data, strict=False, min_height=least[0], min_width=least[1], min_factor=1)
@@ -95,7 +113,7 @@ class Photo:
             return self._pillow(self._convert)
 
     def _rectangle(self, top, left, height, width):
-        """Decodes only a rectangle, exact up to single levels of 255. Returns None where the whole image must be decoded instead."""
+        """Decodes a rectangle of the stored image, exact up to single levels of 255. Returns None where the whole image must be decoded."""
         if self._layout is None:
             return None
         self._limit(7 * height * width)  # the planes and the RGB pixels
@@ -108,11 +126,11 @@ class Photo:
         """Decodes the whole image.
 
         Returns:
-          uint8 [height, width, 3], Pillow's pixels. A gray image is repeated on three channels.
+          uint8 [height, width, 3], Pillow's pixels by the rules of data.decode.reading. A gray image is repeated on three channels.
         Raises:
           Undecodable: the image is damaged, or decoding it would take more than WORK_BYTES.
         """
-        return self._decode(0)
+        return reading.turned(self._decode(0), self._turn)
 
     def region(
         self, top: int, left: int, height: int, width: int, *, out_height: int, out_width: int, fast: bool
@@ -133,43 +151,54 @@ class Photo:
         Raises:
           Undecodable: the image is damaged, or decoding it would take more than WORK_BYTES.
         """
+        wanted = reading.swapped((0, 0, out_height, out_width), self._turn)[2:]
+        box = reading.swapped(reading.flipped((top, left, height, width), (self.height, self.width), self._turn), self._turn)
+        pixels, box = self._stored_region(box, wanted, fast)
+        pixels = reading.turned(pixels, self._turn)
+        return pixels, *reading.flipped(reading.swapped(box, self._turn), pixels.shape, self._turn)
+
+    def _stored_region(self, box, wanted, fast):
+        """Does the work of `region` for the stored image. wanted: (rows, columns). Returns (pixels, box in their coordinates)."""
+        top, left, height, width = box
         shift = 0
         if self._jpeg is not None:
-            room = min(height / out_height, width / out_width)
+            room = min(height / wanted[0], width / wanted[1])
             most = max(0, min(3, int(math.log2(room / SHARP)))) if room >= SHARP else 0
             if fast:
                 shift = most
             else:
-                while shift < most and 3 * self.height * self.width >> 2 * shift > WORK_BYTES:
+                while shift < most and self._bytes() * self.height * self.width >> 2 * shift > WORK_BYTES:
                     shift += 1
         pixels = self._rectangle(top, left, height, width) if fast and not shift else None
         if pixels is not None:
-            return pixels, 0.0, 0.0, float(height), float(width)
+            return pixels, (0.0, 0.0, float(height), float(width))
         scale = 2.0**shift
-        return self._decode(shift), top / scale, left / scale, height / scale, width / scale
+        return self._decode(shift), (top / scale, left / scale, height / scale, width / scale)
 
 
-def open_photo(path: os.PathLike | str) -> Image.Image:
-    """Opens a photo as an RGB image of Pillow, turned upright by its EXIF orientation.
+def use_photo(path: os.PathLike | str, use: Callable[[Photo], T], *, upright: bool = True) -> T:
+    """Reads a photo and uses it.
 
+    Args:
+      path: an image file that the user named.
+      use: takes the Photo.
+      upright: as in Photo. If False, a photo that has a turn in its EXIF data is named in the log.
+    Returns:
+      the result of `use`.
     Raises:
-      UserError: the file does not exist, it is not an image, or the range of its pixels is unknown.
+      UserError: the file cannot be read or decoded.
     """
     try:
-        with Image.open(path) as photo:  # cameras record in EXIF how they were held
-            return _eight_bits(path, ImageOps.exif_transpose(photo)).convert("RGB")
-    except UserError:  # UserError is a ValueError; its message is already right
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a readable image: {error}") from error
-    except OSError as error:  # Pillow also raises it for a truncated image
+        encoded = pathlib.Path(path).read_bytes()
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _eight_bits(path: os.PathLike | str, photo: Image.Image) -> Image.Image:
-    """Returns a photo that Pillow converts to RGB correctly. Drops the lower 8 bits of 16-bit gray, which Pillow would clip instead."""
-    if photo.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    if photo.mode in ("I", "F"):
-        raise UserError(f"{path} has pixels of {photo.mode}, 32 bits each, and their range is unknown; save it with 8 bits per channel")
-    return photo
+    try:
+        photo = Photo(encoded, upright=upright)
+        if not upright and photo.orientation != reading.UPRIGHT:
+            log.warning(
+                "%s is not turned upright (EXIF orientation %d): the network was trained on photos as they are stored",
+                path, photo.orientation,
+            )  # fmt: skip
+        return use(photo)
+    except Undecodable as error:
+        raise UserError(f"{path} is not a readable image: {error}") from error

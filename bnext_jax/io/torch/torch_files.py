@@ -19,6 +19,7 @@ import numpy as np
 from bnext_jax.errors import UserError, one_line
 from bnext_jax.host.process import needs
 from bnext_jax.io.files import written_whole
+from bnext_jax.io.paths import to_path
 
 PICKLED, SAFE = "PyTorch", "safetensors"
 SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".safetensors": SAFE}
@@ -229,7 +230,7 @@ def write(
     Raises:
       UserError: the suffix is unknown, the file exists, or it cannot be written. Then no part of it is left.
     """
-    path = pathlib.Path(path)
+    path = to_path(path)
     target = kind(path)
     if target is None:
         raise UserError(f"{path} has no suffix of a PyTorch file; use one of {', '.join(SUFFIXES)}")
