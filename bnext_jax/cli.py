@@ -26,6 +26,7 @@ from bnext_jax.commands import help_texts
 from bnext_jax.commands.flags import CONFIG, SWITCH, Flag
 from bnext_jax.commands.table import COMMANDS
 from bnext_jax.errors import MachineLost, Unreachable, UserError, nearest, one_line
+from bnext_jax.host.cache import without_home
 from bnext_jax.host.process import missing_package, program, restart_with_huge_pages, silence_abandoned, without_tpu
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def help_text(words: list[str]) -> str | None:
 
 
 def call(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Imports a command's function and calls it.
+    """Imports a command's function and calls it. Compiled programs are kept for the next start, see io.compiled.
 
     Args:
       command: a key of COMMANDS.
@@ -211,20 +212,22 @@ def call(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       The command's result.
     Raises:
-      UserError: a package is missing, or the command's own error.
+      UserError: a package is missing, see machine.prepare, or the command's own error.
     """
+    from bnext_jax.commands import machine  # imports JAX, which the help does not need
+
     spec = COMMANDS[command]
     try:
-        if spec.several:
-            from bnext_jax.training import cluster
-
-            cluster.join()
+        machine.prepare(spec.several, str(arguments["workdir"]) if command == "train" else None)
         return getattr(importlib.import_module(spec.module), spec.function)(**arguments)
     except ModuleNotFoundError as error:
-        told = missing_package(error)
-        if told is None:
-            raise
-        raise UserError(f"{command} {told}") from error
+        if told := missing_package(error):
+            raise UserError(f"{command} {told}") from error
+        raise
+    except RuntimeError as error:
+        if told := machine.problem(error):
+            raise UserError(told) from error
+        raise
 
 
 def main(argv: list[str], out: TextIO | None = None) -> int:
@@ -281,6 +284,7 @@ def run() -> None:
     if words and words[0] != "help" and not any(word in HELP for word in words):
         restart_with_huge_pages()
     without_tpu()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA raises its errors too, and logs 3000 characters for some loaded programs
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
     for library in ("absl", "asyncio", "concurrent.futures", "gcsfs"):  # they print tracebacks of errors that we report in one sentence
@@ -290,6 +294,7 @@ def run() -> None:
     )  # Orbax leaves coroutines behind when reading a file fails
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata in photos; our own messages name what cannot be decoded
     silence_abandoned()
+    without_home()
     result_file = os.fdopen(os.dup(1), "w")  # standard output, kept for the JSON line alone
     os.dup2(2, 1)  # what libraries print to standard output goes to standard error
     sys.exit(main(sys.argv, result_file))

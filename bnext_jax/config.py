@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
+from bnext_jax.bounds import check_numbers
 from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -168,6 +169,7 @@ class Config(ReadOnly):
           UserError: an invalid value; the message names its field.
         """
         _check_types(self, "config.")
+        check_numbers(self)
         self._check_model()
         positive: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
                     "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
@@ -176,9 +178,6 @@ class Config(ReadOnly):
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
-        for name, value in (("seed", self.seed), ("data.workers", self.data.workers)):
-            if value < 0:
-                raise UserError(f"config.{name} is {value}; it must be 0 or more")
         for name, rate in {"beta1": self.optimizer.beta1, "beta2": self.optimizer.beta2}.items():
             if not 0 <= rate < 1:
                 raise UserError(f"config.optimizer.{name} is {rate}; it must lie in [0, 1)")

@@ -9,22 +9,25 @@ import pathlib
 import jax
 import pytest
 
-# Tests keep compiled programs between runs. The commands that tests start use the same cache.
+# Tests keep compiled programs between runs, and the commands that they start use the same cache, never the user's.
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["BNEXT_CACHE"] = str(CACHE.parent / "user")
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as cli.run does: a read of a damaged checkpoint leaves asyncio tasks behind
 
 from bnext_jax import cli as program  # noqa: E402
 from bnext_jax.config import DataConfig  # noqa: E402
 from bnext_jax.data.prepare import prepare  # noqa: E402
 from bnext_jax.host.process import silence_abandoned, without_tpu  # noqa: E402
+from bnext_jax.io import compiled  # noqa: E402
 from bnext_jax.nn import lowering as lowering_module  # noqa: E402
 from tests.helpers.launcher import Launcher  # noqa: E402
 
 without_tpu()
+compiled.keep()
 
 
 @pytest.hookimpl(trylast=True)  # after pytest has set its own sys.unraisablehook, which silence_abandoned wraps

@@ -1,6 +1,7 @@
 """The configuration: refused values, and the fields that may change when a run resumes."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -13,7 +14,16 @@ from bnext_jax.errors import UserError
     [
         ({"model": c.ModelConfig(name="resnet")}, "config.model.name is 'resnet'; one of: bnext_tiny"),
         ({"epochs": 0}, "config.epochs is 0"),
-        ({"seed": -1}, "config.seed is -1"),
+        ({"seed": -1}, "config.seed is -1; it must be 0 or more"),
+        ({"seed": 2**32}, "config.seed is 4294967296; it may be at most 4294967295"),  # JAX would take it for the seed 0
+        ({"stop_at_step": 2**31}, "config.stop_at_step is 2147483648; it may be at most 2147483647"),
+        ({"optimizer": c.OptimizerConfig(warmup_epochs=-1)}, "config.optimizer.warmup_epochs is -1; it must be 0 or more"),
+        (
+            {"model": c.ModelConfig(name="bnext", widths=(8, 2**63))},
+            r"config.model.widths is \(8, 9223372036854775808\); it may be at most",
+        ),
+        ({"data": c.DataConfig(threads=10**6)}, "config.data.threads is 1000000; it may be at most 1024"),
+        ({"optimizer": c.OptimizerConfig(learning_rate=math.nan)}, "config.optimizer.learning_rate is nan, which is no number"),
         ({"batch_size": 64, "batch_norm_group": 48}, "64 does not divide into groups of config.batch_norm_group 48"),
         ({"precision": "float16"}, "config.precision is 'float16'"),
         ({"distill": c.DistillConfig(main="a", form="sum")}, "config.distill.form is 'sum'"),
@@ -27,6 +37,25 @@ from bnext_jax.errors import UserError
 def test_impossible_values_are_refused_with_the_name_of_the_field(change, message):
     with pytest.raises(UserError, match=message):
         c.Config(**change).check()
+
+
+def test_every_whole_number_of_the_configuration_has_a_largest_value():
+    def fields(part, path=()):
+        for field in dataclasses.fields(part):
+            if dataclasses.is_dataclass(value := getattr(part, field.name)):
+                yield from fields(value, (*path, field.name))
+            elif field.type in (int, int | None):
+                yield (*path, field.name)
+
+    names = list(fields(c.Config()))
+    assert len(names) > 15 and ("optimizer", "warmup_epochs") in names and ("model", "gate_bits") in names
+    for *parts, name in names:
+        config = part = c.Config()
+        for inner in parts:
+            part = getattr(part, inner)
+        setattr(part, name, 2**63)
+        with pytest.raises(UserError, match=rf"config\.{'.'.join((*parts, name))} is 9223372036854775808; it may be at most"):
+            config.check()
 
 
 def test_a_checked_configuration_is_read_only_in_all_its_parts():

@@ -8,7 +8,8 @@ import sys
 import bnext_jax
 
 LINES = """
-errors host.process host.progress io.paths io.buckets io.files io.logs io.digest analysis.tables
+errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
+analysis.tables
 nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
@@ -31,7 +32,7 @@ plot.figures plot.page plot.curves plot.comparison plot.augmentation
 plot.features commands.predict commands.evaluate plot.report
 bench.contenders bench.measure bench.child
 commands.convert commands.pack commands.bench commands.count commands.plan commands.plot commands.quickstart
-commands.flags commands.table commands.help_texts cli __main__
+commands.machine commands.flags commands.table commands.help_texts cli __main__
 """
 ORDER = LINES.split()
 ROOT = pathlib.Path(bnext_jax.__file__).parent

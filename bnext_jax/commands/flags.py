@@ -5,24 +5,39 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from bnext_jax.errors import UserError
+from bnext_jax.bounds import COUNT, SEED, SIDE
+from bnext_jax.errors import UserError, one_line
 
 
-def whole(name: str, text: str) -> int:
+def whole(name: str, text: str, largest: int = COUNT) -> int:
     """Parses a whole number.
 
     Args:
       name: the flag's name, for the message.
       text: the flag's value.
+      largest: the largest number that the flag takes.
     Returns:
       The number.
     Raises:
-      UserError: the text is not a whole number.
+      UserError: the text is not a whole number, or the number is too large.
     """
     try:
-        return int(text)
+        number = int(text)
     except ValueError as error:
-        raise UserError(f"--{name} {text!r} is not a whole number") from error
+        raise UserError(f"--{name} {one_line(text, 40)!r} is not a whole number") from error
+    if number > largest:
+        raise UserError(f"--{name} {one_line(text, 40)} is too large; it may be at most {largest}")
+    return number
+
+
+def seed(name: str, text: str) -> int:
+    """Parses a seed, see `whole`."""
+    return whole(name, text, SEED)
+
+
+def side(name: str, text: str) -> int:
+    """Parses the height and width of an image in pixels, see `whole`."""
+    return whole(name, text, SIDE)
 
 
 def words(name: str, text: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ The texts here are what users read in `bnext --help` and `bnext COMMAND --help`.
 
 import dataclasses
 
-from bnext_jax.commands.flags import CONFIG, SWITCH, Command, Flag, path, whole, wholes, words
+from bnext_jax.commands.flags import CONFIG, SWITCH, Command, Flag, path, seed, side, whole, wholes, words
 
 
 def _config(
@@ -126,7 +126,7 @@ COMMANDS = {
         (
             dataclasses.replace(CHECKPOINT, meaning="a packed file, a work directory or a PyTorch file, with exactly binary weights"),
             Flag("model", "without --checkpoint: measure this model with random weights", "NAME"),
-            Flag("resolution", "height and width of an image, in pixels; default: the network's own, or 224", "N", whole),
+            Flag("resolution", "height and width of an image, in pixels; default: the network's own, or 224", "N", side),
             Flag("batch", "numbers of images in one call, joined by commas", "N[,N]", wholes, (1, 8)),
             Flag("threads", "processors and threads to use; default: one, then all", "N", whole),
             Flag("rounds", "measurements of each contender", "N", whole, 7),
@@ -160,7 +160,7 @@ COMMANDS = {
             Flag("model", "names of models, joined by commas; default: the published BNext networks", "NAME[,NAME]", words, ()),
             Flag("widths", "channels of your own BNext: of the stem, then of each block", "32,64,...", wholes, ()),
             Flag("classes", "number of classes; default: 1000", "N", whole),
-            Flag("resolution", "height and width of the image, in pixels; default: 224, or the checkpoint's own size", "N", whole),
+            Flag("resolution", "height and width of the image, in pixels; default: 224, or the checkpoint's own size", "N", side),
             GATE_BITS,
             Flag("per_layer", "print a table of layers instead of a table of networks", kind=SWITCH, default=False),
             Flag("output", "also write the table to a file", "FILE.md|.csv", path),
@@ -227,7 +227,7 @@ COMMANDS = {
         " draws the curves. The same command resumes an interrupted run.",
         (
             Flag("workdir", "folder for the three runs", "DIR", path, "runs/quickstart"),
-            Flag("seed", "random seed of initialization, image order and augmentation", "N", whole, 0),
+            Flag("seed", "random seed of initialization, image order and augmentation", "N", seed, 0),
         ),
         ("quickstart", "quickstart --workdir=/tmp/quickstart --seed=1"),
         "bnext_jax.commands.quickstart",

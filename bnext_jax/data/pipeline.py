@@ -23,6 +23,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from bnext_jax.bounds import COUNT
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.decode.photo import Undecodable
 from bnext_jax.data.splits import Source
@@ -75,6 +76,8 @@ class TrainBatches:
         self.batch_size, self.rows, self.seed = batch_size, rows, seed
         self.steps_per_epoch = steps_per_epoch(source, batch_size)
         self.steps = epochs * self.steps_per_epoch
+        if self.steps > COUNT:
+            raise UserError(f"config.epochs {epochs} makes {self.steps} steps; a run can count {COUNT}")
 
     def __len__(self) -> int:
         return self.steps

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnext_jax.config import DataConfig
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.host import cache
 from bnext_jax.host.process import program
 from bnext_jax.io import buckets
 from bnext_jax.io.paths import Path, to_path
@@ -26,13 +28,16 @@ def folder(data: DataConfig) -> Path:
     """Returns the folder of all datasets: a local folder, or a bucket's (gs://...).
 
     Args:
-      data: its `directory` names the folder; "" = ~/tensorflow_datasets.
+      data: its `directory` names the folder; "" = TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets.
     Returns:
       the folder, which need not exist.
     Raises:
-      UserError: nothing here can use this path, see io.paths.to_path, or its bucket cannot be reached.
+      UserError: nothing here can use this path, see io.paths.to_path, or its bucket cannot be reached; or the user has no home folder.
     """
-    path = to_path(data.directory or "~/tensorflow_datasets", "config.data.directory")
+    name = data.directory or os.environ.get("TFDS_DATA_DIR")
+    if not name and cache.home() is None:
+        raise UserError("this user has no home folder for the datasets; name a folder in config.data.directory or in TFDS_DATA_DIR")
+    path = to_path(name or "~/tensorflow_datasets", "config.data.directory")
     buckets.check(path, "config.data.directory")
     return path
 

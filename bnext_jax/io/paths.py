@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterator
 
 # Before etils: with TensorFlow installed, etils would open gs:// through TensorFlow's own client. gcsfs (the extra "gcs") is the one client
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 from etils.epath.gpath import PosixGPath
+from etils.epath.stat_utils import StatResult
 
 from bnext_jax.errors import UserError
 
@@ -34,6 +36,14 @@ class Path(PosixGPath):
         """The path from the root of the file system. A path in a bucket has no other form."""
         return self if self.bucket else super().absolute()
 
+    def stat(self) -> StatResult:
+        """Facts on the file, see epath.Path.stat. Its owner's name is None if the machine does not know it, as in containers."""
+        try:
+            return super().stat()
+        except KeyError:
+            told = os.stat(self)
+            return StatResult(stat.S_ISDIR(told.st_mode), told.st_size, int(told.st_mtime), None, None, told.st_mode)
+
     @property
     def bucket(self) -> bool:
         """Whether the path lies in a bucket."""
@@ -50,7 +60,7 @@ def to_path(name: os.PathLike | str, what: str = "") -> Path:
       The path; it need not exist.
     Raises:
       UserError: no program here can use this path: it is empty, has a zero byte or bytes that are not UTF-8, lies in the local folder /gs
-        (or /s3, /az, /hf), or contains a pattern's characters in a bucket.
+        (or /s3, /az, /hf), begins with "~" for a user without a home folder, or contains a pattern's characters in a bucket.
     """
     text, told = os.fspath(name), f"{what} ".lstrip() + repr(os.fspath(name))
     if not text:
@@ -64,6 +74,8 @@ def to_path(name: os.PathLike | str, what: str = "") -> Path:
     scheme, remote, rest = text.partition("://")
     if not remote:
         text = os.path.expanduser(text)
+        if text.startswith("~/"):
+            raise UserError(f"{told} begins with ~, but this user has no home folder; write the whole path")
         if os.path.abspath(text).split("/")[1] in BUCKETS:
             raise UserError(f"{told} lies in a folder that is taken for a bucket; name it through a link in another folder")
     elif scheme not in BUCKETS:

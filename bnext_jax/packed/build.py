@@ -9,13 +9,13 @@ import pathlib
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 
 import jax
 
 from bnext_jax.errors import one_line
+from bnext_jax.host import cache
 
 log = logging.getLogger(__name__)
 SOURCES = pathlib.Path(__file__).parent / "runtime"
@@ -31,13 +31,6 @@ class NoEngine(Exception):
 def sources() -> list[pathlib.Path]:
     """The C files of the engine, sorted."""
     return sorted(SOURCES.glob("*.c"))
-
-
-def cache_folder() -> pathlib.Path:
-    """The folder for built engines: $BNEXT_CACHE, or bnext_jax in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
-    if own := os.environ.get("BNEXT_CACHE"):
-        return pathlib.Path(own).expanduser().absolute()  # the loader of libraries looks for a bare name in the system's folders
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "bnext_jax"
 
 
 def compiler() -> list[str]:
@@ -93,10 +86,9 @@ def library_path() -> pathlib.Path:
     name = f"libbnext-{key(command)}.so"
     problems = []
     # A home folder may be full or read-only; then the engine lives in the folder for temporary files of this user.
-    for folder in (cache_folder(), pathlib.Path(tempfile.gettempdir()) / f"bnext_jax-{os.getuid()}"):
+    for folder in (cache.root(), cache.temporary()):
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_own(folder)
+            cache.make_own(folder)
             if (folder / name).exists():
                 return folder / name
             log.info("building the engine for packed networks in %s (some seconds, once)", folder)
@@ -104,13 +96,6 @@ def library_path() -> pathlib.Path:
         except OSError as error:
             problems.append(f"{folder}: {error.strerror or one_line(error)}")
     raise NoEngine(f"the engine can be written nowhere ({'; '.join(problems)}); set BNEXT_CACHE to a folder")
-
-
-def _check_own(folder):
-    """Raises OSError unless only this user can put files into a folder. A library from another user would run that user's code."""
-    about = folder.lstat()
-    if stat.S_ISLNK(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise OSError(f"other users can write there (mode {stat.S_IMODE(about.st_mode):o}, user {about.st_uid})")
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import os
-import pathlib
 import re
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 
 from bnext_jax.errors import UserError, one_line
-from bnext_jax.host import process
+from bnext_jax.host import cache, process
 from bnext_jax.host.progress import duration
 from bnext_jax.io.files import write_whole
 from bnext_jax.tpu.collectives import collectives, each_collective
@@ -151,11 +150,6 @@ def _signs_of_life(what: str) -> Iterator[None]:
         thread.join()
 
 
-def cache_folder() -> pathlib.Path:
-    """The folder of the cached verdicts: $XDG_CACHE_HOME/bnext_jax/plan, or ~/.cache/bnext_jax/plan where the variable is not set."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bnext_jax" / "plan"
-
-
 def compiled(
     what: str, jitted: Any, arguments: tuple, where: Topology, effort: float, parameters: int | None = None, rounds: int = 1
 ) -> dict[str, Any]:
@@ -185,7 +179,7 @@ def compiled(
         log.info("%s: tracing", what)
         lowered = jitted.lower(*arguments)
         text = f"{lowered.as_text()} {where.name} {jax.__version__} {importlib.metadata.version('libtpu')} {effort} {VERDICT}"
-        path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+        path = cache.root() / "plan" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
         with contextlib.suppress(OSError, ValueError):
             return {**json.loads(path.read_text()), "cached": True}
         began = time.monotonic()
@@ -193,7 +187,8 @@ def compiled(
             found = _compile(lowered, parameters, rounds)
     found["compile_seconds"] = round(time.monotonic() - began, 1)
     with contextlib.suppress(OSError, UserError):  # the verdict holds even where it cannot be cached
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cache.make_own(cache.root())
+        cache.make_own(path.parent)
         write_whole(path, json.dumps(found), "verdict")
     return {**found, "cached": False}
 

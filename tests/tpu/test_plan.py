@@ -19,7 +19,7 @@ from tests.helpers.commands import ROOT, command, refused
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
     """Keeps the cached results of each test in a temporary folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BNEXT_CACHE", str(tmp_path / "cache"))
 
 
 def narrow(**changes):

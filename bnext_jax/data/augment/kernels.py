@@ -3,19 +3,20 @@
 The functions compute what Pillow computes, up to single levels of 255, several times faster. Pillow is the reference
 (tests/data/test_kernels.py).
 They are fast because they multiply whole rows as vectors, and the three channels of a pixel as one vector.
-Each function releases the interpreter lock (GIL). Numba caches the compiled code beside this file.
+Each function releases the interpreter lock (GIL). Numba keeps the compiled code on disk, see host.machine_code.
 """
 
 import math
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # contract: fuses a * b + c into one instruction
+from bnext_jax.host import machine_code
+
+compiled = machine_code.compiled(fastmath={"contract"})  # contract: fuses a * b + c into one instruction
 CHUNK = 2  # taps per iteration of the loop in mac; every number of taps is a multiple of CHUNK
 LANES = 4  # floats per vector; the fourth lane is the next pixel's first channel, and the next pixel overwrites it
 

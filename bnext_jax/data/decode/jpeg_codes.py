@@ -7,7 +7,6 @@ of a coefficient comes from a table (ZIGZAG) that maps all impossible indices to
 that it has not passed the end of the data; the zeros after the data are enough for a whole MCU.
 """
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -15,9 +14,10 @@ from numba.extending import intrinsic
 
 from bnext_jax.data.augment.kernels import compiled
 from bnext_jax.data.decode.jpeg_blocks import idct
+from bnext_jax.host import machine_code
 
 # Only for functions without array arguments: each call would count an array's references.
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+inlined = machine_code.compiled(forceinline=True)
 U = np.uint64  # in Numba, uint64 and a signed integer give a float, so all numbers used with the bit buffer are uint64
 SHORT = 10  # bits per look-up: finds one DC symbol, or one or two AC symbols; longer codes need a look-up in the full table
 PACK = 11  # bits per look-up where coefficients are skipped
