@@ -23,6 +23,7 @@ def evaluate(
     config: Config | None = None,
     predictions: os.PathLike | str | None = None,
     gate_bits: int | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates the network in a work directory, a PyTorch file or a packed file.
 
@@ -31,12 +32,13 @@ def evaluate(
       config: see evaluate_network.
       predictions: see evaluate_network.
       gate_bits: 4 or 8 = evaluate the quantized edition, see io.load.load. None = the network as it is.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
     Returns:
       See evaluate_network.
     Raises:
       UserError: no network can be read; also see evaluate_network.
     """
-    model, metadata = cluster.agree(lambda: load(checkpoint, gate_bits=gate_bits))
+    model, metadata = cluster.agree(lambda: load(checkpoint, gate_bits=gate_bits, weights=weights))
     return evaluate_network(model, metadata, checkpoint, config, predictions)
 
 

@@ -45,7 +45,12 @@ def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, 
     return image
 
 
-def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | None = None, model: str | None = None) -> dict[str, Any]:
+def predict(
+    files: Sequence[os.PathLike | str],
+    checkpoint: os.PathLike | str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+) -> dict[str, Any]:
     """Classifies photos, and prints the classes on standard error.
 
     Args:
@@ -53,6 +58,7 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
       checkpoint: a work directory or a PyTorch file, or None.
       model: without a checkpoint: the model whose weights come from an installed package (roster.PACKAGED). With a checkpoint: the
         expected name of its network.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
     Returns:
       {"model", "epoch", "temperature", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
     Raises:
@@ -64,7 +70,7 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
         if model is None:
             raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
         checkpoint = roster.packaged(model)
-    network, metadata = load(checkpoint, model)
+    network, metadata = load(checkpoint, model, weights=weights)
     seen = preprocessing.of(metadata)
     transform, shape = Transform(seen["eval_transform"]), tuple(seen["image_shape"])
     images = np.stack([read_photo(path, transform, shape) for path in files])

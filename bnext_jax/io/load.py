@@ -27,13 +27,13 @@ from bnext_jax.packed import file, network
 log = logging.getLogger(__name__)
 
 
-def _recognised(path, expected):
+def _recognised(path, expected, weights):
     """Reads a PyTorch file, finds its network, and checks the network against the expected name (None = any).
 
     Returns:
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
     """
-    file = torch_files.read(path)
+    file = torch_files.read(path, weights)
     file = dataclasses.replace(file, tensors=timm_names(file.tensors))
     if file.described is not None:
         found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
@@ -113,7 +113,9 @@ def quantized(model: TableModel, metadata: dict[str, Any], gate_bits: int) -> tu
     return filled, {**metadata, "model": {**described, "arguments": arguments}}
 
 
-def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:
+def from_file(
+    path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None, weights: str | None = None
+) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network in a PyTorch file.
 
     Args:
@@ -121,13 +123,14 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8, the bits of a quantized edition's gates. Published files do not name them; None = 4, with a warning. A network that
         is not quantized is not changed here; `load` quantizes it.
+      weights: which weights to take if the file holds several, see torch_files.read.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
       preprocessing is None, except for ImageNet's 1,000 classes.
     Raises:
       UserError: the file cannot be read, its network is unknown or not the expected one, or its tensors do not fit or are not finite.
     """
-    file, (name, classes, arguments) = _recognised(path, expected)
+    file, (name, classes, arguments) = _recognised(path, expected, weights)
     if gate_bits is None:
         _doubts(path, file, name, arguments)
     elif "gate_bits" in arguments and file.described is None and gate_bits in BITS:
@@ -155,6 +158,7 @@ def load(
     gate_bits: int | None = None,
     form: str | None = None,
     threads: int = 0,
+    weights: str | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory, a PyTorch file or a packed file.
 
@@ -164,6 +168,8 @@ def load(
       gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
       form: how a packed file is computed, see packed.network.load; None = the fastest form that runs here. Other files ignore it.
       threads: threads that the engine of a packed file may use for one call; 0 = all processors. Other files ignore it.
+      weights: of a PyTorch file that holds several: "ema", "raw" or the name of an entry; None = the only ones, or the averaged
+        ones of two.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
       "class_names", "precision" and more).
@@ -177,6 +183,8 @@ def load(
     """
     if not epath.Path(path).exists():
         raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
+    if weights is not None and (file.is_packed(path) or epath.Path(path).is_dir()):
+        raise UserError(f"{path} is not a PyTorch file: it holds one network only; leave --weights out")
     if file.is_packed(path):
         model, metadata = network.load(path, form, threads)
         _check_edition(path, metadata, gate_bits)
@@ -184,7 +192,7 @@ def load(
     elif epath.Path(path).is_dir():
         model, metadata = checkpoint.load_network(path)
     else:
-        model, metadata = from_file(path, expected, gate_bits)
+        model, metadata = from_file(path, expected, gate_bits, weights)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
@@ -197,8 +205,10 @@ def _check_edition(path, metadata, gate_bits):
         raise UserError(f"{path} is packed, and packed gates cannot be quantized; use `pack --gate_bits={gate_bits}` on its source")
 
 
-def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
+def describe(path: os.PathLike | str, gate_bits: int | None = None, weights: str | None = None) -> dict[str, Any]:
     """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
+    if weights is not None:
+        return load(path, gate_bits=gate_bits, weights=weights)[1]
     if file.is_packed(path) and epath.Path(path).exists():
         with network.local(path) as place:
             metadata = network.metadata_of(file.read_description(place))
