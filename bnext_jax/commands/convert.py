@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnext_jax.analysis.count import weigh
+from bnext_jax.data.preprocessing import reported
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
+from bnext_jax.io import sidecar
 from bnext_jax.io.load import load
 from bnext_jax.io.save import save
 from bnext_jax.io.torch import torch_files
@@ -43,7 +45,14 @@ def _located(source: str, output: str, model: str | None, gate_bits: int | None,
             raise
 
 
-def convert(source: str, output: str, model: str | None = None, gate_bits: int | None = None, weights: str | None = None) -> dict[str, Any]:
+def convert(
+    source: str,
+    output: str,
+    model: str | None = None,
+    gate_bits: int | None = None,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+) -> dict[str, Any]:
     """Converts a network. The suffix of `output` selects the direction: a PyTorch file, or a work directory for any other path.
 
     Args:
@@ -54,16 +63,18 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
       gate_bits: 4 or 8, for the quantized edition. A published file of it does not record the bits of its gates: this is their number.
         Any other network is quantized. None = the network as it is.
       weights: which weights to take if the source holds several, see io.load.load.
+      preprocessing: how images were scaled for the weights, see io.sidecar.parsed. It is written with the network.
     Returns:
-      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
+      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "preprocessing" (None = unknown), "source", "output"}.
     Raises:
       UserError: the source cannot be read or does not fit, or the output exists or cannot be written.
     """
     if pathlib.Path(output).exists():
         raise UserError(f"{output} exists; remove it or name another --output")
+    given = None if preprocessing is None else sidecar.parsed(preprocessing)
     with _located(source, output, model, gate_bits, weights) as (path, expected):
         log.info("reading %s", path)
-        network, metadata = load(path, expected, gate_bits, form="float", weights=weights)
+        network, metadata = load(path, expected, gate_bits, form="float", weights=weights, given=given)
     described = metadata["model"]
     log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path != output:
@@ -75,6 +86,7 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
         "parameters": weigh(network)["parameters"],
         "epoch": metadata["epoch"],
         "temperature": metadata["temperature"],
+        "preprocessing": reported(metadata) if metadata.get("preprocessing") else None,
         "source": str(source),
         "output": str(output),
     }

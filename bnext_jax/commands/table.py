@@ -24,6 +24,12 @@ WEIGHTS = Flag(
     "which weights to use if a PyTorch file holds several: ema, raw, or the name of an entry; default: of two, the averaged ones (EMA)",
     "ema|raw|NAME",
 )
+PREPROCESSING = Flag(
+    "preprocessing",
+    "how images were scaled for these weights: words like 'mean=0.5 std=0.5 input_size=224 crop_pct=0.9', or a config.json of timm, or a"
+    " preprocessor_config.json of transformers; default: what the weights, a known checksum or such a file beside them say",
+    "TEXT|FILE.json",
+)
 
 COMMANDS = {
     "train": Command(
@@ -66,6 +72,7 @@ COMMANDS = {
             ),
             GATE_BITS,
             WEIGHTS,
+            PREPROCESSING,
         ),
         ("evaluate --checkpoint=runs/tiny", "evaluate --checkpoint=bnext_tiny.pth.tar --config=configs/imagenet_bnext_tiny.py"),
         "bnext_jax.commands.evaluate",
@@ -83,6 +90,7 @@ COMMANDS = {
                 "NAME",
             ),
             WEIGHTS,
+            PREPROCESSING,
         ),
         ("predict --checkpoint=runs/tiny cat.jpg dog.jpg", "predict --model=tf_efficientnet_lite0 cat.jpg"),
         "bnext_jax.commands.predict",
@@ -105,6 +113,7 @@ COMMANDS = {
             Flag("model", "check that the source holds this model", "NAME"),
             GATE_BITS,
             WEIGHTS,
+            PREPROCESSING,
         ),
         (
             "convert --source=bnext_large.pth.tar --output=runs/bnext_large",

@@ -11,9 +11,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import checkpoint
+from bnext_jax.io import checkpoint, sidecar
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.recognise import recognise, timm_names
 from bnext_jax.io.torch.state_dict import from_state_dict
@@ -22,7 +23,8 @@ from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.nn.kbit import Clip
 from bnext_jax.nn.network import fill, flatten, split
-from bnext_jax.packed import file, network
+from bnext_jax.packed import file as packed_file
+from bnext_jax.packed import network
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +49,59 @@ def _recognised(path, expected, weights):
     return file, found
 
 
-def _doubts(path, file, name, arguments):
-    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning."""
+def _doubts(path, file, name, arguments, gate_bits, architecture):
+    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning.
+
+    Args:
+      architecture: the network's name by a file beside the weights, or None.
+    """
     if file.described is not None:
         return
-    if "gate_bits" in arguments:
+    if "gate_bits" in arguments and gate_bits is None:
         log.warning(
             "%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, arguments["gate_bits"]
         )
-    if name in SCALES and not roster.published(name, path):
+    if name in SCALES and architecture is None and not roster.published(name, path):
         log.warning(
             "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
             " the checksum of %s is not that of a known file; assuming %s", path, name,
         )  # fmt: skip
+
+
+def _preprocessed(path, file, metadata, given):
+    """The metadata of a PyTorch file with the preprocessing of the first that exists: the file's own description, a known checksum, a
+    file beside it, the published recipe. For the weights of others it warns if the recipe is only assumed.
+
+    Args:
+      path: the file.
+      file: its TorchFile.
+      metadata: of the network, with the recipe's preprocessing, or None.
+      given: what --preprocessing says, or None.
+    Returns:
+      (metadata, the network's name by a file beside the weights, or None).
+    """
+    described = file.described or {}
+    name, own = metadata["model"]["name"], described.get("preprocessing")
+    if own is not None:
+        if not packed_file.is_preprocessing(own) or "image_shape" not in own:
+            raise UserError(f"{path} describes its preprocessing wrongly; write it again with `convert`, or use another file")
+        return {**metadata, "preprocessing": own, "preprocessing_from": described.get("preprocessing_from", str(path))}, None
+    if roster.released(name, path):
+        return {**metadata, "preprocessing_from": preprocessing.CHECKSUM}, None
+    beside = None if given is not None and given.complete else sidecar.beside(path)
+    if beside is not None:
+        sidecar.check(beside, path, metadata["model"])
+        return preprocessing.changed(metadata, beside), beside.architecture
+    recipe = metadata["preprocessing"]
+    if recipe is None:
+        return metadata, None
+    known = roster.published(name, path)
+    if not known and not name.startswith("bnext") and given is None:
+        log.warning(
+            "%s does not say how its images were scaled; assuming %s, mean %s, std %s (see --preprocessing)",
+            path, recipe["eval_transform"], recipe["mean"], recipe["std"],
+        )  # fmt: skip
+    return {**metadata, "preprocessing_from": preprocessing.CHECKSUM if known else preprocessing.ASSUMED}, None
 
 
 def edition_arguments(name: str, arguments: Mapping[str, Any], gate_bits: int) -> dict[str, Any]:
@@ -114,7 +156,11 @@ def quantized(model: TableModel, metadata: dict[str, Any], gate_bits: int) -> tu
 
 
 def from_file(
-    path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None, weights: str | None = None
+    path: os.PathLike | str,
+    expected: str | None = None,
+    gate_bits: int | None = None,
+    weights: str | None = None,
+    given: preprocessing.Given | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network in a PyTorch file.
 
@@ -124,16 +170,16 @@ def from_file(
       gate_bits: 4 or 8, the bits of a quantized edition's gates. Published files do not name them; None = 4, with a warning. A network that
         is not quantized is not changed here; `load` quantizes it.
       weights: which weights to take if the file holds several, see torch_files.read.
+      given: what the user says of the preprocessing; `load` applies it. If it is complete, files beside the weights are not read.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
-      preprocessing is None, except for ImageNet's 1,000 classes.
+      preprocessing is that of the file, of a JSON file beside it (see sidecar), or for ImageNet's 1,000 classes the published one; else
+      None.
     Raises:
       UserError: the file cannot be read, its network is unknown or not the expected one, or its tensors do not fit or are not finite.
     """
     file, (name, classes, arguments) = _recognised(path, expected, weights)
-    if gate_bits is None:
-        _doubts(path, file, name, arguments)
-    elif "gate_bits" in arguments and file.described is None and gate_bits in BITS:
+    if "gate_bits" in arguments and file.described is None and gate_bits in BITS:
         arguments = {**arguments, "gate_bits": gate_bits}
     broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
     if broken:
@@ -146,6 +192,8 @@ def from_file(
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # the file's description makes no network
         raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
+    metadata, architecture = _preprocessed(path, file, metadata, given)
+    _doubts(path, file, name, arguments, gate_bits, architecture)
     binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
     if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
@@ -159,6 +207,7 @@ def load(
     form: str | None = None,
     threads: int = 0,
     weights: str | None = None,
+    given: preprocessing.Given | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory, a PyTorch file or a packed file.
 
@@ -170,9 +219,10 @@ def load(
       threads: threads that the engine of a packed file may use for one call; 0 = all processors. Other files ignore it.
       weights: of a PyTorch file that holds several: "ema", "raw" or the name of an entry; None = the only ones, or the averaged
         ones of two.
+      given: what the user says of the preprocessing of images, see sidecar.parsed; it wins over all others. None = nothing.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
-      "class_names", "precision" and more).
+      "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
     Raises:
       UserError: there is nothing at `path`, it cannot be read, it holds another network than expected, or the network cannot be quantized
         like that (see edition_arguments).
@@ -183,19 +233,22 @@ def load(
     """
     if not epath.Path(path).exists():
         raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
-    if weights is not None and (file.is_packed(path) or epath.Path(path).is_dir()):
+    if weights is not None and (packed_file.is_packed(path) or epath.Path(path).is_dir()):
         raise UserError(f"{path} is not a PyTorch file: it holds one network only; leave --weights out")
-    if file.is_packed(path):
+    if packed_file.is_packed(path):
         model, metadata = network.load(path, form, threads)
         _check_edition(path, metadata, gate_bits)
         gate_bits = None
     elif epath.Path(path).is_dir():
         model, metadata = checkpoint.load_network(path)
     else:
-        model, metadata = from_file(path, expected, gate_bits, weights)
+        model, metadata = from_file(path, expected, gate_bits, weights, given)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
+    if given is not None:
+        sidecar.check(given, path, metadata["model"])
+        metadata = preprocessing.changed(metadata, given)
     return (model, metadata) if gate_bits is None else quantized(model, metadata, gate_bits)
 
 
@@ -209,9 +262,9 @@ def describe(path: os.PathLike | str, gate_bits: int | None = None, weights: str
     """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
     if weights is not None:
         return load(path, gate_bits=gate_bits, weights=weights)[1]
-    if file.is_packed(path) and epath.Path(path).exists():
+    if packed_file.is_packed(path) and epath.Path(path).exists():
         with network.local(path) as place:
-            metadata = network.metadata_of(file.read_description(place))
+            metadata = network.metadata_of(packed_file.read_description(place))
         _check_edition(path, metadata, gate_bits)
         return metadata
     if not epath.Path(path).is_dir():
