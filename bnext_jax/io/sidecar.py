@@ -116,7 +116,7 @@ def read(path: os.PathLike | str) -> Given | None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 150)
-        raise UserError(f"{path} says nothing usable of images ({told}); repair it, move it away, or use {FLAG}") from error
+        raise UserError(f"{path} says nothing usable of images ({told}); repair it, move it away, or use {FLAG} (of convert)") from error
 
 
 def beside(path: os.PathLike | str) -> Given | None:
@@ -178,4 +178,6 @@ def check(given: Given, path: os.PathLike | str, described: Mapping[str, Any]) -
     differs = other is not None and not (str(other).startswith(name) if family else other == name)
     if differs or given.num_classes not in (None, classes):
         said = f"{one_line(other or 'a network', 60)} with {one_line(given.num_classes or classes, 20)} classes"
-        raise UserError(f"{given.source} is about {said}, but {path} holds {name} with {classes}; move one of them, or use {FLAG}")
+        raise UserError(
+            f"{given.source} is about {said}, but {path} holds {name} with {classes}; move one of them, or use {FLAG} (of convert)"
+        )
