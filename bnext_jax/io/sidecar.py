@@ -114,7 +114,7 @@ def read(path: os.PathLike | str) -> Given | None:
         return _transformers(content, str(path)) if "image_mean" in content or "do_normalize" in content else None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 150)
         raise UserError(f"{path} says nothing usable of images ({told}); repair it, move it away, or use {FLAG} (of convert)") from error
 

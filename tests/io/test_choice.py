@@ -135,6 +135,17 @@ def test_one_state_dict_under_two_names_is_one(tmp_path):
     assert read(tmp_path / "a.pth", {"model": same, "state_dict": same})[1] == 3
 
 
+def test_numbers_of_many_digits_change_nothing(tmp_path):
+    """Python refuses to write a number of more than 4300 digits as text."""
+    many = 10**5000
+    for content in ({"model": state(3), many: [1], "epoch": many}, {many: {"model": state(3)}, "epoch": -1}):
+        names, number, file = read(tmp_path / "a.pth", content)
+        assert (names, number, file.epoch) == (NETWORKS["BNext"], 3, None)
+    torch.save({many: torch.nn.PReLU()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"holds no tensors .it has objects: int of torch.nn"):
+        torch_files.read(tmp_path / "a.pth")
+
+
 def test_names_of_an_unknown_network_are_kept(tmp_path):
     torch.save(
         {"model": {"module.layer1.0.conv1.weight": torch.ones(2), "module.fc.bias": torch.ones(2)}, "n": torch.ones(1)}, tmp_path / "a.pth"

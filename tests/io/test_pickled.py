@@ -227,6 +227,16 @@ def test_a_small_file_does_not_take_much_memory_or_time(tmp_path, case):
         tracemalloc.stop()
 
 
+def test_a_nested_tuple_as_the_key_of_a_storage_is_refused(tmp_path):
+    """Its hash would overflow the stack, and so would its text in a message."""
+    torch.save({NAME: torch.ones(2)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "a.pth").read_bytes()
+    start = content.rindex(b"\x80\x02]q\x00")  # the list of the keys
+    (tmp_path / "a.pth").write_bytes(content[:start] + b"\x80\x02])" + b"\x85" * DEEP + b"a." + content[start:])
+    with pytest.raises(UserError, match=r"tuple in place of str"):
+        torch_files.read(tmp_path / "a.pth")
+
+
 def test_an_archive_whose_storages_share_their_bytes_is_refused(tmp_path):
     """Many names of one storage in the archive's list would make many copies."""
     path, buffer = tmp_path / "a.pth", io.BytesIO()

@@ -105,6 +105,7 @@ BAD = {
     "no size": (json.dumps(without(TRANSFORMERS, "size")), "it lacks 'size'"),
     "no mean": (json.dumps(without(TRANSFORMERS, "image_mean")), "it lacks 'image_mean'"),
     "bytes": (json.dumps({**TRANSFORMERS, "do_rescale": False}), "it does not scale pixels by 1/255"),
+    "a huge number": ('{"architecture": "convnext_nano", "mean": 1' + "0" * 400 + "}", "says nothing usable of images"),
     "deep": ("[" * 100_000, "says nothing usable of images"),
 }
 

@@ -64,6 +64,11 @@ def few(names: Any) -> str:
     return ", ".join(one_line(name, LONGEST) for name in names[:NAMED]) + rest
 
 
+def word(key: Any) -> str:
+    """A key of a dict as text. A number of many digits has none: Python refuses to write it."""
+    return str(key) if isinstance(key, str) or (type(key) is int and abs(key) < 2**63) else type(key).__name__
+
+
 def _holders(content: Any) -> Iterator[tuple[tuple[str, ...], Any, dict]]:
     """Yields (path, dict or list, notes) of all dicts and lists, each once. Notes are the FACTS in and around it; the nearest win."""
     waiting: collections.deque[tuple[tuple[str, ...], Any, dict]] = collections.deque([((), content, {})])
@@ -80,7 +85,7 @@ def _holders(content: Any) -> Iterator[tuple[tuple[str, ...], Any, dict]]:
         for key, value in items:
             if isinstance(value, dict | list | tuple) and id(value) not in seen and len(path) < DEEPEST:
                 seen.add(id(value))
-                waiting.append(((*path, str(key)), value, notes))
+                waiting.append(((*path, word(key)), value, notes))
 
 
 def _tensors(holder: dict) -> list[str]:

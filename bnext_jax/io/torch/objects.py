@@ -92,6 +92,11 @@ def _whole_numbers(value):
     return tuple(typed(number, int) for number in value)
 
 
+def text_of(key: Any) -> str:
+    """The key of a storage, a text or a number, as text. Raises TypeError for another type."""
+    return str(key) if type(key) is int else typed(key, str)
+
+
 def storage(persistent: Any) -> Any:
     """What a persistent id stands for: the Storage; or, of a saved module, the class.
 
@@ -109,7 +114,7 @@ def storage(persistent: Any) -> Any:
     start, size = (0, elements) if view is None else _whole_numbers(view[1:])
     if kind != "storage" or not part.endswith("Storage") or min(_whole_numbers((elements, start, size))) < 0 or start + size > elements:
         raise ValueError("a storage of another kind")
-    return Storage(str(key) if type(key) is int else typed(key, str), dtype, size, start, elements)
+    return Storage(text_of(key), dtype, size, start, elements)
 
 
 def _tensor(held, offset, size, stride, *more):

@@ -98,7 +98,7 @@ class Pickled:
             pickles.read(stream, persistent)
             content, keys = pickles.read(stream, persistent), pickles.read(stream, persistent)
             place = stream.tell()
-            for key in keys:
+            for key in map(objects.text_of, keys):  # a nested tuple must not be hashed: it could overflow the stack
                 size = seen[key].whole * _bytes(seen[key].dtype)
                 if LENGTH.unpack_from(stream, place)[0] != seen[key].whole or place + LENGTH.size + size > len(stream):
                     raise ValueError(f"storage {key} is cut off")

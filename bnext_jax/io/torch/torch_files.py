@@ -163,7 +163,11 @@ def _chosen(path, content, weights):
     if chosen is None and (choice.nameless(content) or not isinstance(content, dict)):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint; {SAVE_TENSORS}")
     if chosen is None:
-        objects = {key: value.name for key, value in content.items() if isinstance(value, Inert)} if isinstance(content, dict) else {}
+        objects = (
+            {choice.word(key): value.name for key, value in content.items() if isinstance(value, Inert)}
+            if isinstance(content, dict)
+            else {}
+        )
         told = f" (it has objects: {choice.few(f'{key} of {name}' for key, name in objects.items())})" if objects else ""
         raise UserError(f"{path} holds no tensors{told}; {SAVE_TENSORS}")
     entries = chosen.entries
@@ -190,7 +194,9 @@ def _file(tensors, notes, temperature):
       temperature: the name of the temperature's entry.
     """
     tensors = {name: _at_least_float32(array) for name, array in tensors.items()}
-    return TorchFile(tensors, _number(notes.get(EPOCH), int), _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
+    epoch = _number(notes.get(EPOCH), int)
+    known = epoch if epoch is not None and 0 <= epoch < 2**31 else None
+    return TorchFile(tensors, known, _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
 
 
 def _number(value, kind):
