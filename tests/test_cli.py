@@ -144,7 +144,7 @@ def test_unknown_words_and_wrong_flags_are_refused_with_advice(run, words, told)
 def test_flags_reach_their_functions_with_types():
     assert cli.parse(["bnext", "count", "--widths=(8,16)", "--classes=10", "--per_layer"])[1] == {
         "checkpoint": None, "model": (), "widths": (8, 16), "classes": 10, "resolution": None, "gate_bits": None, "per_layer": True,
-        "output": None,
+        "output": None, "weights": None,
     }  # fmt: skip
     _, given = cli.parse(["bnext", "plan", SMOKE, "--topology=v5e:2x2", "--topology=v6e:2x2"])
     assert given["topology"] == ("v5e:2x2", "v6e:2x2") and given["fit"] is False

@@ -18,10 +18,11 @@ data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.
 data.augment.operations data.augment.randaugment data.augment.transforms
 data.store data.datasets.digits data.datasets.folders
 data.prepare data.splits data.faults data.pipeline
-io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference io.torch.torch_files
+io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference
+io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
-io.load io.save distill.schedule recipes
+io.sidecar io.load io.save distill.schedule recipes
 analysis.macs analysis.count analysis.count_rows
 tpu.collectives tpu.traffic
 training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.records

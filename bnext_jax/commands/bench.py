@@ -35,6 +35,7 @@ def bench(
     batch: Sequence[int] = (1, 8),
     threads: int | None = None,
     rounds: int = 7,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Measures a network, and prints the table on standard error.
 
@@ -45,6 +46,7 @@ def bench(
       batch: numbers of images in one call.
       threads: processors and threads to use. None = one, then all. Each number has a process of its own.
       rounds: measurements of each contender.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
     Returns:
       {"model", "pixels", "threads": {"1": {batch: {contender: {"median", "best"}}}, ...}, "missing": reasons}, milliseconds an image.
     Raises:
@@ -52,6 +54,8 @@ def bench(
     """
     if (checkpoint is None) == (model is None):
         raise UserError("bench needs --checkpoint=PATH or --model=NAME")
+    if weights is not None and checkpoint is None:
+        raise UserError("--weights chooses in a PyTorch file; leave it out, or give --checkpoint=PATH")
     if not hasattr(os, "sched_setaffinity"):
         raise UserError("bench gives each program the same processors, and this system does not allow that; run it on Linux")
     available = processors()
@@ -60,7 +64,7 @@ def bench(
             raise UserError(f"--{name} is {least}; it must be 1 or more")
     if threads is not None and threads > available:
         raise UserError(f"--threads is {threads}, but this process may use {available} processors")
-    with tempfile.TemporaryDirectory() as folder, _packed(checkpoint, model, pathlib.Path(folder)) as (path, name, own):
+    with tempfile.TemporaryDirectory() as folder, _packed(checkpoint, model, weights, pathlib.Path(folder)) as (path, name, own):
         side = resolution or own or SIDE
         found: dict[str, Any] = {"model": name, "pixels": side, "threads": {}}
         for count in [threads] if threads else sorted({1, available}):
@@ -73,15 +77,17 @@ def bench(
 
 
 @contextlib.contextmanager
-def _packed(checkpoint: str | None, model: str | None, folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, str, int | None]]:
+def _packed(
+    checkpoint: str | None, model: str | None, weights: str | None, folder: pathlib.Path
+) -> Iterator[tuple[pathlib.Path, str, int | None]]:
     """Yields (packed file, name of the network, its own image side or None)."""
     with contextlib.ExitStack() as stack:
-        if checkpoint and file.is_packed(checkpoint):
+        if checkpoint and file.is_packed(checkpoint) and weights is None:
             path = stack.enter_context(local_copy(to_path(checkpoint)))
             described = file.read_description(path)
         else:
             if checkpoint:
-                net, described = load(checkpoint)
+                net, described = load(checkpoint, weights=weights)
             else:
                 assert model is not None
                 net = create_model(model, rngs=nnx.Rngs(0))

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnext_jax.analysis.count import weigh
+from bnext_jax.data.preprocessing import reported
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets
+from bnext_jax.io import buckets, sidecar
 from bnext_jax.io.load import load
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.save import save
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def _located(source: str, output: str, model: str | None, gate_bits: int | None) -> Iterator[tuple[str, str | None]]:
+def _located(source: str, output: str, model: str | None, gate_bits: int | None, weights: str | None) -> Iterator[tuple[str, str | None]]:
     """Yields (path, name of the model or None) for a source. Downloads the weights if the source is a teacher's tag.
 
     If a teacher's output is a safetensors file, the downloaded file itself becomes the output, so its published checksum stays valid.
@@ -29,8 +30,8 @@ def _located(source: str, output: str, model: str | None, gate_bits: int | None)
     if source not in roster.ROSTER or to_path(source).exists():
         yield source, model
         return
-    if model not in (None, roster.ROSTER[source].model) or gate_bits:
-        raise UserError(f"{source} is {roster.ROSTER[source].model}; leave --model and --gate_bits out")
+    if model not in (None, roster.ROSTER[source].model) or gate_bits or weights:
+        raise UserError(f"{source} is {roster.ROSTER[source].model}; leave --model, --gate_bits and --weights out")
     with tempfile.TemporaryDirectory() as folder:
         path = output if torch_files.kind(output) == torch_files.SAFE else f"{folder}/{source}.safetensors"
         if to_path(f"{path}.sha256").exists():
@@ -44,7 +45,14 @@ def _located(source: str, output: str, model: str | None, gate_bits: int | None)
             raise
 
 
-def convert(source: str, output: str, model: str | None = None, gate_bits: int | None = None) -> dict[str, Any]:
+def convert(
+    source: str,
+    output: str,
+    model: str | None = None,
+    gate_bits: int | None = None,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+) -> dict[str, Any]:
     """Converts a network. The suffix of `output` selects the direction: a PyTorch file, or a work directory for any other path.
 
     Args:
@@ -54,8 +62,10 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
       model: the expected name of the network, or None.
       gate_bits: 4 or 8, for the quantized edition. A published file of it does not record the bits of its gates: this is their number.
         Any other network is quantized. None = the network as it is.
+      weights: which weights to take if the source holds several, see io.load.load.
+      preprocessing: how images were scaled for the weights, see io.sidecar.parsed. It is written with the network.
     Returns:
-      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "source", "output"}.
+      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "preprocessing" (None = unknown), "source", "output"}.
     Raises:
       UserError: the source cannot be read or does not fit, or the output exists or cannot be written.
     """
@@ -63,9 +73,10 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
     buckets.check(place, "--output")
     if place.exists():
         raise UserError(f"{output} exists; remove it or name another --output")
-    with _located(source, output, model, gate_bits) as (path, expected):
+    given = None if preprocessing is None else sidecar.parsed(preprocessing)
+    with _located(source, output, model, gate_bits, weights) as (path, expected):
         log.info("reading %s", path)
-        network, metadata = load(path, expected, gate_bits, form="float")
+        network, metadata = load(path, expected, gate_bits, form="float", weights=weights, given=given)
     described = metadata["model"]
     log.info("writing %s, %s with %d classes", output, described["name"], described["num_classes"])
     if path != output:
@@ -77,6 +88,7 @@ def convert(source: str, output: str, model: str | None = None, gate_bits: int |
         "parameters": weigh(network)["parameters"],
         "epoch": metadata["epoch"],
         "temperature": metadata["temperature"],
+        "preprocessing": reported(metadata) if metadata.get("preprocessing") else None,
         "source": str(source),
         "output": str(output),
     }

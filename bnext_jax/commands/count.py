@@ -22,6 +22,7 @@ def count(
     gate_bits: int | None = None,
     per_layer: bool = False,
     output: str | None = None,
+    weights: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Counts networks, and prints the table on standard error.
 
@@ -34,6 +35,7 @@ def count(
       gate_bits: 4 or 8 = count the quantized edition. None = the network as it is.
       per_layer: print a table of layers instead of a table of networks.
       output: a file to write the table to, .md or .csv. None = none.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
     Returns:
       {name: figures}, where figures holds
         "pixels": [height, width] of the image;
@@ -52,7 +54,9 @@ def count(
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more")
     if checkpoint:
-        chosen, size = _of_checkpoint(checkpoint, model, widths, classes, gate_bits)
+        chosen, size = _of_checkpoint(checkpoint, model, widths, classes, gate_bits, weights)
+    elif weights is not None:
+        raise UserError("--weights chooses in a PyTorch file; leave it out, or give --checkpoint=PATH")
     else:
         chosen, size = _of_names(model, widths, classes or 1000, gate_bits), None
     size = (resolution,) * 2 if resolution else size or (RESOLUTION,) * 2
@@ -69,13 +73,13 @@ def count(
 
 
 def _of_checkpoint(
-    checkpoint: str, model: Sequence[str], widths: Sequence[int], classes: int | None, gate_bits: int | None
+    checkpoint: str, model: Sequence[str], widths: Sequence[int], classes: int | None, gate_bits: int | None, weights: str | None
 ) -> tuple[list[tuple[str, int, dict]], tuple[int, ...] | None]:
     """Returns ([(name, classes, arguments)], (height, width) or None) of the network in a file. Raises UserError for other arguments."""
     given = [f"--{flag}" for flag, value in (("model", model), ("widths", widths), ("classes", classes)) if value]
     if given:
         raise UserError(f"count takes --checkpoint or {', '.join(given)}, not both")
-    metadata = describe(checkpoint, gate_bits)
+    metadata = describe(checkpoint, gate_bits, weights)
     described = metadata["model"]
     shape = (metadata["preprocessing"] or {}).get("image_shape")
     return [(described["name"], described["num_classes"], described["arguments"])], shape and tuple(shape[:2])

@@ -28,13 +28,14 @@ SMALLEST = 32  # pixels, the least side of the check's images
 CLOSE = 1e-3  # largest difference of two logits that counts as rounding, in standard deviations of the logits
 
 
-def pack(checkpoint: str, output: str, gate_bits: int | None = None) -> dict[str, Any]:
+def pack(checkpoint: str, output: str, gate_bits: int | None = None, weights: str | None = None) -> dict[str, Any]:
     """Packs a network, checks the file, and prints its sizes on standard error.
 
     Args:
       checkpoint: a work directory or a PyTorch file. All its binary weights must be exactly +1 or -1 (or 0, which becomes +1).
       output: the file to write, NAME.bnext; it must not exist.
       gate_bits: 4 or 8 = pack the quantized edition, see io.load.load.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
     Returns:
       {"model", "output", "bytes": size of the file, "bits": bytes of the binary weights, "rest": bytes of all other numbers,
       "header": bytes of names, description and program, "counted": bytes by `count`, "zero_weights", "check": see checked}.
@@ -45,7 +46,7 @@ def pack(checkpoint: str, output: str, gate_bits: int | None = None) -> dict[str
     path = checked_ending(output, "packed network", (file.SUFFIX,))
     if path.exists():
         raise UserError(f"{output} exists; remove it or name another --output")
-    model, metadata = load(checkpoint, gate_bits=gate_bits, form=network.FLOAT)
+    model, metadata = load(checkpoint, gate_bits=gate_bits, form=network.FLOAT, weights=weights)
     if file.is_packed(checkpoint):
         raise UserError(f"{checkpoint} is packed already")
     tensors, description = packed(model, {**metadata, "source": str(checkpoint)})

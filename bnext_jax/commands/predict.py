@@ -10,13 +10,14 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from bnext_jax.data import preprocessing
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.data.datasets import imagenet
 from bnext_jax.data.decode.photo import use_photo
+from bnext_jax.data.preprocessing import reported, upright
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
+from bnext_jax.io import sidecar
 from bnext_jax.io.load import load
 from bnext_jax.nn.network import split
 from bnext_jax.nn.normalise import normalise
@@ -46,7 +47,13 @@ def read_photo(path: os.PathLike | str, transform: Transform, shape: tuple[int, 
     return image
 
 
-def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | None = None, model: str | None = None) -> dict[str, Any]:
+def predict(
+    files: Sequence[os.PathLike | str],
+    checkpoint: os.PathLike | str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+) -> dict[str, Any]:
     """Classifies photos, and prints the classes on standard error.
 
     Args:
@@ -54,8 +61,10 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
       checkpoint: a work directory or a PyTorch file, or None.
       model: without a checkpoint: the model whose weights come from an installed package (roster.PACKAGED). With a checkpoint: the
         expected name of its network.
+      weights: which weights to take if a PyTorch file holds several, see io.load.load.
+      preprocessing: how images were scaled for the weights, see io.sidecar.parsed.
     Returns:
-      {"model", "epoch", "temperature", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
+      {"model", "epoch", "temperature", "preprocessing", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
     Raises:
       UserError: no photo, a photo that cannot be read, neither checkpoint nor model, or the network cannot be loaded.
     """
@@ -65,10 +74,10 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
         if model is None:
             raise UserError("predict needs --checkpoint=PATH, or --model=NAME for weights that a package carries")
         checkpoint = roster.packaged(model)
-    network, metadata = load(checkpoint, model)
-    seen = preprocessing.of(metadata)
+    network, metadata = load(checkpoint, model, weights=weights, given=None if preprocessing is None else sidecar.parsed(preprocessing))
+    seen = reported(metadata)
     transform, shape = Transform(seen["eval_transform"]), tuple(seen["image_shape"])
-    images = np.stack([read_photo(path, transform, shape, preprocessing.upright(seen)) for path in files])
+    images = np.stack([read_photo(path, transform, shape, upright(seen)) for path in files])
     names = imagenet.readable(metadata["class_names"], metadata["model"]["num_classes"])
     structure, params, batch_stats = split(network, training=False)
 
@@ -87,7 +96,8 @@ def predict(files: Sequence[os.PathLike | str], checkpoint: os.PathLike | str | 
             progress.step()
     rows = [_best(path, row, names) for path, row in zip(files, found, strict=True)]
     print(table(rows), file=sys.stderr)
-    return {"model": metadata["model"]["name"], "epoch": metadata["epoch"], "temperature": metadata["temperature"], "images": rows}
+    facts = {"model": metadata["model"]["name"], "epoch": metadata["epoch"], "temperature": metadata["temperature"]}
+    return {**facts, "preprocessing": seen, "images": rows}
 
 
 def _best(path: os.PathLike | str, row: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,17 @@ NEEDED_CHECKPOINT = dataclasses.replace(CHECKPOINT, needed=True)
 GATE_BITS = Flag(
     "gate_bits", "use the quantized edition of the network, with gates of 4 or 8 bits; default: the network as it is", "4|8", whole
 )
+WEIGHTS = Flag(
+    "weights",
+    "which weights to use if a PyTorch file holds several: ema, raw, or the name of an entry; default: of two, the averaged ones (EMA)",
+    "ema|raw|NAME",
+)
+PREPROCESSING = Flag(
+    "preprocessing",
+    "how images were scaled for these weights: words like 'mean=0.5 std=0.5 input_size=224 crop_pct=0.9', or a config.json of timm, or a"
+    " preprocessor_config.json of transformers; default: what the weights, a known checksum or such a file beside them say",
+    "TEXT|FILE.json",
+)
 
 COMMANDS = {
     "train": Command(
@@ -60,6 +71,8 @@ COMMANDS = {
                 path,
             ),
             GATE_BITS,
+            WEIGHTS,
+            PREPROCESSING,
         ),
         ("evaluate --checkpoint=runs/tiny", "evaluate --checkpoint=bnext_tiny.pth.tar --config=configs/imagenet_bnext_tiny.py"),
         "bnext_jax.commands.evaluate",
@@ -76,6 +89,8 @@ COMMANDS = {
                 "without --checkpoint: use the weights of this model from an installed package; with --checkpoint: check the model's name",
                 "NAME",
             ),
+            WEIGHTS,
+            PREPROCESSING,
         ),
         ("predict --checkpoint=runs/tiny cat.jpg dog.jpg", "predict --model=tf_efficientnet_lite0 cat.jpg"),
         "bnext_jax.commands.predict",
@@ -84,8 +99,8 @@ COMMANDS = {
     ),
     "convert": Command(
         "convert PyTorch files to work directories, and back",
-        "Converts a trained network. The suffix of --output selects the direction: .pth.tar, .pth, .pt, .bin or .safetensors writes a"
-        " PyTorch file, any other path a work directory. No code in a file is executed.",
+        "Converts a trained network. The suffix of --output selects the direction: .pth.tar, .pth, .pt, .bin, .ckpt or .safetensors writes"
+        " a PyTorch file, any other path a work directory. No code in a file is executed.",
         (
             Flag(
                 "source",
@@ -97,6 +112,8 @@ COMMANDS = {
             Flag("output", "the file or folder to write; it must not exist", "PATH", path, needed=True),
             Flag("model", "check that the source holds this model", "NAME"),
             GATE_BITS,
+            WEIGHTS,
+            PREPROCESSING,
         ),
         (
             "convert --source=bnext_large.pth.tar --output=runs/bnext_large",
@@ -114,6 +131,7 @@ COMMANDS = {
             dataclasses.replace(NEEDED_CHECKPOINT, meaning="a work directory or a PyTorch file"),
             Flag("output", "the file to write; it must not exist", "NAME.bnext", path, needed=True),
             GATE_BITS,
+            WEIGHTS,
         ),
         ("pack --checkpoint=runs/tiny --output=tiny.bnext", "pack --checkpoint=bnext_tiny.pth.tar --output=tiny4.bnext --gate_bits=4"),
         "bnext_jax.commands.pack",
@@ -126,6 +144,7 @@ COMMANDS = {
         (
             dataclasses.replace(CHECKPOINT, meaning="a packed file, a work directory or a PyTorch file, with exactly binary weights"),
             Flag("model", "without --checkpoint: measure this model with random weights", "NAME"),
+            WEIGHTS,
             Flag("resolution", "height and width of an image, in pixels; default: the network's own, or 224", "N", side),
             Flag("batch", "numbers of images in one call, joined by commas", "N[,N]", wholes, (1, 8)),
             Flag("threads", "processors and threads to use; default: one, then all", "N", whole),
@@ -162,6 +181,7 @@ COMMANDS = {
             Flag("classes", "number of classes; default: 1000", "N", whole),
             Flag("resolution", "height and width of the image, in pixels; default: 224, or the checkpoint's own size", "N", side),
             GATE_BITS,
+            WEIGHTS,
             Flag("per_layer", "print a table of layers instead of a table of networks", kind=SWITCH, default=False),
             Flag("output", "also write the table to a file", "FILE.md|.csv", path),
         ),

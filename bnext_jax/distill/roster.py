@@ -115,8 +115,8 @@ def _known(tag):
     return [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
 
 
-def published(model: str, path: os.PathLike | str) -> bool:
-    """Whether a file is known by its checksum: it matches the roster's for this model, or the one in `PATH.sha256`.
+def released(model: str, path: os.PathLike | str) -> bool:
+    """Whether the checksum of a file is one of the roster's for this model.
 
     Args:
       model: a name for create_model.
@@ -124,9 +124,13 @@ def published(model: str, path: os.PathLike | str) -> bool:
     Raises:
       UserError: the file cannot be read.
     """
-    found = _checksum(path)
     known = [part for tag, teacher in ROSTER.items() if teacher.model == model for part in _known(tag)]
-    return found.startswith(tuple(known)) or found in _noted(path)
+    return bool(known) and _checksum(path).startswith(tuple(known))
+
+
+def published(model: str, path: os.PathLike | str) -> bool:
+    """Whether a file is known by its checksum: it is `released`, or matches the checksum in `PATH.sha256`. Arguments: see `released`."""
+    return released(model, path) or _checksum(path) in _noted(path)
 
 
 def check_noted(path: os.PathLike | str) -> None:

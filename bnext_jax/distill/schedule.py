@@ -75,7 +75,7 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
     tag, path = parts(teacher)
     place = to_path(path)
     buckets.check(place, "config.distill")
-    with buckets.local_copy(place) if place.is_file() else contextlib.nullcontext(place) as copy:
+    with buckets.local_copy(place, [f"{place.name}.sha256"]) if place.is_file() else contextlib.nullcontext(place) as copy:
         if tag:
             roster.check_file(tag, copy)
         elif place.is_file():

@@ -1,11 +1,12 @@
 """Work on paths in buckets: a deadline for a bucket that does not answer, and copies between buckets and disks."""
 
 import contextlib
+import functools
 import pathlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import fsspec
@@ -120,11 +121,14 @@ def check(place: Path, what: str) -> None:
 
 
 @contextlib.contextmanager
-def local_copy(place: Path) -> Iterator[pathlib.Path]:
+def local_copy(place: Path, beside: Iterable[str] = ()) -> Iterator[pathlib.Path]:
     """Yields a file on a disk: the file itself, or a copy of a file in a bucket for as long as the block runs.
 
     A UserError of the block names the file in the bucket, not the copy.
 
+    Args:
+      place: the file.
+      beside: names of files in the same folder that are copied too, where they exist.
     Raises:
       UserError: the bucket's file cannot be read.
       Unreachable: the bucket does not answer.
@@ -135,7 +139,8 @@ def local_copy(place: Path) -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / place.name
         try:
-            patient(place, lambda: client(place).get_file(str(place), str(copy)))
+            for source in (place, *filter(Path.exists, map(place.with_name, beside))):
+                patient(place, functools.partial(client(place).get_file, str(source), f"{folder}/{source.name}"))
         except UserError:
             raise
         except Exception as error:

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets, checkpoint
+from bnext_jax.io import buckets, checkpoint, sidecar
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.recognise import recognise, timm_names
@@ -22,18 +23,19 @@ from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.nn.kbit import Clip
 from bnext_jax.nn.network import fill, flatten, split
-from bnext_jax.packed import file, network
+from bnext_jax.packed import file as packed_file
+from bnext_jax.packed import network
 
 log = logging.getLogger(__name__)
 
 
-def _recognised(path, expected):
+def _recognised(path, expected, weights):
     """Reads a PyTorch file, finds its network, and checks the network against the expected name (None = any).
 
     Returns:
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
     """
-    file = torch_files.read(path)
+    file = torch_files.read(path, weights)
     file = dataclasses.replace(file, tensors=timm_names(file.tensors))
     if file.described is not None:
         found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
@@ -47,19 +49,59 @@ def _recognised(path, expected):
     return file, found
 
 
-def _doubts(path, file, name, arguments):
-    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning."""
+def _doubts(path, file, name, arguments, gate_bits, architecture):
+    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning.
+
+    Args:
+      architecture: the network's name by a file beside the weights, or None.
+    """
     if file.described is not None:
         return
-    if "gate_bits" in arguments:
+    if "gate_bits" in arguments and gate_bits is None:
         log.warning(
             "%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, arguments["gate_bits"]
         )
-    if name in SCALES and not roster.published(name, path):
+    if name in SCALES and architecture is None and not roster.published(name, path):
         log.warning(
             "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
             " the checksum of %s is not that of a known file; assuming %s", path, name,
         )  # fmt: skip
+
+
+def _preprocessed(path, file, metadata, given):
+    """The metadata of a PyTorch file with the preprocessing of the first that exists: the file's own description, a known checksum, a
+    file beside it, the published recipe. For the weights of others it warns if the recipe is only assumed.
+
+    Args:
+      path: the file.
+      file: its TorchFile.
+      metadata: of the network, with the recipe's preprocessing, or None.
+      given: what --preprocessing says, or None.
+    Returns:
+      (metadata, the network's name by a file beside the weights, or None).
+    """
+    described = file.described or {}
+    name, own = metadata["model"]["name"], described.get("preprocessing")
+    if own is not None:
+        if not packed_file.is_preprocessing(own) or "image_shape" not in own:
+            raise UserError(f"{path} describes its preprocessing wrongly; write it again with `convert`, or use another file")
+        return {**metadata, "preprocessing": own, "preprocessing_from": described.get("preprocessing_from", str(path))}, None
+    if roster.released(name, path):
+        return {**metadata, "preprocessing_from": preprocessing.CHECKSUM}, None
+    beside = None if given is not None and given.complete else sidecar.beside(path)
+    if beside is not None:
+        sidecar.check(beside, path, metadata["model"])
+        return preprocessing.changed(metadata, beside), beside.architecture
+    recipe = metadata["preprocessing"]
+    if recipe is None:
+        return metadata, None
+    known = roster.published(name, path)
+    if not known and not name.startswith("bnext") and given is None:
+        log.warning(
+            "%s does not say how its images were scaled; assuming %s, mean %s, std %s (see --preprocessing)",
+            path, recipe["eval_transform"], recipe["mean"], recipe["std"],
+        )  # fmt: skip
+    return {**metadata, "preprocessing_from": preprocessing.CHECKSUM if known else preprocessing.ASSUMED}, None
 
 
 def edition_arguments(name: str, arguments: Mapping[str, Any], gate_bits: int) -> dict[str, Any]:
@@ -113,7 +155,13 @@ def quantized(model: TableModel, metadata: dict[str, Any], gate_bits: int) -> tu
     return filled, {**metadata, "model": {**described, "arguments": arguments}}
 
 
-def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: int | None = None) -> tuple[TableModel, dict[str, Any]]:
+def from_file(
+    path: os.PathLike | str,
+    expected: str | None = None,
+    gate_bits: int | None = None,
+    weights: str | None = None,
+    given: preprocessing.Given | None = None,
+) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network in a PyTorch file.
 
     Args:
@@ -121,16 +169,17 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8, the bits of a quantized edition's gates. Published files do not name them; None = 4, with a warning. A network that
         is not quantized is not changed here; `load` quantizes it.
+      weights: which weights to take if the file holds several, see torch_files.read.
+      given: what the user says of the preprocessing; `load` applies it. If it is complete, files beside the weights are not read.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
-      preprocessing is None, except for ImageNet's 1,000 classes.
+      preprocessing is that of the file, of a JSON file beside it (see sidecar), or for ImageNet's 1,000 classes the published one; else
+      None.
     Raises:
       UserError: the file cannot be read, its network is unknown or not the expected one, or its tensors do not fit or are not finite.
     """
-    file, (name, classes, arguments) = _recognised(path, expected)
-    if gate_bits is None:
-        _doubts(path, file, name, arguments)
-    elif "gate_bits" in arguments and file.described is None and gate_bits in BITS:
+    file, (name, classes, arguments) = _recognised(path, expected, weights)
+    if "gate_bits" in arguments and file.described is None and gate_bits in BITS:
         arguments = {**arguments, "gate_bits": gate_bits}
     broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
     if broken:
@@ -143,6 +192,8 @@ def from_file(path: os.PathLike | str, expected: str | None = None, gate_bits: i
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # the file's description makes no network
         raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
+    metadata, architecture = _preprocessed(path, file, metadata, given)
+    _doubts(path, file, name, arguments, gate_bits, architecture)
     binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
     if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
@@ -155,6 +206,8 @@ def load(
     gate_bits: int | None = None,
     form: str | None = None,
     threads: int = 0,
+    weights: str | None = None,
+    given: preprocessing.Given | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory, a PyTorch file or a packed file.
 
@@ -164,9 +217,12 @@ def load(
       gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
       form: how a packed file is computed, see packed.network.load; None = the fastest form that runs here. Other files ignore it.
       threads: threads that the engine of a packed file may use for one call; 0 = all processors. Other files ignore it.
+      weights: of a PyTorch file that holds several: "ema", "raw" or the name of an entry; None = the only ones, or the averaged
+        ones of two.
+      given: what the user says of the preprocessing of images, see sidecar.parsed; it wins over all others. None = nothing.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
-      "class_names", "precision" and more).
+      "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
     Raises:
       UserError: there is nothing at `path`, it cannot be read, it holds another network than expected, or the network cannot be quantized
         like that (see edition_arguments).
@@ -179,18 +235,23 @@ def load(
     buckets.check(place, "the network")
     if not place.exists():
         raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
-    if file.is_packed(path):
+    if weights is not None and (packed_file.is_packed(path) or place.is_dir()):
+        raise UserError(f"{path} is not a PyTorch file: it holds one network only; leave --weights out")
+    if packed_file.is_packed(path):
         model, metadata = network.load(path, form, threads)
         _check_edition(path, metadata, gate_bits)
         gate_bits = None
     elif place.is_dir():
         model, metadata = checkpoint.load_network(path)
     else:
-        with buckets.local_copy(place) as copy:
-            model, metadata = from_file(copy, expected, gate_bits)
+        with buckets.local_copy(place, (f"{place.name}.sha256", sidecar.TIMM, sidecar.TRANSFORMERS)) as copy:
+            model, metadata = from_file(copy, expected, gate_bits, weights, given)
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")
+    if given is not None:
+        sidecar.check(given, path, metadata["model"])
+        metadata = preprocessing.changed(metadata, given)
     return (model, metadata) if gate_bits is None else quantized(model, metadata, gate_bits)
 
 
@@ -200,13 +261,15 @@ def _check_edition(path, metadata, gate_bits):
         raise UserError(f"{path} is packed, and packed gates cannot be quantized; use `pack --gate_bits={gate_bits}` on its source")
 
 
-def describe(path: os.PathLike | str, gate_bits: int | None = None) -> dict[str, Any]:
+def describe(path: os.PathLike | str, gate_bits: int | None = None, weights: str | None = None) -> dict[str, Any]:
     """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
+    if weights is not None:
+        return load(path, gate_bits=gate_bits, weights=weights)[1]
     place = to_path(path)
     buckets.check(place, "the network")
-    if file.is_packed(path) and place.exists():
+    if packed_file.is_packed(path) and place.exists():
         with buckets.local_copy(place) as copy:
-            metadata = network.metadata_of(file.read_description(copy))
+            metadata = network.metadata_of(packed_file.read_description(copy))
         _check_edition(path, metadata, gate_bits)
         return metadata
     if not place.is_dir():

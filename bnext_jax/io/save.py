@@ -63,9 +63,10 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
     if to_path(path).exists():
         raise UserError(f"{path} exists; remove it or name another file")
     metadata = metadata or without_run(model, described(model))
+    told = {key: metadata[key] for key in ("preprocessing", "preprocessing_from") if metadata.get(key)}
     if torch_files.kind(path):
         temperature = metadata["temperature"] if hasattr(model, "temperature") else None
-        torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"])
+        torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"] | told)
     else:
         _, params, batch_stats = split(model, training=False)
         save_network(path, params, batch_stats, metadata)

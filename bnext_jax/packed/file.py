@@ -196,12 +196,12 @@ def _description(path, text):
     counts = [told.get(key) for key in ("epoch", "step", "zero_weights")]
     if not _counts(counts) or not isinstance(told.get("precision"), str):
         raise _damaged(path, "its description lacks epoch, step, precision or zero_weights")
-    if not _is_preprocessing(told.get("preprocessing")):
+    if not is_preprocessing(told.get("preprocessing")):
         raise _damaged(path, "its preprocessing is not a mean, a std, an eval_transform, an image_shape and an orientation")
     return told
 
 
-def _is_preprocessing(value: Any) -> bool:
+def is_preprocessing(value: Any) -> bool:
     """Whether a value of JSON is a preprocessing as in data.preprocessing, or None. image_shape and orientation may be missing."""
     if value is None:
         return True

@@ -9,7 +9,7 @@ from typing import Any
 
 from bnext_jax.config import Config, changed_fields, to_json
 from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
-from bnext_jax.io import buckets, checkpoint
+from bnext_jax.io import buckets, checkpoint, compiled
 from bnext_jax.io.files import write_whole
 from bnext_jax.io.paths import Path, to_path
 from bnext_jax.training import cluster
@@ -89,7 +89,7 @@ def _check_foreign(root: Path) -> None:
         return
     if not root.is_dir():
         raise UserError(f"the work directory {root} is a file; name a folder")
-    entries = {entry.name for entry in root.iterdir()} - {LOCK, PARTIAL}
+    entries = {entry.name for entry in root.iterdir()} - {LOCK, PARTIAL, compiled.FOLDER}
     ours = CONFIG_FILE in entries and ((root / CONFIG_FILE).stat().length == 0 or _is_ours(_saved(root)))
     if entries and not ours:
         raise UserError(f"{root} is not empty and holds no bnext run; take a new or empty folder as --workdir")

@@ -183,12 +183,29 @@ def test_convert_runs_as_a_process_and_on_a_full_disk_leaves_nothing(half_traine
     assert [path.name for path in tmp_path.iterdir()] == ["flax"]
 
 
-def test_without_pytorch_a_pth_file_is_refused_and_safetensors_works(run, half_trained, monkeypatch, tmp_path):
-    run("convert", f"--source={half_trained}", f"--output={tmp_path / 'a.safetensors'}")
+def test_without_pytorch_a_pth_file_is_read_but_not_written(run, half_trained, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
+    assert run("convert", f"--source={half_trained}", f"--output={tmp_path / 'a.safetensors'}")[0] == 0
     refused(
-        run("convert", f"--source={half_trained}", f"--output={tmp_path / 'b'}"),
+        run("convert", f"--source={half_trained}", f"--output={tmp_path / 'b.pth'}"),
         "needs torch, which is not installed; `pip install torch`",
-        "or use a .safetensors file",
+        "or write a .safetensors file",
     )
-    assert run("convert", f"--source={tmp_path / 'a.safetensors'}", f"--output={tmp_path / 'c'}")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_averaged_weights_are_converted_unless_the_flag_says_raw(run, tmp_path):
+    """As timm's train.py writes them. The bias of the classifier tells the two apart."""
+    raw, averaged = drawn(), broken(**{"fc.bias": np.full(10, 0.5, np.float32)})
+    tensors = [{name: torch.from_numpy(np.array(value)) for name, value in one.items()} for one in (raw, averaged)]
+    torch.save(dict(zip(("state_dict", "state_dict_ema"), tensors, strict=True)), tmp_path / "a.ckpt")
+    from safetensors.numpy import load_file
+
+    for i, (words, expected) in enumerate({(): averaged, ("--weights=ema",): averaged, ("--weights=raw",): raw}.items()):
+        output = tmp_path / f"{i}.safetensors"
+        assert run("convert", f"--source={tmp_path / 'a.ckpt'}", f"--output={output}", *words)[0] == 0
+        np.testing.assert_array_equal(load_file(output)["fc.bias"], expected["fc.bias"])
+    refused(run("count", f"--checkpoint={tmp_path / 'a.ckpt'}", "--weights=swa"), "--weights is 'swa'", "state_dict_ema (averaged)")
+    run("convert", f"--source={tmp_path / 'a.ckpt'}", f"--output={tmp_path / 'flax'}")
+    refused(run("evaluate", f"--checkpoint={tmp_path / 'flax'}", "--weights=raw"), "is not a PyTorch file", "leave --weights out")
+    refused(run("count", "--weights=raw"), "--weights chooses in a PyTorch file")

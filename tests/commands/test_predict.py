@@ -108,7 +108,7 @@ def test_a_network_with_oblong_input_sees_the_middle_of_a_photograph(tmp_path):
 def test_a_network_sees_photographs_as_it_saw_them_in_training(run, tmp_path, monkeypatch, caplog, known):
     source = save_training(tmp_path / "half.pth.tar", drawn())
     network, metadata = load(source)
-    monkeypatch.setattr(module, "load", lambda *words: (network, {**metadata, "preprocessing": {**CIFAR, **known}}))
+    monkeypatch.setattr(module, "load", lambda *words, **more: (network, {**metadata, "preprocessing": {**CIFAR, **known}}))
     photo = Image.open(PHOTOS[1]).convert("RGB").resize((48, 32))
     files = {"plain.png": {}, "turned.png": {"exif": EXIF_6}, "by hand.png": {}}
     for name, options in files.items():

@@ -180,7 +180,7 @@ def test_a_downloaded_file_of_another_network_is_refused_and_removed(run, tmp_pa
     monkeypatch.setattr(roster, "fetch", fetch)
     words = ["convert", f"--source={B0}", f"--output={tmp_path / 'b0.safetensors'}"]
     refused(run(*words), "b0.safetensors holds bnext (10 classes), not efficientnet_b0")
-    refused(run(*words, "--gate_bits=8"), "leave --model and --gate_bits out")
+    refused(run(*words, "--gate_bits=8"), "leave --model, --gate_bits and --weights out")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "b0.safetensors.sha256").write_text("mine")
     refused(run(*words), "b0.safetensors.sha256 exists; remove it")

@@ -53,3 +53,21 @@ def test_the_network_gets_the_temperature_of_the_file():
     tensors, model = state_dict()
     tensors = {k: np.array([0.25], np.float32) if k.endswith("temperature") else v for k, v in tensors.items()}
     assert float(from_state_dict(model, tensors).temperature[...]) == 0.25
+
+
+def test_missing_counters_of_batches_are_zero_and_change_nothing_else():
+    """Old versions of PyTorch and tools that average weights leave them out."""
+    tensors, model = state_dict()
+    kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    assert len(kept) < len(tensors)
+    back = to_state_dict(from_state_dict(model, kept))
+    assert back.keys() == tensors.keys()
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, kept.get(name, 0), err_msg=name)
+
+
+def test_integers_in_place_of_weights_are_refused():
+    tensors, model = state_dict()
+    tensors["fc.weight"] = tensors["fc.weight"].astype(np.int8)
+    with pytest.raises(UserError, match=r"in 1 places: fc.weight has numbers of int8, the network needs floats"):
+        from_state_dict(model, tensors)

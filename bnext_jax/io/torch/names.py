@@ -12,6 +12,7 @@ from bnext_jax.models.convnext import ConvNeXt
 from bnext_jax.models.efficientnet import EfficientNet
 from bnext_jax.nn import bnext_units, layers
 
+COUNT = "count"  # the layout of num_batches_tracked
 # layout -> (JAX to PyTorch, PyTorch to JAX), functions of numpy arrays. Comments: axes in JAX, axes in PyTorch
 LAYOUTS = {
     "same": (lambda a: a, lambda a: a),
@@ -19,7 +20,7 @@ LAYOUTS = {
     "linear": (lambda a: a.T, lambda a: a.T),  # IO, OI
     "gate": (lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T),  # IO, OI11
     "channel": (lambda a: a[None, :, None, None], lambda a: a[0, :, 0, 0]),  # C, 1C11
-    "count": (lambda a: a.astype(np.int64), lambda a: a.astype(np.int32)),
+    COUNT: (lambda a: a.astype(np.int64), lambda a: a.astype(np.int32)),
     "temperature": (lambda a: a.reshape(1), lambda a: a.reshape(())),
 }
 

@@ -115,6 +115,8 @@ FAMILIES = {
     "conv_stem.": _efficientnet,
     "stages.": _convnext,
 }
+# How the names of a network's tensors begin, behind any prefix. Lite0's package has an underscore of its own.
+BEGINS = re.compile(r"(?:^|\.)((?:feature\.\d|layer0\.\d|_?conv_stem\.|stages\.\d))")
 NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch.names import LAYOUTS, entries
+from bnext_jax.io.torch.names import COUNT, LAYOUTS, entries
 
 
 def _stored(array):
@@ -24,13 +24,20 @@ def _expected(entry):
     return to_torch(np.broadcast_to(np.float32(0), entry.variable.shape)).shape
 
 
+def _has(entry, tensors):
+    """Whether a state dict has a tensor for an entry. Counters of batches may be missing, as in files of old versions of PyTorch."""
+    return entry.name in tensors or entry.layout == COUNT
+
+
 def _problems(expected, tensors):
     names = {entry.name for entry in expected}
-    lines = [f"missing {name}" for name in sorted(names - tensors.keys())]
+    lines = [f"missing {entry.name}" for entry in sorted(expected, key=lambda entry: entry.name) if not _has(entry, tensors)]
     lines += [f"unknown {name}" for name in sorted(tensors.keys() - names)]
     for entry in expected:
         if entry.name in tensors and np.shape(tensors[entry.name]) != _expected(entry):
             lines.append(f"{entry.name} has shape {np.shape(tensors[entry.name])}, the network needs {_expected(entry)}")
+        elif entry.name in tensors and entry.layout != COUNT and not jnp.issubdtype(np.asarray(tensors[entry.name]).dtype, jnp.floating):
+            lines.append(f"{entry.name} has numbers of {np.asarray(tensors[entry.name]).dtype}, the network needs floats")
     temperatures = {
         float(np.reshape(tensors[entry.name], -1)[0])
         for entry in expected
@@ -44,7 +51,8 @@ def _problems(expected, tensors):
 def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nnx.Module:
     """Fills a module from a PyTorch state dict, in place.
 
-    The values are not clipped to their bounds. Training clips them when it starts from a state.
+    A missing `num_batches_tracked`, which counts training steps, becomes 0. The values are not clipped to their bounds. Training clips
+    them when it starts from a state.
 
     Args:
       module: a network from create_model, or a block or unit of bnext_jax.nn.bnext_units.
@@ -52,8 +60,8 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
     Returns:
       The same module.
     Raises:
-      UserError: missing or unknown names, wrong shapes, or temperatures that differ. The message lists all of them, and the module is
-        not changed.
+      UserError: missing or unknown names, wrong shapes, integers in place of floats, or temperatures that differ. The message lists all
+        of them, and the module is not changed.
     """
     expected = entries(module)
     problems = _problems(expected, tensors)
@@ -61,7 +69,8 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
         raise UserError(f"the state dict does not fit the network in {len(problems)} places: " + "; ".join(problems))
     for entry in expected:
         _, to_ours = LAYOUTS[entry.layout]
-        entry.variable.set_value(_stored(to_ours(np.asarray(tensors[entry.name]))))
+        found = tensors[entry.name] if entry.name in tensors else np.zeros(_expected(entry), np.int64)
+        entry.variable.set_value(_stored(to_ours(np.asarray(found))))
     return module
 
 

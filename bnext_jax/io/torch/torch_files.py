@@ -1,16 +1,15 @@
 """Reads PyTorch files without running any code in them, and writes them atomically.
 
-`.pth`, `.pth.tar`, `.pt` and `.bin` are read with torch.load(weights_only=True) only. The file is mapped into memory, so the optimizer's
-tensors in a training checkpoint are never read; PyTorch's older format cannot be mapped. `.safetensors` needs no PyTorch.
+`.pth`, `.pth.tar`, `.pt`, `.bin` and `.ckpt` are read by `pickled`, which runs nothing and reads no tensor that is not needed.
+`.safetensors` is read with the library safetensors. Reading needs no PyTorch; writing all but `.safetensors` does.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
 import pathlib
-import pickle
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +19,14 @@ from bnext_jax.errors import UserError, one_line
 from bnext_jax.host.process import needs
 from bnext_jax.io.files import written_whole
 from bnext_jax.io.paths import to_path
+from bnext_jax.io.torch import choice
+from bnext_jax.io.torch.choice import DESCRIBED, EPOCH
+from bnext_jax.io.torch.objects import Inert, Odd, Storage, Tensor
+from bnext_jax.io.torch.pickled import READ, NotSaved, Pickled
 
 PICKLED, SAFE = "PyTorch", "safetensors"
-SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".safetensors": SAFE}
+SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".ckpt": PICKLED, ".safetensors": SAFE}
+WITH_NOTES = (".pth.tar", ".ckpt")  # the suffixes of training checkpoints, which hold facts beside the tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class TorchFile:
     """The content of a PyTorch file.
 
     Attributes:
-      tensors: {PyTorch name: numpy array}, without the prefix "module.".
+      tensors: {PyTorch name: numpy array}, without a prefix that all names share.
       epoch: the file's epoch, or None.
       temperature: the file's temperature, or None.
       described: {"name", "num_classes", "arguments"} of the network in a file that `write` made, else None.
@@ -42,29 +46,20 @@ class TorchFile:
     described: dict | None = None
 
 
-class Inert:
-    """Replaces every object in a training checkpoint that is neither a tensor nor plain data. It accepts any arguments and does nothing."""
-
-    def __new__(cls, *_):
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-# Objects that PyTorch training checkpoints hold in their loss histories and command lines (numpy 1 and 2). `Inert` replaces them, so their
-# own functions never run: numpy's would make arrays of pointers from a file's bytes.
-NAMED_IN_HISTORIES = (
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    "argparse.Namespace",
-)
-TEMPERATURE = {PICKLED: "temp", SAFE: "temperature"}  # the entry of the temperature; "temp" is the name in the authors' code
-DESCRIBED = "bnext_jax"  # the entry, in training checkpoints and safetensors' metadata, that describes the network as JSON
+# safetensors' names of the types that are read, and PyTorch's names of some others
+SAFE_TYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+ODD_TYPES = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "C64": "complex64",
+    "F4": "float4_e2m1fn_x2",
+}
+PLAIN = Tensor(Storage("", "uint8", 0, 0, 0), "uint8", 0, (), ())  # stands for a tensor of safetensors with plain values
+SAVE_TENSORS = "save a network's tensors with torch.save(network.state_dict(), FILE)"
+LARGEST = 8  # how many times the size of a file its tensors may take: float16 doubles, and a few names may share their numbers
+# The entry of the temperature, in training checkpoints and in safetensors' metadata
+TEMPERATURE = {PICKLED: choice.TEMPERATURE, SAFE: "temperature"}
 
 
 def kind(path: os.PathLike | str) -> str | None:
@@ -82,21 +77,22 @@ def _content(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
         raise UserError(f"{path} is empty; fetch it again")
-    if head.startswith((b"PK\x03\x04", b"\x80\x02")):  # a zip archive, or PyTorch's older format, a pickle
+    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[1:2] in b"\2\3\4\5"):  # a zip archive, or a pickle
         return PICKLED
     return SAFE if len(head) == 9 and head[8:] == b"{" else None
 
 
-def read(path: os.PathLike | str) -> TorchFile:
+def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
     """Reads a state dict or a training checkpoint.
 
     Args:
       path: a file with one of SUFFIXES. Its content must be of the kind that the suffix says.
+      weights: which weights to take if the file holds several, see choice.choose; None = the only ones, or the averaged ones.
     Returns:
       The file's content. Arrays of float16 and bfloat16 become float32.
     Raises:
-      UserError: the file is missing, empty, truncated, of another kind than its suffix says, or without tensors; it holds something that
-        would run code; or PyTorch is needed and not installed.
+      UserError: the file is missing, empty, truncated, of another kind than its suffix says, or without tensors; one of the network's
+        tensors is something else than plain numbers; or it holds other weights than asked for.
     """
     expected, found = kind(path), _content(path)
     if expected is None:
@@ -105,7 +101,18 @@ def read(path: os.PathLike | str) -> TorchFile:
         raise UserError(f"{path} is neither a PyTorch nor a safetensors file; it is damaged or something else")
     if found != expected:
         raise UserError(f"{path} is a {found} file, but its suffix says otherwise; rename it")
-    return _read_safe(path) if found == SAFE else _read_pickled(path)
+    return _read_safe(path, weights) if found == SAFE else _read_pickled(path, weights)
+
+
+@contextlib.contextmanager
+def _damage_told(path):
+    """Turns the many types of exceptions that a damaged file raises into UserError. Put only the reading of bytes into the block."""
+    try:
+        yield
+    except NotSaved as error:
+        raise UserError(f"{path} {error}") from error
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({one_line(error, 200)}); it is damaged or truncated") from error
 
 
 def _module(name, path, advice=""):
@@ -116,42 +123,87 @@ def _module(name, path, advice=""):
         raise UserError(f"{path} {needs(name.split('.')[0])}{advice}") from error
 
 
-def _torch(path):
-    return _module("torch", path, "; or use a .safetensors file")
-
-
-def _read_safe(path):
+def _read_safe(path, weights):
     safe_open = _module("safetensors", path).safe_open
-    try:
-        with safe_open(path, framework="numpy") as file:
-            notes = file.metadata() or {}
-            tensors = {name: _at_least_float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, `file` is not a dict
-    except Exception as error:  # a damaged file raises many types
-        raise UserError(f"{path} cannot be read ({one_line(error, 200)}); it is damaged or truncated") from error
-    return _file(path, tensors, notes, TEMPERATURE[SAFE])
+    with _damage_told(path):
+        file = safe_open(path, framework="numpy")
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, `file` is not a dict
+        notes = file.metadata() or {}
+    content = {name: PLAIN if found in SAFE_TYPES else Odd(ODD_TYPES.get(found, found)) for name, found in types.items()}
+    chosen = _chosen(path, content, weights)
+    with _damage_told(path):
+        own = {name: file.get_tensor(chosen.prefix + name) for name in chosen.entries}
+    return _file(own, notes, TEMPERATURE[SAFE])
 
 
-def _file(path, tensors, notes, temperature):
-    """Makes a TorchFile. Removes the prefix "module.", which training on several GPUs adds.
+def _read_pickled(path, weights):
+    with contextlib.ExitStack() as stack:
+        with _damage_told(path):
+            file = stack.enter_context(Pickled(path))
+        if isinstance(file.content, Inert):
+            raise UserError(f"{path} holds an object of {one_line(file.content.name)}, which is not made here: {SAVE_TENSORS}")
+        chosen = _chosen(path, file.content, weights)
+        if sum(map(file.bytes_of, chosen.entries.values())) > LARGEST * os.path.getsize(path):
+            raise UserError(f"{path} has tensors that repeat few numbers many times; save them with .clone()")
+        with _damage_told(path):
+            own = {name: file.array(tensor) for name, tensor in chosen.entries.items()}
+            notes = {name: _plain(file, value) for name, value in chosen.notes.items()}
+        return _file(own, notes, TEMPERATURE[PICKLED])
+
+
+def _plain(file, value):
+    """A fact of a training checkpoint, which may be a tensor with one number."""
+    single = isinstance(value, Tensor) and value.dtype in READ and set(value.size) <= {1}
+    return file.array(value).item() if single else value
+
+
+def _chosen(path, content, weights):
+    """The Weights to take. Raises UserError if there are no tensors, or if one of the entries is not a tensor with plain values."""
+    found = choice.find(content)
+    chosen = choice.choose(path, found, weights) if found else choice.unknown(content)
+    if chosen is None and (choice.nameless(content) or not isinstance(content, dict)):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint; {SAVE_TENSORS}")
+    if chosen is None:
+        objects = (
+            {choice.word(key): value.name for key, value in content.items() if isinstance(value, Inert)}
+            if isinstance(content, dict)
+            else {}
+        )
+        told = f" (it has objects: {choice.few(f'{key} of {name}' for key, name in objects.items())})" if objects else ""
+        raise UserError(f"{path} holds no tensors{told}; {SAVE_TENSORS}")
+    entries = chosen.entries
+    odd = {name: value.name for name, value in entries.items() if isinstance(value, Odd)}
+    odd |= {name: value.dtype for name, value in entries.items() if isinstance(value, Tensor) and value.dtype not in READ}
+    if odd:
+        kinds = ", ".join(sorted(set(odd.values())))
+        advice = "save the network with dense tensors in float32"
+        raise UserError(f"{path} has tensors in {one_line(kinds)}, which are not read: {choice.few(odd)}; {advice}")
+    others = [
+        f"{name} ({getattr(value, 'name', type(value).__name__)})" for name, value in entries.items() if not isinstance(value, Tensor)
+    ]
+    if others:
+        raise UserError(f"{path} has entries in its state dict that are no tensors: {choice.few(others)}; save it without them")
+    return chosen
+
+
+def _file(tensors, notes, temperature):
+    """Makes a TorchFile.
 
     Args:
-      path: the file, for messages.
       tensors: {PyTorch name: numpy array}.
       notes: the file's other entries. A stranger wrote them, so they may be anything; wrong ones become None.
       temperature: the name of the temperature's entry.
     """
-    if not tensors:
-        raise UserError(f"{path} holds no tensors; a state dict, or a training checkpoint with `state_dict`, is needed")
-    prefix = "module."
-    if all(name.startswith(prefix) for name in tensors):
-        tensors = {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return TorchFile(tensors, _number(notes.get("epoch"), int), _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
+    tensors = {name: _at_least_float32(array) for name, array in tensors.items()}
+    epoch = _number(notes.get(EPOCH), int)
+    known = epoch if epoch is not None and 0 <= epoch < 2**31 else None
+    return TorchFile(tensors, known, _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
 
 
 def _number(value, kind):
     try:
         return kind(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -168,46 +220,6 @@ def _at_least_float32(array):
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
-def _read_pickled(path):
-    torch = _torch(path)
-    try:
-        with torch.serialization.safe_globals([(Inert, name) for name in NAMED_IN_HISTORIES]):
-            try:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap can only be used" not in str(error):
-                    raise
-                content = torch.load(path, map_location="cpu", weights_only=True)  # PyTorch's older format cannot be mapped into memory
-    except Exception as error:  # a damaged file raises many types
-        named = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL ([\w.]+\w) ", str(error))
-        if not named:
-            raise UserError(f"{path} cannot be read ({_told(error)}); it is damaged or truncated") from error
-        raise UserError(f"{path} was not loaded: it would run code or make objects ({named[1]}); only files of tensors are read") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict or a training checkpoint")
-    nested = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
-    state = content if nested is None else nested
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    others = [str(name) for name in state if name not in tensors]
-    if nested is not None and others:
-        raise UserError(f"{path} has entries in its state dict that are no tensors: {', '.join(others)}")
-    try:
-        arrays = {name: _array(value) for name, value in tensors.items()}
-    except (TypeError, RuntimeError) as error:
-        raise UserError(f"{path} has tensors without plain values ({one_line(error, 200)}); save it with dense tensors") from error
-    return _file(path, arrays, {} if nested is None else content, TEMPERATURE[PICKLED])
-
-
-def _told(error):
-    """The unpickler's own message, without PyTorch's advice on trusting files that stands before it."""
-    return one_line(str(error).rpartition("WeightsUnpickler error:")[2] or error, 200)
-
-
-def _array(tensor):
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
-
-
 def write(
     path: os.PathLike | str,
     tensors: dict[str, np.ndarray],
@@ -216,10 +228,10 @@ def write(
     temperature: float | None,
     described: Mapping[str, Any],
 ) -> None:
-    """Writes a state dict atomically: inside a training checkpoint for `.pth.tar`, else alone.
+    """Writes a state dict atomically: inside a training checkpoint for `.pth.tar` and `.ckpt`, else alone.
 
-    `.pth.tar` keeps the epoch, the temperature and the description as `epoch`, `temp` and `bnext_jax`. A safetensors file keeps them in its
-    metadata. A state dict alone has no place for them.
+    A training checkpoint keeps the epoch, the temperature and the description as `epoch`, `temp` and `bnext_jax`. A safetensors file keeps
+    them in its metadata. A state dict alone has no place for them.
 
     Args:
       path: the file to write. Its suffix, one of SUFFIXES, chooses the kind.
@@ -236,7 +248,7 @@ def write(
         raise UserError(f"{path} has no suffix of a PyTorch file; use one of {', '.join(SUFFIXES)}")
     if path.exists():
         raise UserError(f"{path} exists; remove it or name another file")
-    notes = {"epoch": int(epoch), DESCRIBED: json.dumps(described)}
+    notes = {EPOCH: int(epoch), DESCRIBED: json.dumps(described)}
     if temperature is not None:
         notes[TEMPERATURE[target]] = float(temperature)
     with written_whole(path, "file") as partial:  # PyTorch and safetensors report a full disk with their own exception types
@@ -245,6 +257,6 @@ def write(
                 tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}}
             )
         else:
-            torch = _torch(path)
+            torch = _module("torch", path, "; or write a .safetensors file")
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
-            torch.save({"state_dict": state, **notes} if path.name.endswith(".pth.tar") else state, partial)
+            torch.save({"state_dict": state, **notes} if path.name.endswith(WITH_NOTES) else state, partial)
