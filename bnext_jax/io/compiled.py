@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import warnings
+from typing import Any
 
 import jax
 from jax._src import compilation_cache  # JAX has no public way to give its cache another store
@@ -40,7 +41,7 @@ class Store(CacheInterface):
     """
 
     def __init__(self, folder: str, limit: int) -> None:
-        self._folder = to_path(folder)
+        self._path: Any = to_path(folder)  # the name that JAX expects
         self._limit, self._room = limit, -1
         self._reads = self._writes = True
         # A program for a CPU is divided among the processors that XLA saw when it compiled; JAX's key does not say how many.
@@ -48,17 +49,17 @@ class Store(CacheInterface):
 
     def get(self, key: str) -> bytes | None:
         """Returns the program of a key; None if there is none, or if it is damaged or cannot be read."""
-        path = self._folder / f"{key}{self._ending}"
+        path = self._path / f"{key}{self._ending}"
         try:
             content = buckets.patient(path, lambda: path.read_bytes() if path.exists() else None) if self._reads else None
         except Exception as error:  # file systems of buckets raise their own types
             self._reads = False
-            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._folder, one_line(error))
+            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._path, one_line(error))
             return None
         if content is None:
             return None
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            log.warning("a compiled program in %s is damaged; it is compiled again", self._folder)
+            log.warning("a compiled program in %s is damaged; it is compiled again", self._path)
             return None  # put() replaces it
         if not path.bucket:
             with contextlib.suppress(OSError):
@@ -70,19 +71,19 @@ class Store(CacheInterface):
         if not self._writes or DIGEST + len(value) > self._limit:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            buckets.patient(self._folder, lambda: self._make_room(DIGEST + len(value)))
-            write_whole(self._folder / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
+            self._path.mkdir(parents=True, exist_ok=True)
+            buckets.patient(self._path, lambda: self._make_room(DIGEST + len(value)))
+            write_whole(self._path / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
         except Exception as error:
             self._writes = False
-            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._folder, one_line(error))
+            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._path, one_line(error))
 
     def _make_room(self, size: int) -> None:
         """Removes the oldest programs if there is no room for `size` bytes. Looks at the folder only then, and at the first call."""
         if self._room < size:
             found = []
             # A folder without files does not exist in a bucket.
-            for path in self._folder.iterdir() if self._folder.exists() else ():
+            for path in self._path.iterdir() if self._path.exists() else ():
                 if path.name.endswith((ENDING, f"{ENDING}.partial")):  # a user's folder may hold other files too
                     with contextlib.suppress(FileNotFoundError):  # another process has just removed or renamed it
                         found.append((path.stat(), path))

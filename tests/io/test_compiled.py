@@ -10,6 +10,7 @@ from bnext_jax.io.compiled import ENDING, Store
 from bnext_jax.io.digest import digest
 from tests.helpers.checkpoints import saved_state
 from tests.helpers.commands import SMOKE
+from tests.helpers.storage import Storage
 
 
 def store(folder, limit=10_000):
@@ -25,6 +26,18 @@ def test_a_program_comes_back_in_another_process(tmp_path):
     assert one.get("jit_step-1") is None
     one.put("jit_step-1", b"machine code")
     assert other.get("jit_step-1") == b"machine code" and other.get("jit_step-2") is None
+
+
+def test_a_program_comes_back_from_a_bucket(monkeypatch):
+    with Storage() as storage:
+        for name, value in storage.environment.items():
+            monkeypatch.setenv(name, value)
+        for key in "ab":
+            store("gs://bucket/runs/a/compiled").put(key, key.encode() * 100)
+        assert [store("gs://bucket/runs/a/compiled").get(key) for key in "abc"] == [b"a" * 100, b"b" * 100, None]
+        store("gs://bucket/runs/a/compiled", 300).put("c", bytes(100))  # room for two programs with their checksums
+        left = [store("gs://bucket/runs/a/compiled").get(key) for key in "abc"]
+        assert left[2] == bytes(100) and left[:2].count(None) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", lambda kept: kept[:-1], lambda kept: kept[:40] + b"?" + kept[41:]])
