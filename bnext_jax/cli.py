@@ -103,7 +103,8 @@ def _values(command: str, line: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def _read(command: str, words: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Calls _values. Raises UserError, with a message of one sentence, for every mistake."""
-    line = ["bnext", *words]
+    # Shells expand "~" only at the beginning of a word; other paths are expanded where they are read.
+    line = ["bnext", *(re.sub("^(--?config=)(~[^/:]*)", lambda found: found[1] + os.path.expanduser(found[2]), word) for word in words)]
     try:
         return _values(command, line)
     except UserError:
@@ -218,7 +219,7 @@ def call(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     spec = COMMANDS[command]
     try:
-        machine.prepare(spec.several, str(arguments["workdir"]) if command == "train" else None)
+        machine.prepare(spec.several)
         return getattr(importlib.import_module(spec.module), spec.function)(**arguments)
     except ModuleNotFoundError as error:
         if told := missing_package(error):
@@ -289,9 +290,8 @@ def run() -> None:
     logging.getLogger("bnext_jax").setLevel(logging.INFO)
     for library in ("absl", "asyncio", "concurrent.futures", "gcsfs"):  # they print tracebacks of errors that we report in one sentence
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    warnings.filterwarnings(
-        "ignore", "coroutine .* was never awaited", RuntimeWarning
-    )  # Orbax leaves coroutines behind when reading a file fails
+    # Orbax leaves coroutines behind when reading a file fails.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata in photos; our own messages name what cannot be decoded
     silence_abandoned()
     without_home()

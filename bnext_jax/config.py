@@ -74,7 +74,7 @@ class DataConfig(ReadOnly):
     """The dataset and its transforms (bnext_jax.data)."""
 
     name: str = fixed("digits")  # "digits", a TFDS classification dataset ("cifar10", ...), or a dataset that `prepare --source` wrote
-    directory: str = free("")  # folder of the prepared datasets, local or in a bucket (gs://...); "" = ~/tensorflow_datasets
+    directory: str = free("")  # folder of the prepared datasets, may be gs://...; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     train_split: str = fixed("train")  # split to train on, in TFDS syntax: "train", "train[:90%]"
     eval_split: str = free("test")  # split to evaluate on, in TFDS syntax
     train_transform: str = fixed("")  # operations on training images, joined by "|"; see bnext_jax/data/augment/transforms.py

@@ -133,6 +133,9 @@ def test_a_wrong_value_is_refused_with_the_name_of_its_field(run, words, told):
         (["help", "cuont"], "unknown command 'cuont'; did you mean count?"),
         (["count", "--model=bnext_tinny"], "there is no model 'bnext_tinny'; did you mean bnext_tiny?"),
         (["count", "--classes=ten"], "--classes 'ten' is not a whole number"),
+        (["count", "--classes=2147483648"], "--classes 2147483648 is too large; it may be at most 2147483647"),
+        (["count", "--resolution=32769"], "--resolution 32769 is too large; it may be at most 32768"),
+        (["quickstart", "--seed=4294967296"], "--seed 4294967296 is too large; it may be at most 4294967295"),
         (["count", "--checkpoint="], "--checkpoint is empty"),
         (["plan", "--config=configs/digits_student.py"], "plan needs --topology; see `bnext plan --help`"),
     ],
@@ -203,3 +206,10 @@ def test_a_config_file_that_returns_no_config_is_refused(run, tmp_path, text, to
 def test_parse_refuses_a_line_without_a_command():
     with pytest.raises(UserError, match="unknown command ''; one of: train, evaluate"):
         cli.parse(["bnext"])
+
+
+def test_a_tilde_in_the_configurations_path_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("from bnext_jax import recipes\n\n\ndef get_config(form):\n    return recipes.digits_student(form)\n")
+    _, arguments = cli.parse(["bnext", "train", "--config=~/mine.py:smoke", "--workdir=~/run"])
+    assert arguments["config"].epochs == 2 and arguments["workdir"] == f"{tmp_path}/run"

@@ -6,13 +6,11 @@ from bnext_jax.errors import UserError, one_line
 from bnext_jax.io import compiled
 
 
-def prepare(several: bool, workdir: str | None) -> None:
+def prepare(several: bool) -> None:
     """Joins the other processes of the run, starts the platform that JAX_PLATFORMS names, and lets JAX keep compiled programs.
 
     Args:
       several: whether the command may run in several processes.
-      workdir: the folder of a run. It keeps the compiled programs if it lies in a bucket or if several processes share it, so that
-        another machine finds them. None = no run.
     Raises:
       UserError: the processes do not find each other, or the platform is not installed or does not start.
       MachineLost: see cluster.join.
@@ -22,7 +20,7 @@ def prepare(several: bool, workdir: str | None) -> None:
 
         cluster.join()
     _check_platform()
-    compiled.keep(workdir if workdir and ("://" in workdir or jax.distributed.is_initialized()) else None)
+    compiled.keep()
 
 
 def _check_platform() -> None:

@@ -107,7 +107,7 @@ def _write_on_disk(data: DataConfig, root: Path, source: str | None, manual_dir:
     except UserError:
         raise
     except Exception as error:  # TFDS and its downloader raise many types; each means failure
-        advice = "; name another folder in TFDS_DATA_DIR" if isinstance(error, PermissionError) and not data.directory else ""
+        advice = "; name another folder in TFDS_DATA_DIR" if isinstance(error, OSError) and not data.directory else ""
         raise UserError(f"the dataset {data.name} could not be prepared in {builder.data_dir}: {one_line(error)}{advice}") from error
     counts = {str(name): split.num_examples for name, split in builder.info.splits.items()}
     missing = {name: number for name, number in IMAGENET_COUNTS.items() if counts.get(name) != number}

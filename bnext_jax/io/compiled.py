@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import warnings
+from typing import Any
 
 import jax
 from jax._src import compilation_cache  # JAX has no public way to give its cache another store
@@ -21,7 +22,7 @@ from bnext_jax.host import cache
 from bnext_jax.host.process import processors
 from bnext_jax.io import buckets
 from bnext_jax.io.files import write_whole
-from bnext_jax.io.paths import to_path
+from bnext_jax.io.paths import Path, to_path
 
 log = logging.getLogger(__name__)
 FOLDER = "compiled"  # in the user's cache folder, or in a work directory
@@ -40,7 +41,7 @@ class Store(CacheInterface):
     """
 
     def __init__(self, folder: str, limit: int) -> None:
-        self._folder = to_path(folder)
+        self._path: Any = to_path(folder)  # the name that JAX expects
         self._limit, self._room = limit, -1
         self._reads = self._writes = True
         # A program for a CPU is divided among the processors that XLA saw when it compiled; JAX's key does not say how many.
@@ -48,17 +49,17 @@ class Store(CacheInterface):
 
     def get(self, key: str) -> bytes | None:
         """Returns the program of a key; None if there is none, or if it is damaged or cannot be read."""
-        path = self._folder / f"{key}{self._ending}"
+        path = self._path / f"{key}{self._ending}"
         try:
             content = buckets.patient(path, lambda: path.read_bytes() if path.exists() else None) if self._reads else None
         except Exception as error:  # file systems of buckets raise their own types
             self._reads = False
-            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._folder, one_line(error))
+            log.warning("compiled programs in %s cannot be read (%s); they are compiled again", self._path, one_line(error))
             return None
         if content is None:
             return None
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            log.warning("a compiled program in %s is damaged; it is compiled again", self._folder)
+            log.warning("a compiled program in %s is damaged; it is compiled again", self._path)
             return None  # put() replaces it
         if not path.bucket:
             with contextlib.suppress(OSError):
@@ -70,19 +71,19 @@ class Store(CacheInterface):
         if not self._writes or DIGEST + len(value) > self._limit:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            buckets.patient(self._folder, lambda: self._make_room(DIGEST + len(value)))
-            write_whole(self._folder / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
+            self._path.mkdir(parents=True, exist_ok=True)
+            buckets.patient(self._path, lambda: self._make_room(DIGEST + len(value)))
+            write_whole(self._path / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
         except Exception as error:
             self._writes = False
-            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._folder, one_line(error))
+            log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._path, one_line(error))
 
     def _make_room(self, size: int) -> None:
         """Removes the oldest programs if there is no room for `size` bytes. Looks at the folder only then, and at the first call."""
         if self._room < size:
             found = []
             # A folder without files does not exist in a bucket.
-            for path in self._folder.iterdir() if self._folder.exists() else ():
+            for path in self._path.iterdir() if self._path.exists() else ():
                 if path.name.endswith((ENDING, f"{ENDING}.partial")):  # a user's folder may hold other files too
                     with contextlib.suppress(FileNotFoundError):  # another process has just removed or renamed it
                         found.append((path.stat(), path))
@@ -126,3 +127,13 @@ def keep(workdir: str | None = None) -> None:
     if folder != given:
         jax.config.update("jax_compilation_cache_dir", folder)
         reset_cache()  # JAX opens the folder once
+
+
+def keep_for_run(folder: Path) -> None:
+    """Keeps compiled programs in a run's work directory if other machines reach it, so that those of a later start find them.
+
+    Args:
+      folder: the work directory. It counts as reached by others if it lies in a bucket, or if several processes share it.
+    """
+    if folder.bucket or jax.process_count() > 1:
+        keep(str(folder))

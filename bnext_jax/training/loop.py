@@ -15,7 +15,7 @@ import jax
 from bnext_jax.config import Config
 from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.host.progress import Progress
-from bnext_jax.io import checkpoint
+from bnext_jax.io import checkpoint, compiled
 from bnext_jax.nn.network import project
 from bnext_jax.training import cluster, preemption, records, watch
 from bnext_jax.training.checkpoints import Checkpoints
@@ -78,6 +78,7 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
     """
     with cluster.agree(lambda: Claim(workdir, config)) as claim:
         folder = claim.folder
+        compiled.keep_for_run(folder)
         with _losses_told():
             run = cluster.agree(lambda: Run(config, folder))
             cluster.check_equal(cluster.agree(run.facts))

@@ -1,33 +1,9 @@
-"""A platform that does not start, and where the compiled programs of a command are kept."""
+"""A platform that does not start, and a memory that is too small."""
 
 import jax
 import pytest
 
 from bnext_jax.commands import machine
-
-
-@pytest.fixture
-def kept(monkeypatch):
-    """The work directories that machine.prepare gives to compiled.keep."""
-    given = []
-    monkeypatch.setattr(machine.compiled, "keep", given.append)
-    return given
-
-
-@pytest.mark.parametrize(
-    ("workdir", "several", "expected"),
-    [
-        ("runs/a", False, None),
-        ("gs://bucket/a", False, "gs://bucket/a"),
-        ("runs/a", True, "runs/a"),
-        (None, False, None),
-        (None, True, None),
-    ],
-)
-def test_only_a_run_that_other_machines_reach_keeps_its_own_programs(kept, monkeypatch, workdir, several, expected):
-    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: several)
-    machine.prepare(False, workdir)
-    assert kept == [expected]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "nonsense"])
@@ -40,7 +16,7 @@ def test_a_platform_that_does_not_start_is_told_in_one_sentence(launcher, tmp_pa
     assert "Traceback" not in error
 
 
-def test_too_little_memory_is_told_in_one_sentence(kept, run, monkeypatch):
+def test_too_little_memory_is_told_in_one_sentence(run, monkeypatch):
     def exhausted(**arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 49970948560 bytes.")
 

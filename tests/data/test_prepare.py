@@ -271,3 +271,19 @@ def test_an_unknown_dataset_is_refused(tmp_path):
         splits.open_source(data, "train")
     with pytest.raises(UserError, match=r"'imagenet_9000' is no dataset that TFDS knows .*--source=DIR"):
         prepare(data)
+
+
+def test_without_a_directory_the_folder_is_that_of_tfds(monkeypatch, tmp_path):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(store.folder(DataConfig())) == str(tmp_path / "tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "mine"))
+    assert str(store.folder(DataConfig())) == str(tmp_path / "mine")
+    assert str(store.folder(DataConfig(directory="/data"))) == "/data"
+
+
+def test_a_user_without_a_home_folder_is_told_how_to_name_a_folder(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(store.cache, "home", lambda: None)
+    with pytest.raises(UserError, match="this user has no home folder for the datasets; name a folder in"):
+        store.folder(DataConfig())

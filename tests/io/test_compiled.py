@@ -8,8 +8,10 @@ import pytest
 from bnext_jax.io import compiled
 from bnext_jax.io.compiled import ENDING, Store
 from bnext_jax.io.digest import digest
+from bnext_jax.io.paths import to_path
 from tests.helpers.checkpoints import saved_state
 from tests.helpers.commands import SMOKE
+from tests.helpers.storage import Storage
 
 
 def store(folder, limit=10_000):
@@ -25,6 +27,18 @@ def test_a_program_comes_back_in_another_process(tmp_path):
     assert one.get("jit_step-1") is None
     one.put("jit_step-1", b"machine code")
     assert other.get("jit_step-1") == b"machine code" and other.get("jit_step-2") is None
+
+
+def test_a_program_comes_back_from_a_bucket(monkeypatch):
+    with Storage() as storage:
+        for name, value in storage.environment.items():
+            monkeypatch.setenv(name, value)
+        for key in "ab":
+            store("gs://bucket/runs/a/compiled").put(key, key.encode() * 100)
+        assert [store("gs://bucket/runs/a/compiled").get(key) for key in "abc"] == [b"a" * 100, b"b" * 100, None]
+        store("gs://bucket/runs/a/compiled", 300).put("c", bytes(100))  # room for two programs with their checksums
+        left = [store("gs://bucket/runs/a/compiled").get(key) for key in "abc"]
+        assert left[2] == bytes(100) and left[:2].count(None) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", lambda kept: kept[:-1], lambda kept: kept[:40] + b"?" + kept[41:]])
@@ -107,6 +121,16 @@ def test_a_run_of_several_machines_keeps_programs_in_its_folder_others_the_user(
     assert settings["jax_persistent_cache_min_compile_time_secs"] == 1
     compiled.keep()  # another command in the same process
     assert settings["jax_compilation_cache_dir"] == f"{tmp_path}/compiled"
+
+
+@pytest.mark.parametrize(
+    ("folder", "processes", "expected"),
+    [("runs/a", 1, None), ("gs://bucket/a", 1, "gs://bucket/a/compiled"), ("runs/a", 2, "runs/a/compiled")],
+)
+def test_only_a_run_that_other_machines_reach_keeps_its_own_programs(settings, monkeypatch, folder, processes, expected):
+    monkeypatch.setattr(compiled.jax, "process_count", lambda: processes)
+    compiled.keep_for_run(to_path(folder))
+    assert settings["jax_compilation_cache_dir"] == expected
 
 
 def test_a_folder_that_the_user_names_wins(settings, monkeypatch):

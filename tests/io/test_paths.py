@@ -55,3 +55,20 @@ def test_a_path_that_cannot_work_is_refused_by_its_name(name, told):
     with pytest.raises(UserError) as caught:
         to_path(name, "--workdir")
     assert str(caught.value).startswith("--workdir ") and told in str(caught.value)
+
+
+def test_a_user_without_a_home_folder_gets_no_folder_named_tilde(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it returns for a user whom the system does not know
+    with pytest.raises(UserError, match="--workdir '~/run' begins with ~, but this user has no home folder; write the whole path"):
+        to_path("~/run", "--workdir")
+
+
+def test_a_file_whose_owner_has_no_name_on_this_machine_has_a_size(monkeypatch, tmp_path):
+    def nobody(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    (tmp_path / "a").write_bytes(bytes(7))
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    about = to_path(tmp_path / "a").stat()
+    assert (about.length, about.is_directory, about.mtime) == (7, False, int(os.stat(tmp_path / "a").st_mtime))
+    assert to_path(tmp_path).stat().is_directory
