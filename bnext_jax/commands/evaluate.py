@@ -44,7 +44,7 @@ def evaluate(
     Raises:
       UserError: no network can be read; also see evaluate_network.
     """
-    given = None if preprocessing is None else sidecar.parsed(preprocessing)
+    given = None if preprocessing is None else cluster.agree(lambda: sidecar.parsed(preprocessing))
     complete = given if given is not None and given.complete else None  # what it leaves open may be the config's
     model, metadata = cluster.agree(lambda: load(checkpoint, gate_bits=gate_bits, weights=weights, given=complete))
     return evaluate_network(model, metadata, checkpoint, config, predictions, given)

@@ -48,6 +48,9 @@ def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None 
     """
     if source and manual_dir:
         raise UserError("prepare takes --source or --manual_dir, not both")
+    for flag, given in (("source", source), ("manual_dir", manual_dir)):
+        if given and "://" in given:
+            raise UserError(f"--{flag} {given} lies in a bucket; copy it to a disk, or mount the bucket with gcsfuse")
     where = prepared_folder(data)
     if where is None:
         where = _write(data, source, manual_dir)

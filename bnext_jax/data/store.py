@@ -128,7 +128,9 @@ def orientation(data: DataConfig) -> str:
     if data.orientation == "upright":
         return data.orientation
     manifest = _manifest(data)
-    turned = {name: count for name, count in manifest.get(TURNED, {}).items() if re.search(rf"\b{name}\b", data.train_split)}
+    everything = re.search(r"\ball\b", data.train_split)  # TFDS's name of all splits together
+    named = {name for name in manifest.get(TURNED, {}) if everything or re.search(rf"\b{re.escape(name)}\b", data.train_split)}
+    turned = {name: manifest[TURNED][name] for name in named}
     return "stored" if sum(turned.values()) > TURNED_SHARE * sum(manifest["splits"][name] for name in turned) else "upright"
 
 

@@ -13,7 +13,7 @@ from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets
+from bnext_jax.io import buckets, sidecar
 from bnext_jax.io.load import fits_classes, load
 from bnext_jax.io.paths import to_path
 from bnext_jax.nn.network import Network, split
@@ -75,7 +75,7 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
     tag, path = parts(teacher)
     place = to_path(path)
     buckets.check(place, "config.distill")
-    with buckets.local_copy(place, [f"{place.name}.sha256"]) if place.is_file() else contextlib.nullcontext(place) as copy:
+    with buckets.local_copy(place, sidecar.names_beside(place.name)) if place.is_file() else contextlib.nullcontext(place) as copy:
         if tag:
             roster.check_file(tag, copy)
         elif place.is_file():

@@ -10,6 +10,7 @@ import tempfile
 from bnext_jax.errors import one_line
 
 log = logging.getLogger(__name__)
+ADVICE = "set BNEXT_CACHE to a folder that only you can write to"
 
 
 def home() -> pathlib.Path | None:
@@ -53,23 +54,25 @@ def writable(name: str) -> pathlib.Path | None:
     Returns:
       The folder; None if it can be made nowhere, which the log says once.
     """
-    problems = []
+    problems: list[str] = []
     for place in (root(), temporary()):
         try:
             make_own(place)
             make_own(place / name)
             with tempfile.TemporaryFile(dir=place / name) as probe:  # a read-only or full disk may hold the folder
                 probe.write(bytes(4096))
+            if problems:
+                _tell(f"what is kept for the next start lies in {place}, because of {problems[0]}; {ADVICE}")
             return place / name
         except OSError as error:
             problems.append(f"{place}: {error.strerror or one_line(error)}")  # the same for each `name`
-    _tell("; ".join(problems))
+    _tell(f"nothing can be kept for the next start ({'; '.join(problems)}); {ADVICE}")
     return None
 
 
 @functools.cache
-def _tell(problems: str) -> None:
-    log.warning("nothing can be kept for the next start (%s); set BNEXT_CACHE to a folder that you can write to", problems)
+def _tell(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 def without_home() -> None:

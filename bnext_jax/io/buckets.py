@@ -120,11 +120,16 @@ def check(place: Path, what: str) -> None:
         raise UserError(f"{what} {place} cannot be reached ({one_line(error, 160)}); {ADVICE}") from error
 
 
+def _get(place: Path, beside: Iterable[str], folder: str) -> None:
+    for source in (place, *filter(Path.exists, map(place.with_name, beside))):
+        client(source).get_file(str(source), f"{folder}/{source.name}")
+
+
 @contextlib.contextmanager
 def local_copy(place: Path, beside: Iterable[str] = ()) -> Iterator[pathlib.Path]:
     """Yields a file on a disk: the file itself, or a copy of a file in a bucket for as long as the block runs.
 
-    A UserError of the block names the file in the bucket, not the copy.
+    A UserError of the block names the files in the bucket, not the copies.
 
     Args:
       place: the file.
@@ -139,8 +144,7 @@ def local_copy(place: Path, beside: Iterable[str] = ()) -> Iterator[pathlib.Path
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / place.name
         try:
-            for source in (place, *filter(Path.exists, map(place.with_name, beside))):
-                patient(place, functools.partial(client(place).get_file, str(source), f"{folder}/{source.name}"))
+            patient(place, functools.partial(_get, place, beside, folder))
         except UserError:
             raise
         except Exception as error:
@@ -148,7 +152,7 @@ def local_copy(place: Path, beside: Iterable[str] = ()) -> Iterator[pathlib.Path
         try:
             yield copy
         except UserError as error:
-            raise type(error)(str(error).replace(str(copy), str(place))) from error
+            raise type(error)(str(error).replace(f"{folder}/", f"{place.parent}/")) from error
 
 
 def upload(source: pathlib.Path, target: Path, last: str = "") -> None:

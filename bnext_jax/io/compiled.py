@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import uuid
 import warnings
 from typing import Any
 
@@ -71,15 +72,27 @@ class Store(CacheInterface):
         if not self._writes or DIGEST + len(value) > self._limit:
             return
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
             buckets.patient(self._path, lambda: self._make_room(DIGEST + len(value)))
-            write_whole(self._path / f"{key}{self._ending}", hashlib.sha256(value).digest() + value, "program")
+            self._write(self._path / f"{key}{self._ending}", hashlib.sha256(value).digest() + value)
         except Exception as error:
             self._writes = False
             log.warning("compiled programs cannot be kept in %s (%s); the next start compiles again", self._path, one_line(error))
 
+    def _write(self, path: Path, content: bytes) -> None:
+        """Writes a program atomically, also if another process writes the same one at the same time."""
+        if path.bucket:
+            write_whole(path, content, "program")
+            return
+        partial = path.with_name(f"{uuid.uuid4().hex}{ENDING}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def _make_room(self, size: int) -> None:
         """Removes the oldest programs if there is no room for `size` bytes. Looks at the folder only then, and at the first call."""
+        self._path.mkdir(parents=True, exist_ok=True)
         if self._room < size:
             found = []
             # A folder without files does not exist in a bucket.

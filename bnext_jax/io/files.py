@@ -40,7 +40,7 @@ def written_whole(target: os.PathLike | str, what: str, advice: str = "", last: 
             buckets.client(place)
             partial = to_path(made.enter_context(tempfile.TemporaryDirectory())) / place.name
         else:
-            partial = place.with_name(f".{place.name}.partial")
+            partial = place.with_name(_partial_name(place.name))
         try:
             _remove(partial)
             yield partial
@@ -56,6 +56,11 @@ def written_whole(target: os.PathLike | str, what: str, advice: str = "", last: 
             reason = getattr(error, "strerror", None) or one_line(error)  # file systems of buckets raise their own types
             kind, told = (Unreachable, buckets.ADVICE) if place.bucket else (UserError, advice)
             raise kind(f"the {what} {place} cannot be written: {reason}{f'; {told}' if told else ''}") from error
+
+
+def _partial_name(name):
+    """A hidden name beside `name`. A file system allows 255 bytes."""
+    return f".{name}.partial" if len(name.encode()) <= 240 else f".{hashlib.sha256(name.encode()).hexdigest()}.partial"
 
 
 def _remove(partial):

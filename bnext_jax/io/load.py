@@ -244,8 +244,10 @@ def load(
     elif place.is_dir():
         model, metadata = checkpoint.load_network(path)
     else:
-        with buckets.local_copy(place, (f"{place.name}.sha256", sidecar.TIMM, sidecar.TRANSFORMERS)) as copy:
+        with buckets.local_copy(place, sidecar.names_beside(place.name)) as copy:
             model, metadata = from_file(copy, expected, gate_bits, weights, given)
+        if place.bucket and "preprocessing_from" in metadata:
+            metadata["preprocessing_from"] = metadata["preprocessing_from"].replace(str(copy.parent), str(place.parent))
     name = metadata["model"]["name"]
     if expected not in (None, name):
         raise UserError(f"{path} holds {name}, not {expected}; use --model={name}, or leave --model out")

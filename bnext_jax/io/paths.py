@@ -59,8 +59,9 @@ def to_path(name: os.PathLike | str, what: str = "") -> Path:
     Returns:
       The path; it need not exist.
     Raises:
-      UserError: no program here can use this path: it is empty, has a zero byte or bytes that are not UTF-8, lies in the local folder /gs
-        (or /s3, /az, /hf), begins with "~" for a user without a home folder, or contains a pattern's characters in a bucket.
+      UserError: no program here can use this path. It is empty; it has a zero byte, or bytes that are not UTF-8; it lies in the local
+        folder /gs (or /s3, /az, /hf), in a bucket of another kind than gs://, or in a bucket with a pattern's characters in its path; or
+        it begins with "~" and this user has no home folder.
     """
     text, told = os.fspath(name), f"{what} ".lstrip() + repr(os.fspath(name))
     if not text:
@@ -74,12 +75,12 @@ def to_path(name: os.PathLike | str, what: str = "") -> Path:
     scheme, remote, rest = text.partition("://")
     if not remote:
         text = os.path.expanduser(text)
-        if text.startswith("~/"):
+        if text == "~" or text.startswith("~/"):
             raise UserError(f"{told} begins with ~, but this user has no home folder; write the whole path")
         if os.path.abspath(text).split("/")[1] in BUCKETS:
             raise UserError(f"{told} lies in a folder that is taken for a bucket; name it through a link in another folder")
-    elif scheme not in BUCKETS:
-        raise UserError(f"{told} has an unknown scheme; name a folder on a disk, or a bucket as gs://NAME/FOLDER")
+    elif scheme != "gs" or not rest.strip("/"):
+        raise UserError(f"{told} is no place that can be used; name a folder on a disk, or a bucket as gs://NAME/FOLDER")
     elif any(character in PATTERNS for character in rest):
         raise UserError(
             f"{told} contains one of the characters {' '.join(PATTERNS)}, which a bucket's client misreads; choose another name"

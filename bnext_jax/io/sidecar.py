@@ -14,6 +14,8 @@ from typing import Any
 from bnext_jax.data.preprocessing import Given
 from bnext_jax.distill.roster import IMAGENET_MEAN, IMAGENET_STD
 from bnext_jax.errors import UserError, nearest, one_line
+from bnext_jax.io import buckets
+from bnext_jax.io.paths import to_path
 
 log = logging.getLogger(__name__)
 FLAG = "--preprocessing"
@@ -26,6 +28,8 @@ FEWEST, MOST = 1e-6, 1.0  # of a standard deviation of pixels in [0, 1]
 
 
 def _number(value):
+    if isinstance(value, list) and len(value) == 1:  # of a flag
+        (value,) = value
     if type(value) not in (int, float):
         raise ValueError(f"{one_line(value, 40)} is not a number")
     return float(value)
@@ -77,6 +81,8 @@ def _transformers(content, source):
     if abs(factor * 255 - 1) > 1e-3 or content.get("rescale_offset"):
         raise ValueError("it does not scale pixels by 1/255")
     scaled = content.get("do_normalize", True)
+    if not content.get("do_resize", True):
+        raise ValueError("it does not resize images")
     side, squashed = _pixels(content["size"]), False
     if "crop_pct" in content and content["crop_pct"] is not None:
         squashed = side >= SQUASHED
@@ -106,7 +112,8 @@ def read(path: os.PathLike | str) -> Given | None:
       UserError: the file cannot be read, is not JSON, or has wrong entries.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_bytes())
+        with buckets.local_copy(to_path(path)) as copy:
+            content = json.loads(copy.read_bytes())
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
         if "pretrained_cfg" in content or ("architecture" in content and "mean" in content):
@@ -117,6 +124,11 @@ def read(path: os.PathLike | str) -> Given | None:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 150)
         raise UserError(f"{path} says nothing usable of images ({told}); repair it, move it away, or use {FLAG} (of convert)") from error
+
+
+def names_beside(file_name: str) -> tuple[str, ...]:
+    """Names of the files that belong to a file of weights in the same folder: its checksum, and what tells its preprocessing."""
+    return f"{file_name}.sha256", TIMM, TRANSFORMERS
 
 
 def beside(path: os.PathLike | str) -> Given | None:
@@ -132,7 +144,7 @@ def parsed(text: str) -> Given:
       UserError: the file cannot be read, or a word is unknown or has a wrong value.
     """
     if text.endswith(".json"):
-        given = read(os.path.expanduser(text))
+        given = read(text)
         if given is None:
             raise UserError(f"{FLAG}={text} says nothing of images; it is neither timm's {TIMM} nor transformers' {TRANSFORMERS}")
         return given
@@ -143,6 +155,8 @@ def parsed(text: str) -> Given:
             raise UserError(
                 f"{FLAG} has no {key!r}{nearest(key, KEYS)}; write a JSON file, or some of: {', '.join(f'{k}=...' for k in KEYS)}"
             )
+        if key in said:
+            raise UserError(f"{FLAG} has {key} twice; write it once")
         try:
             said[key] = [float(part) if key != "input_size" else int(part) for part in value.strip("()[]").split(",")]
         except ValueError as error:
@@ -156,7 +170,7 @@ def parsed(text: str) -> Given:
             _three(said["std"], FEWEST) if "std" in said else None,
             _pixels(said["input_size"]) if "input_size" in said else None,
             None,
-            _share(said["crop_pct"][0]) if "crop_pct" in said else None,
+            _share(said["crop_pct"]) if "crop_pct" in said else None,
         )
     except ValueError as error:
         raise UserError(f"{FLAG}: {error}") from error

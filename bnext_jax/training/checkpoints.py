@@ -81,7 +81,7 @@ class Checkpoints:
                 self.wait()
         finally:
             try:
-                self._manager.close()
+                buckets.patient(self.root, self._manager.close)
             except Exception:  # close() raises the error of a failed save again; it is already reported
                 log.debug("closing %s", self.root, exc_info=True)
 

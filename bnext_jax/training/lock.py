@@ -1,6 +1,6 @@
 """The lock of a work directory: one run at a time. A run that was killed leaves no lock that keeps out its successor.
 
-On a disk it is a lock of the system (flock) on WORKDIR/.lock. The system opens it when the process ends, however it ends.
+On a disk it is a lock of the system (flock) on WORKDIR/.lock. The system releases it when the process ends, however it ends.
 
 A bucket has no such locks. There the lock is a numbered object WORKDIR/.lock/NNNNNN, made with "create only if missing". Its owner writes
 it again every BEAT seconds. A newcomer watches the object with the highest number. If it changes, its owner lives, and the newcomer is
@@ -57,6 +57,16 @@ def _refused(root: Path, content: str | bytes) -> UserError:
     return UserError(f"{_told(root, content)}, which is still at work; wait for its end, stop it, or take another --workdir")
 
 
+def _file_system(root: Path) -> str:
+    """Returns the type of the file system that a folder lies in, as Linux names it; "" if that is unknown."""
+    try:
+        mounts = [line.split()[1:3] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+    except OSError:  # not Linux
+        return ""
+    above = {os.path.realpath(root), *map(str, pathlib.Path(os.path.realpath(root)).parents)}
+    return max(((len(place), kind) for place, kind in mounts if place in above), default=(0, ""))[1]
+
+
 class DiskLock:
     """The lock of a work directory on a disk.
 
@@ -84,6 +94,8 @@ class DiskLock:
             if not held:  # its former owner removed the file after we had opened it
                 self._file.close()
         self._path = path
+        if _file_system(root).startswith("fuse."):
+            log.warning("%s is mounted through FUSE: a second run on another machine would go unnoticed", root)
         self._file.truncate(0)
         self._file.write(json.dumps(_owner()))
         self._file.flush()
@@ -91,8 +103,12 @@ class DiskLock:
     def check(self) -> None:
         """Does nothing: a lock on a disk cannot be lost."""
 
+    def abandon(self) -> None:
+        """Releases the lock, without waiting for anything."""
+        self.close()
+
     def close(self) -> None:
-        """Opens the lock and removes its file."""
+        """Releases the lock and removes its file."""
         self._path.unlink(missing_ok=True)  # while it is still locked: a newcomer that has opened the file finds out that it is gone
         self._file.close()
 
@@ -108,15 +124,18 @@ class BucketLock:
 
     def __init__(self, root: Path) -> None:
         self._root, self._client, self._owner = root, buckets.client(root), _owner()
-        self._number, self._beats, self._lost = 1 + self._last_owner_gone(), 0, False
+        self._number, self._beats = 1 + self._last_owner_gone(), 0
         try:
             self._write("create")
         except FileExistsError as error:  # another newcomer was faster
             raise _refused(root, self._read(self._number)) from error
-        for number in self._numbers():
-            if number < self._number:
-                with contextlib.suppress(FileNotFoundError):
-                    self._client.rm_file(self._object(number))
+        numbers = self._numbers()
+        if numbers[-1] > self._number:  # others came and went while this one looked
+            self._client.rm_file(self._object(self._number))
+            raise _refused(root, self._read(numbers[-1]))
+        for number in numbers[:-1]:
+            with contextlib.suppress(FileNotFoundError):
+                self._client.rm_file(self._object(number))
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -158,33 +177,31 @@ class BucketLock:
 
     def _beat(self):
         while not self._end.wait(BEAT):
-            try:
-                if max(self._numbers(), default=0) > self._number:
-                    self._lost = True
-                    return
+            with contextlib.suppress(Exception):  # the bucket does not answer; the next beat tries again
                 self._write("overwrite")
-            except Exception:  # the bucket does not answer; the next beat tries again
-                continue
 
     def check(self) -> None:
         """Raises UserError if another run has taken the lock, because the bucket did not hear of this one for STALE seconds."""
-        if self._lost:
+        if max(buckets.patient(self._root, self._numbers), default=0) > self._number:
             raise UserError(
                 f"another run has taken over {self._root}, because this one did not reach the bucket for {STALE:.0f} s; stopping"
             )
 
     def close(self) -> None:
-        """Opens the lock. The object stays, so that its number is never used again."""
-        self._end.set()
+        """Releases the lock. The object stays, so that its number is never used again."""
+        self.abandon()
         self._thread.join(buckets.SILENCE)
-        if not self._lost:
-            released = json.dumps({**self._owner, "released": True}).encode()
-            with contextlib.suppress(Exception):  # a bucket that does not answer: the lock becomes stale
-                buckets.patient(self._root, lambda: self._client.pipe_file(self._object(self._number), released))
+        released = json.dumps({**self._owner, "released": True}).encode()
+        with contextlib.suppress(Exception):  # a bucket that does not answer: the lock becomes stale
+            buckets.patient(self._root, lambda: self._client.pipe_file(self._object(self._number), released))
+
+    def abandon(self) -> None:
+        """Stops renewing the lock, without waiting for the bucket."""
+        self._end.set()
 
 
 def _gone(content: bytes) -> bool:
-    """Whether a lock's owner has opened it, or was a process of this machine that has ended."""
+    """Whether a lock's owner has released it, or was a process of this machine that has ended."""
     try:
         owner = json.loads(content)
         if owner.get("released"):

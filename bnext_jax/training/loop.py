@@ -27,14 +27,17 @@ NOT_FINITE_FILE = "not_finite.json"
 
 
 @contextlib.contextmanager
-def _losses_told() -> Iterator[None]:
+def _losses_told(begun: bool) -> Iterator[None]:
     """Turns errors that mean "start again" into MachineLost.
 
-    They are an Unreachable bucket, and, if several processes run together, a JAX runtime error: there it means that another process ended.
+    If several processes run together, a JAX runtime error means that another process ended. After the run has begun, an Unreachable bucket
+    may come back; before, it is more likely a mistake in the command.
     """
     try:
         yield
     except Unreachable as error:
+        if not begun:
+            raise
         raise MachineLost(f"{error}; the run has lost its bucket: start it again") from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
@@ -76,15 +79,16 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
       >>> result = train(recipes.digits_student("smoke").check(), "/tmp/smoke")
       >>> result["steps"], result["top1"]
     """
-    with cluster.agree(lambda: Claim(workdir, config)) as claim:
+    with contextlib.ExitStack() as stack:
+        claim = cluster.agree(lambda: stack.enter_context(Claim(workdir, config)))  # released also if another process fails
         folder = claim.folder
         compiled.keep_for_run(folder)
-        with _losses_told():
+        with _losses_told(begun=False):
             run = cluster.agree(lambda: Run(config, folder))
             cluster.check_equal(cluster.agree(run.facts))
             cluster.agree(lambda: check_shared(folder, config))
             cluster.agree(run.overview)
-            return _trained(run, claim)
+        return _trained(run, claim)
 
 
 def _trained(run: Run, claim: Claim) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def _trained(run: Run, claim: Claim) -> dict[str, Any]:
     with (
         preemption.Preemption() as stop,
         Checkpoints(folder, keep.keep_latest, keep.keep_best, claim.check) as checkpoints,
-        _losses_told(),  # here too, so that Checkpoints.__exit__ sees MachineLost and does not wait
+        _losses_told(begun=True),  # inside, so that Checkpoints.__exit__ sees MachineLost and does not wait
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
@@ -123,8 +127,8 @@ def _trained(run: Run, claim: Claim) -> dict[str, Any]:
 
 def _resume(run: Run, checkpoints: Checkpoints) -> int:
     """Loads the newest readable checkpoint into the run. Returns the number of finished steps."""
-    if checkpoints.steps():
-        cluster.agree(lambda: run.check_dataset(checkpoint.describe(run.folder)))  # first: with other classes no array would fit
+    # First, because with other classes no array would fit. In `agree`, because processes may see different lists.
+    cluster.agree(lambda: run.check_dataset(checkpoint.describe(run.folder)) if checkpoints.steps() else None)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state)
     restored = checkpoints.restore(abstract)
     if restored is None:

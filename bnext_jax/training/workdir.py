@@ -21,7 +21,7 @@ PARTIAL = f".{CONFIG_FILE}.partial"  # what a killed process leaves while it wri
 
 
 class Claim:
-    """A work directory that this run has locked. Only process 0 locks it. Use as a context manager: leaving it opens the lock.
+    """A work directory that this run has locked. Only process 0 locks it. Use as a context manager: leaving it releases the lock.
 
     A run without a checkpoint has nothing to lose, so all its settings may change.
 
@@ -60,7 +60,7 @@ class Claim:
             self._lock.check()
 
     def close(self) -> None:
-        """Opens the lock."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
 
@@ -68,7 +68,9 @@ class Claim:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind not in (MachineLost, Unreachable):  # then the process ends at once, and the lock with it
+        if self._lock is not None and kind in (MachineLost, Unreachable):
+            self._lock.abandon()
+        else:
             self.close()
 
 

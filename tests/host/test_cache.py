@@ -57,7 +57,7 @@ def test_a_user_who_can_write_nowhere_is_told_once(places, caplog):
     assert cache.writable("compiled") is None and cache.writable("numba") is None
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith("nothing can be kept for the next start (") and told.endswith(
-        "; set BNEXT_CACHE to a folder that you can write to"
+        "; set BNEXT_CACHE to a folder that only you can write to"
     )
 
 

@@ -1,5 +1,6 @@
 """Compiled programs are kept on disk: checked when read, bounded in size, and a folder that fails never fails a run."""
 
+import concurrent.futures
 import os
 import pathlib
 
@@ -39,6 +40,14 @@ def test_a_program_comes_back_from_a_bucket(monkeypatch):
         store("gs://bucket/runs/a/compiled", 300).put("c", bytes(100))  # room for two programs with their checksums
         left = [store("gs://bucket/runs/a/compiled").get(key) for key in "abc"]
         assert left[2] == bytes(100) and left[:2].count(None) == 1
+
+
+def test_processes_that_write_the_same_programs_at_once_keep_all_of_them(tmp_path, caplog):
+    stores, keys = [store(tmp_path, 10**6) for _ in range(4)], [str(number) for number in range(30)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: [one.put(key, key.encode() * 500) for key in keys], stores))
+    assert [store(tmp_path).get(key) for key in keys] == [key.encode() * 500 for key in keys]
+    assert not caplog.records and len(list(tmp_path.iterdir())) == 30
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", lambda kept: kept[:-1], lambda kept: kept[:40] + b"?" + kept[41:]])

@@ -13,6 +13,7 @@ import pytest
 from bnext_jax.io.paths import to_path
 from tests.helpers.checkpoints import saved_state
 from tests.helpers.launcher import free_port
+from tests.helpers.photographs import TINY
 from tests.helpers.storage import BUCKET, Storage
 
 pytestmark = [pytest.mark.bucket, pytest.mark.filterwarnings("ignore:Sharding info not provided")]
@@ -134,6 +135,23 @@ def test_networks_go_into_and_out_of_a_bucket_and_give_the_same_answers(start, w
         code, result, error = start("evaluate", f"--checkpoint={path}", *config, f"--predictions={place}/rows.csv")()
         assert code == 0 and result["top1"] == whole[1]["top1"] and result["examples"] == 120, error
     assert len((to_path(place) / "rows.csv").read_text().splitlines()) == 121
+
+
+def test_what_lies_beside_weights_in_a_bucket_counts_under_its_own_name(start, whole, tmp_path):
+    place = f"gs://{BUCKET}/beside"
+    assert start("convert", f"--source={whole[0]}", f"--output={tmp_path / 'x.pth'}")()[0] == 0
+    weights = to_path(place) / "x.pth"
+    weights.write_bytes((tmp_path / "x.pth").read_bytes())
+    photo = to_path(place) / "photo.jpg"
+    photo.write_bytes(TINY[0])
+    said = {"architecture": "bnext", "num_classes": 10, "mean": 0.25, "std": 0.5, "input_size": [3, 16, 16], "crop_pct": 1.0}
+    (to_path(place) / "config.json").write_text(json.dumps(said))
+    code, result, error = start("predict", f"--checkpoint={weights}", photo)()
+    assert code == 0 and result["images"][0]["file"] == str(photo), error
+    assert (result["preprocessing"]["mean"], result["preprocessing"]["from"]) == ([0.25] * 3, f"{place}/config.json")
+    (to_path(place) / "config.json").write_text('{"architecture": "bnext", "mean": "x", "std": 1}')
+    code, result, error = start("predict", f"--checkpoint={weights}", photo)()
+    assert code == 2 and f"{place}/config.json says nothing usable of images" in last(error), error
 
 
 def test_logs_curves_and_reports_are_written_into_the_bucket(start, data):

@@ -150,3 +150,19 @@ def test_of_two_newcomers_that_saw_the_same_silent_lock_one_gets_it(bucket, monk
     with pytest.raises(UserError, match=f"process {os.getpid()} on"):
         lock(bucket)
     first.close()
+
+
+def test_a_newcomer_that_finds_a_higher_number_after_its_own_is_refused(bucket, monkeypatch):
+    another(released=True)  # number 3, as others left it
+    monkeypatch.setattr(BucketLock, "_last_owner_gone", lambda self: 1)  # it looked before 2 and 3 came and went
+    with pytest.raises(UserError, match="is locked by a run"):
+        lock(bucket)
+    assert [name[-1] for name in fsspec.filesystem("memory").ls("gs://bucket/run/.lock", detail=False)] == ["3"]
+
+
+def test_a_folder_mounted_through_fuse_is_told(tmp_path, monkeypatch, caplog):
+    real = module.pathlib.Path.read_text
+    lines = f"disk / ext4 rw 0 0\nbucket {tmp_path.parent} fuse.gcsfuse rw 0 0\n"
+    monkeypatch.setattr(module.pathlib.Path, "read_text", lambda self: lines if str(self) == "/proc/mounts" else real(self))
+    lock(to_path(tmp_path)).close()
+    assert f"{tmp_path} is mounted through FUSE: a second run on another machine would go unnoticed" in caplog.text

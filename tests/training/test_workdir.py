@@ -8,6 +8,7 @@ import pytest
 from bnext_jax.io.paths import to_path
 from bnext_jax.training.lock import lock
 from tests.helpers.commands import SMOKE, refused
+from tests.helpers.launcher import free_port
 from tests.helpers.photographs import TINY
 
 SHORT = ["--config.model.widths=(8,8)", "--config.tensorboard=False"]
@@ -128,3 +129,15 @@ def test_a_split_without_labels_is_refused_for_training_and_for_evaluation(run, 
     for field in ("train_split", "eval_split"):
         refused(run("train", SMOKE, f"--workdir={tmp_path / field}", *more, f"--config.data.{field}=test[:8]"), told)
     refused(run("evaluate", f"--checkpoint={begun[1]}", SMOKE, *more, "--config.data.eval_split=test[:8]"), told)
+
+
+def test_a_foreign_folder_stays_as_it_is_also_if_several_processes_name_it(launcher, digits, tmp_path):
+    """Processes compile small programs to talk to each other; those must not be kept in the folder."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("x")
+    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    words = ["train", SMOKE, f"--workdir={tmp_path / 'mine'}", f"--config.data.directory={digits}", *SHORT]
+    pids = [launcher.start(words, tmp_path / str(i), {**shared, "JAX_PROCESS_ID": str(i)}) for i in range(2)]
+    assert [launcher.end(pid) for pid in pids] == [2, 2]
+    assert all("is not empty and holds no bnext run" in (tmp_path / f"{i}.err").read_text() for i in range(2))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]

@@ -9,6 +9,7 @@ Three decoders:
 use_photo reads a file that the user names in a command. Its errors are UserErrors.
 """
 
+import contextlib
 import functools
 import io
 import logging
@@ -25,6 +26,8 @@ from PIL import Image, UnidentifiedImageError
 from bnext_jax.data.decode import jpeg, reading
 from bnext_jax.data.decode.reading import Undecodable
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.io import buckets
+from bnext_jax.io.paths import to_path
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -189,7 +192,9 @@ def use_photo(path: os.PathLike | str, use: Callable[[Photo], T], *, upright: bo
       UserError: the file cannot be read or decoded.
     """
     try:
-        encoded = pathlib.Path(path).read_bytes()
+        # On a disk, a photo's name may have any bytes.
+        with buckets.local_copy(to_path(path)) if "://" in os.fspath(path) else contextlib.nullcontext(pathlib.Path(path)) as file:
+            encoded = file.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     try:

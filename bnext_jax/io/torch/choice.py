@@ -107,11 +107,12 @@ def _in_dict(path: tuple[str, ...], holder: dict, notes: dict) -> Iterator[Weigh
             parts[fitting[-1]][name.removeprefix(fitting[-1])] = value
         elif isinstance(value, Tensor | Odd):
             beside.append(name)
+    others = tuple(beside)  # once: a file may have many prefixes
     for prefix, own in parts.items():
         if not path:  # the facts of the training may stand between the tensors
             own = {name: value for name, value in own.items() if "." in name or isinstance(value, Tensor | Odd)}
         averaged = COUNTER in holder or bool(AVERAGED.search(".".join([*path, prefix])))
-        yield Weights(path, prefix, own, tuple(beside), averaged, notes)
+        yield Weights(path, prefix, own, others, averaged, notes)
 
 
 def find(content: Any) -> list[Weights]:

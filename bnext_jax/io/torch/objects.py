@@ -14,9 +14,15 @@ class Inert:
 
     Attributes:
       name: the class or function that would have made the object, with its module.
+    Raises:
+      ValueError: the name is longer than LONGEST.
     """
 
     name: str
+
+    def __post_init__(self) -> None:
+        if len(self.name) > LONGEST:  # five bytes of a file join two long texts to a new one
+            raise ValueError(f"a name of {len(self.name)} characters")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,6 +82,8 @@ DICTS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", 
 TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 RECONSTRUCT = ("copyreg._reconstructor", "copy_reg._reconstructor")  # its first argument is the class
 DIMENSIONS = 32  # the most that any version of numpy has
+LONGEST = 1000  # characters of a name
+LARGEST = 2**63  # PyTorch's sizes, strides and offsets have 64 bits
 SCALARS = (str, int, float, bool, bytes, type(None))
 
 
@@ -89,7 +97,13 @@ def typed(value: Any, kind: type) -> Any:
 def _whole_numbers(value):
     if len(typed(value, tuple)) > DIMENSIONS:  # a tuple may stand in a file once and be used a million times
         raise ValueError(f"{len(value)} dimensions")
-    return tuple(typed(number, int) for number in value)
+    return tuple(_whole_number(number) for number in value)
+
+
+def _whole_number(value):
+    if not -LARGEST <= typed(value, int) < LARGEST:  # products of longer numbers take minutes
+        raise ValueError("a number of more than 64 bits")
+    return value
 
 
 def text_of(key: Any) -> str:
@@ -121,7 +135,7 @@ def _tensor(held, offset, size, stride, *more):
     """torch._utils._rebuild_tensor(_v2): more = requires_grad, hooks, and since 2.0 the bits of lazy operations."""
     if len(more) > 2 and more[2]:
         return Odd("lazily negated or conjugated")
-    return Tensor(typed(held, Storage), held.dtype, typed(offset, int), _whole_numbers(size), _whole_numbers(stride))
+    return Tensor(typed(held, Storage), held.dtype, _whole_number(offset), _whole_numbers(size), _whole_numbers(stride))
 
 
 def _tensor_of_type(held, offset, size, stride, grad, hooks, dtype, *more):
@@ -152,7 +166,7 @@ BUILDERS: dict[str, Callable] = {
     "torch._utils._rebuild_nested_tensor": lambda *_: Odd("nested"),
     "torch._utils._rebuild_meta_tensor_no_storage": lambda *_: Odd("meta, without numbers"),
     "torch._utils._rebuild_wrapper_subclass": lambda cls, *_: Odd(typed(cls, Named).name),
-    "torch.serialization._get_layout": lambda layout: typed(layout, str).removeprefix("torch."),
+    "torch.serialization._get_layout": lambda layout: Named(typed(layout, str)).name.removeprefix("torch."),
     "torch.Size": lambda size=(): _whole_numbers(tuple(size)),
 }
 
