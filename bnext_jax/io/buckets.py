@@ -83,6 +83,18 @@ def patient(place: Path, work: Callable[[], Any]) -> Any:
     return main.result
 
 
+def answered(place: Path, work: Callable[[], Any]) -> Any:
+    """Like `patient`, for work that only a bucket can spoil: every error of its client becomes Unreachable."""
+    try:
+        return patient(place, work)
+    except UserError:
+        raise
+    except Exception as error:  # each client has its own exception types
+        if not place.bucket:
+            raise
+        raise Unreachable(f"{place} cannot be reached ({one_line(error, 160)}); {ADVICE}") from error
+
+
 def watched(place: Path | None, items: Iterator[Any]) -> Iterator[Any]:
     """Yields `items`, and waits for each as `patient` does.
 
@@ -186,9 +198,9 @@ class Mirror:
         self.local = str(folder) if self._temporary is None else self._temporary.name
 
     def send(self) -> None:
-        """Copies all files into the bucket. Raises Unreachable if it does not answer."""
+        """Copies all files into the bucket. Raises Unreachable if it does not answer or refuses."""
         if self._temporary is not None:
-            patient(self._folder, lambda: upload(pathlib.Path(self.local), self._folder))
+            answered(self._folder, lambda: upload(pathlib.Path(self.local), self._folder))
 
     def close(self) -> None:
         """Removes the temporary folder."""

@@ -56,8 +56,8 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda m: m["top1"], n=keep_best, keep_checkpoints_without_metrics=False)
         self.root = checkpoints_folder(workdir)
-        cluster.agree(lambda: buckets.patient(self.root, lambda: _drop_broken_metrics(self.root)) if cluster.is_first() else None)
-        self._manager = buckets.patient(
+        cluster.agree(lambda: buckets.answered(self.root, lambda: _drop_broken_metrics(self.root)) if cluster.is_first() else None)
+        self._manager = buckets.answered(
             self.root,
             lambda: ocp.training.Checkpointer(
                 self.root,

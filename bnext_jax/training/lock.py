@@ -181,8 +181,13 @@ class BucketLock:
                 self._write("overwrite")
 
     def check(self) -> None:
-        """Raises UserError if another run has taken the lock, because the bucket did not hear of this one for STALE seconds."""
-        if max(buckets.patient(self._root, self._numbers), default=0) > self._number:
+        """Looks whether this run still holds the lock.
+
+        Raises:
+          UserError: another run has taken it, because the bucket did not hear of this one for STALE seconds.
+          Unreachable: the bucket does not answer or refuses.
+        """
+        if max(buckets.answered(self._root, self._numbers), default=0) > self._number:
             raise UserError(
                 f"another run has taken over {self._root}, because this one did not reach the bucket for {STALE:.0f} s; stopping"
             )

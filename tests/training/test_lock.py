@@ -11,7 +11,7 @@ import time
 import fsspec
 import pytest
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import Unreachable, UserError
 from bnext_jax.io import buckets
 from bnext_jax.io.paths import to_path
 from bnext_jax.training import lock as module
@@ -166,3 +166,16 @@ def test_a_folder_mounted_through_fuse_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module.pathlib.Path, "read_text", lambda self: lines if str(self) == "/proc/mounts" else real(self))
     lock(to_path(tmp_path)).close()
     assert f"{tmp_path} is mounted through FUSE: a second run on another machine would go unnoticed" in caplog.text
+
+
+def test_a_bucket_that_refuses_while_the_lock_is_held_is_told_as_unreachable(bucket, monkeypatch):
+    def forbidden(*_, **__):
+        raise OSError("Forbidden")
+
+    held = lock(bucket)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(fsspec.filesystem("memory")), "ls", forbidden)
+        with pytest.raises(Unreachable, match=r"^gs://bucket/run cannot be reached \(Forbidden\); check its name"):
+            held.check()
+    held.check()
+    held.close()
