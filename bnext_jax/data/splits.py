@@ -8,9 +8,9 @@ import numpy as np
 from bnext_jax.config import DataConfig
 from bnext_jax.data.decode.photo import Photo, Undecodable
 from bnext_jax.data.prepare import prepare
-from bnext_jax.data.store import class_names, folder, open_builder, prepared_folder
+from bnext_jax.data.store import class_names, open_builder, prepared_folder
 from bnext_jax.errors import UserError
-from bnext_jax.io.paths import Path
+from bnext_jax.io.paths import Path, to_path
 
 DECODED_BYTES = 256 * 2**20  # a split whose decoded images need no more than this stays in memory (digits, CIFAR)
 
@@ -119,4 +119,4 @@ def open_source(data: DataConfig, split: str) -> Source:
     except (ValueError, KeyError, tfds.core.DatasetNotFoundError) as error:
         splits = ", ".join(builder.info.splits)
         raise UserError(f"dataset {data.name} has no split {split!r}; it has {splits}") from error
-    return Source(data.name, split, records, names, upright=data.orientation == "upright", folder=folder(data))
+    return Source(data.name, split, records, names, upright=data.orientation == "upright", folder=to_path(builder.data_path))

@@ -203,8 +203,7 @@ def committed_steps(workdir: os.PathLike | str) -> list[int]:
       Unreachable: its bucket does not answer.
     """
     root = to_path(workdir)
-    buckets.check(root, "the work directory")
-    if not root.is_dir():
+    if not buckets.patient(root, root.is_dir):
         raise UserError(f"{workdir} does not exist; give a work directory that `train` wrote")
     steps = buckets.patient(root, lambda: steps_in(root))
     if not steps:

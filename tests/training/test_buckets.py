@@ -11,8 +11,8 @@ import time
 import pytest
 
 from bnext_jax.io.paths import to_path
-from tests.helpers.checkpoints import saved_state
-from tests.helpers.launcher import free_port
+from tests.helpers.checkpoints import assert_same_state
+from tests.helpers.launcher import free_port, wait_for
 from tests.helpers.photographs import TINY
 from tests.helpers.storage import BUCKET, Storage
 
@@ -81,22 +81,9 @@ def data(start):
     return folder
 
 
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def last(error):
     """The last line that is not empty."""
     return error.strip().splitlines()[-1]
-
-
-def assert_same(workdir, whole):
-    (step, ours), (others_step, theirs) = saved_state(workdir), saved_state(whole[0])
-    assert step == others_step == STEPS and ours.keys() == theirs.keys() and len(ours) > 60
-    assert all(ours[key].tobytes() == theirs[key].tobytes() for key in ours)
 
 
 def steps(workdir):
@@ -117,7 +104,7 @@ def test_a_run_in_a_bucket_killed_three_times_ends_bit_for_bit_as_on_a_disk(star
     code, result, error = start(*words(run, data))()
     assert code == 0, error
     assert {key: result[key] for key in SAME} == {key: whole[1][key] for key in SAME}
-    assert_same(run, whole)
+    assert_same_state(run, whole[0], STEPS)
     assert not pathlib.Path("gs:").exists()
 
 
@@ -196,7 +183,7 @@ def test_an_outage_shorter_than_the_deadline_costs_nothing_but_time(start, stora
     code, result, error = begun()
     assert code == 0, error
     assert {key: result[key] for key in SAME} == {key: whole[1][key] for key in SAME}
-    assert_same(run, whole)
+    assert_same_state(run, whole[0], STEPS)
 
 
 def test_a_bucket_that_stays_away_ends_the_run_with_75_and_it_resumes_later(start, storage, data, whole):
@@ -211,7 +198,7 @@ def test_a_bucket_that_stays_away_ends_the_run_with_75_and_it_resumes_later(star
     assert told[:2] == (2, None)
     assert last(told[2]).startswith(f"bnext: --workdir {run} cannot be reached (no answer within 30 s); check its name")
     assert start(*words(run, data))()[0] == 0
-    assert_same(run, whole)
+    assert_same_state(run, whole[0], STEPS)
 
 
 @pytest.mark.parametrize("status", [403, 503])

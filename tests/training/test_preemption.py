@@ -13,8 +13,8 @@ import pytest
 
 from bnext_jax.io import checkpoint
 from bnext_jax.io.logs import read_metrics
-from tests.helpers.checkpoints import saved_state
-from tests.helpers.launcher import free_port
+from tests.helpers.checkpoints import assert_same_state
+from tests.helpers.launcher import free_port, wait_for
 
 KILLS = 20
 STEPS = 16  # two epochs of 512 // 64 = 8 batches
@@ -48,26 +48,11 @@ def steps(workdir):
     return sorted(int(entry.name) for entry in pathlib.Path(workdir).glob("checkpoints/*") if entry.name.isdigit())
 
 
-def wait_for(condition, seconds=120):
-    """Waits until condition() is true. Fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def result(output):
     """(JSON object on standard output or None, standard error) of a process, as far as it is written."""
     out, err = (pathlib.Path(f"{output}{ending}") for ending in (".out", ".err"))
     text = out.read_text().strip() if out.exists() else ""
     return json.loads(text) if text else None, err.read_text() if err.exists() else ""
-
-
-def assert_same_state(one, other):
-    (step, ours), (others_step, theirs) = saved_state(one), saved_state(other)
-    assert step == others_step == STEPS and ours.keys() == theirs.keys() and len(ours) > 60
-    for key in ours:
-        assert ours[key].tobytes() == theirs[key].tobytes(), key
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -95,7 +80,7 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_as_the_uninterrupted_one(lau
         assert max(steps(runs[-1]), default=0) >= before
     assert in_saves >= KILLS // 8
     for run in runs:
-        assert_same_state(run, whole)
+        assert_same_state(run, whole, STEPS)
         lines = [(line["step"], line["test_top1"]) for line in read_metrics(run)]
         assert lines == [(line["step"], line["test_top1"]) for line in read_metrics(whole)] and len(lines) == 2
 
@@ -127,7 +112,7 @@ def test_sigterm_saves_and_exits_with_code_75_and_the_run_resumes(launcher, word
     assert f"told to stop after step {saved} of {STEPS}" in error
     assert launcher.end(launcher.start(words(run, *more), tmp_path / "on")) == 0
     assert f"resuming {run} at step {saved} of {STEPS}" in result(tmp_path / "on")[1]
-    assert_same_state(run, whole)
+    assert_same_state(run, whole, STEPS)
 
 
 def workers_of(pid):
