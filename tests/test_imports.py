@@ -10,7 +10,8 @@ import bnext_jax
 LINES = """
 errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
 analysis.tables
-nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
+nn.lowering nn.convolution nn.kbit nn.layers nn.batch_norm nn.quantizers nn.weight_quantizers nn.aqt nn.binary_conv
+nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing

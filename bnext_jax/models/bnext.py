@@ -15,8 +15,9 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, default_stride
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import BasicBlock
-from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Linear, PReLU, Temperature, channel_means
+from bnext_jax.nn.layers import Buffer, Conv, Linear, PReLU, Temperature, channel_means
 
 # The stem's width, then the width of each block.
 WIDTHS = {

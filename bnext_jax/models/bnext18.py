@@ -7,13 +7,13 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, default_stride
 from bnext_jax.models.bnext import check_stride
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import KERNEL_QUANTIZER_18, BinaryFeedForward, ElmAttention18
-from bnext_jax.nn.layers import BatchNorm, Conv, Linear, PReLU, Temperature, channel_means
+from bnext_jax.nn.layers import Conv, Linear, PReLU, Temperature, channel_means, max_pool
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2
@@ -98,7 +98,7 @@ class BNext18(TableModel):
         temperature = self.temperature[...] if temperature is None else temperature
         x = self.norm(self.conv(images))
         if self.downsample:
-            x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+            x = max_pool(x, 3, 2, 1)
         for stage in self.stages:
             for block in stage:
                 x = block(x, temperature)

@@ -10,8 +10,9 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel
+from bnext_jax.nn.batch_norm import NORM_EPSILON, BatchNorm
 from bnext_jax.nn.depthwise import DepthwiseConv
-from bnext_jax.nn.layers import NORM_EPSILON, BatchNorm, Conv, Linear, channel_means, spatial
+from bnext_jax.nn.layers import Conv, Linear, channel_means, spatial
 
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 # The stages of B0: expansion (1 is a depthwise-separable block), kernel side, stride of the first block, width, number of blocks.

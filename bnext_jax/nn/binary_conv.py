@@ -8,6 +8,7 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, convolution, plain
+from bnext_jax.nn.layers import Initializer
 from bnext_jax.nn.quantizers import ActivationQuantizer, WeightQuantizer
 
 PADDINGS = ("torch", "same")
@@ -35,6 +36,7 @@ class BinaryConv(nnx.Module):
       padding: "torch" pads size // 2 pixels on all sides. "same" is TensorFlow's rule: ceil(side / stride) output positions, and an odd
           pixel goes to the bottom and to the right.
       pad_value: value of the padded pixels.
+      initializer: draws the latent weights, as a function of jax.nn.initializers; None means that the kernel quantizer draws them.
       rngs: random streams; the layer draws its latent weights from "params".
     Raises:
       UserError: the padding is unknown.
@@ -51,17 +53,24 @@ class BinaryConv(nnx.Module):
         kernel_quantizer: WeightQuantizer,
         padding: str = "torch",
         pad_value: float = 0,
+        initializer: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         if padding not in PADDINGS:
             raise UserError(f"padding is {padding!r}; one of: {', '.join(PADDINGS)}")
         self.stride, self.padding, self.pad_value = stride, padding, pad_value
         self.input_quantizer, self.kernel_quantizer = input_quantizer, kernel_quantizer
-        values = kernel_quantizer.initialize(rngs.params(), (size, size, inputs, features))
+        values = (initializer or kernel_quantizer.initialize)(rngs.params(), (size, size, inputs, features))
         self.kernel = LatentWeight(values, quantizer=kernel_quantizer, bounds=kernel_quantizer.bounds, decay="weights")
 
     def __call__(
-        self, x: jax.Array, temperature: jax.Array | float | None = None, *, shift: jax.Array | None = None, dtype: Any = None
+        self,
+        x: jax.Array,
+        temperature: jax.Array | float | None = None,
+        *,
+        shift: jax.Array | None = None,
+        binarizes: jax.Array | bool = True,
+        dtype: Any = None,
     ) -> jax.Array:
         """Quantizes the input and the kernel, and convolves them.
 
@@ -69,15 +78,18 @@ class BinaryConv(nnx.Module):
           x: [N, H, W, inputs], any floating type.
           temperature: scalar T for the kernel quantizer.
           shift: [inputs], added to x before the input quantizer; None adds nothing.
+          binarizes: boolean scalar; False multiplies with the latent weights as they are.
           dtype: type of the sums and of the output; None means the type of x.
         Returns:
           [N, ceil(H/stride), ceil(W/stride), features].
         """
         binary = x if self.input_quantizer is None else self.input_quantizer(x, shift)
-        kernel = self.kernel_quantizer(self.kernel[...], temperature).astype(x.dtype)
-        if self.padding == "torch" and self.pad_value == 0:
-            return convolution(binary, kernel, self.stride, dtype)
-        size = self.kernel.shape[0]
+        kernel = self.kernel_quantizer(self.kernel[...], temperature)
+        if binarizes is not True:
+            kernel = jnp.where(binarizes, kernel, self.kernel[...])
+        kernel, size = kernel.astype(x.dtype), self.kernel.shape[0]
         pads = border(x.shape[1:3], size, self.stride, size // 2 if self.padding == "torch" else "SAME")
+        if self.pad_value == 0 and pads == ((size // 2, size // 2),) * 2:
+            return convolution(binary, kernel, self.stride, dtype)
         padded = jnp.pad(binary, ((0, 0), *pads, (0, 0)), constant_values=self.pad_value)
         return plain(padded, kernel, self.stride, dtype, pads=((0, 0), (0, 0)))

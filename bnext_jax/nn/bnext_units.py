@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.nn import epilogue
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.layers import BatchNorm, Buffer, Conv, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
-from bnext_jax.nn.quantizers import AnnealedSign, SteSign, WeightQuantizer
+from bnext_jax.nn.layers import Buffer, Conv, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
+from bnext_jax.nn.quantizers import SteSign, WeightQuantizer
+from bnext_jax.nn.weight_quantizers import AnnealedSign
 
 SCALE_AT_FIRST = 0.5
 INPUT_QUANTIZER = SteSign(clip_value=1.5)

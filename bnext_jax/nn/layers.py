@@ -1,4 +1,4 @@
-"""The real-valued layers of BNext: PReLU, squeeze-and-excitation gate, batch norm over groups of examples, convolution, linear layer.
+"""The real-valued layers: convolution, linear layer, PReLU, squeeze-and-excitation gate, pooling. Module batch_norm has batch norm.
 
 Each parameter holds its weight-decay group as metadata. The group is "weights" for a parameter with four dimensions in the PyTorch
 state dict (convolutions, gate convolutions, shift, scale), and "rest" for all others.
@@ -6,7 +6,6 @@ state dict (convolutions, gate convolutions, shift, scale), and "rest" for all o
 
 import math
 from collections.abc import Callable
-from types import EllipsisType
 from typing import Any, Literal
 
 import jax
@@ -18,9 +17,8 @@ from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, plain
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
 
-NORM_EPSILON = 1e-5
-NORM_DECAY = 0.9  # decay of the running statistics; PyTorch calls it momentum 0.1
 PRELU_SLOPE = 0.25
+Initializer = Callable[..., jax.Array]  # of (key, shape), as in jax.nn.initializers
 
 
 class Buffer(nnx.Variable):
@@ -36,6 +34,11 @@ def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
     bound = fan_in**-0.5
     flat = jax.random.uniform(key, (math.prod(shape),), minval=-bound, maxval=bound)  # 1-D compiles faster than 4-D
     return flat.reshape(shape)
+
+
+def drawn(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, initializer: Initializer | None) -> jax.Array:
+    """Draws a kernel from the stream "params": with the initializer, or PyTorch's default if it is None."""
+    return uniform(rngs.params(), shape, fan_in) if initializer is None else initializer(rngs.params(), shape)
 
 
 def accumulation_dtype(dtype: Any) -> jnp.dtype:
@@ -64,6 +67,12 @@ def average_pool(x: jax.Array, activation: Callable[[jax.Array], jax.Array] = la
     # mean() would write float32 maps in a bfloat16 network (benchmarks/tpu_step.py). sum() writes none, and accumulates in float32 too
     windows = activation(x.reshape(n, height // 2, 2, width // 2, 2, channels))
     return windows.sum((2, 4), dtype=x.dtype) / 4
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int | Literal["SAME"] = 0) -> jax.Array:
+    """Max-pools x [N,H,W,C] over size x size windows. Padding is -infinity, see nn.convolution.border for its pixels."""
+    pads = border(x.shape[1:3], size, stride, padding)
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), ((0, 0), *pads, (0, 0)))
 
 
 class PReLU(nnx.Module):
@@ -97,6 +106,7 @@ class Conv(nnx.Module):
       bias: whether the layer has a bias.
       weight_bits: bits of a quantized kernel, with one range per (input, output) pair; None means a float kernel. The layer never
           quantizes its input.
+      initializer: draws the kernel, as a function of jax.nn.initializers; None means PyTorch's default.
       rngs: random streams; the layer draws its parameters from "params".
     Attributes:
       edition_bits: bits of the kernel in the network's quantized edition (docs/spec.md, section 5).
@@ -115,12 +125,13 @@ class Conv(nnx.Module):
         groups: int = 1,
         bias: bool = False,
         weight_bits: int | None = None,
+        initializer: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.stride, self.groups = stride, groups
         self.padding = size // 2 if padding is None else padding
         fan_in = size * size * inputs // groups
-        self.kernel = nnx.Param(uniform(rngs.params(), (size, size, inputs // groups, features), fan_in), decay="weights")
+        self.kernel = nnx.Param(drawn(rngs, (size, size, inputs // groups, features), fan_in, initializer), decay="weights")
         self.bias = nnx.Param(uniform(rngs.params(), (features,), fan_in), decay="rest") if bias else None
         self.quantizer = Quantizer(weight_bits, (0, 1)) if weight_bits else None
 
@@ -136,7 +147,7 @@ class Conv(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """y = x W + b with PyTorch's initialization. W is [inputs, features], b is [features].
+    """y = x W + b with PyTorch's initialization. W is [inputs, features], b is [features], or there is none.
 
     Args:
       inputs: input channels.
@@ -144,15 +155,26 @@ class Linear(nnx.Module):
       decay: weight-decay group of W: "weights" for a 1x1 convolution, "rest" for a classifier. See the module's docstring.
       bits: bits of quantized W and x; None means float. A classifier's quantizer clips at +-25, that of a 1x1 convolution at +-1000.
       edition_bits: see Conv. A gate's layers get 4.
+      bias: whether the layer has b.
+      initializer: draws W, see Conv.
       rngs: random streams; the layer draws its parameters from "params".
     """
 
     def __init__(
-        self, inputs: int, features: int, *, decay: str = "rest", bits: int | None = None, edition_bits: int = 8, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        features: int,
+        *,
+        decay: str = "rest",
+        bits: int | None = None,
+        edition_bits: int = 8,
+        bias: bool = True,
+        initializer: Initializer | None = None,
+        rngs: nnx.Rngs,
     ) -> None:
         self.edition_bits = edition_bits
-        self.kernel = nnx.Param(uniform(rngs.params(), (inputs, features), inputs), decay=decay)
-        self.bias = nnx.Param(uniform(rngs.params(), (features,), inputs), decay="rest")
+        self.kernel = nnx.Param(drawn(rngs, (inputs, features), inputs, initializer), decay=decay)
+        self.bias = nnx.Param(uniform(rngs.params(), (features,), inputs), decay="rest") if bias else None
         limit = CLASSIFIER_CLIP if decay == "rest" else CLIP
         self.quantizer = Quantizer(bits, (0,), limit=limit, unused_scale=decay == "rest") if bits else None
 
@@ -161,7 +183,8 @@ class Linear(nnx.Module):
         kernel = self.kernel[...]
         if self.quantizer is not None:
             x, kernel = self.quantizer.input(x), self.quantizer.kernel(kernel)
-        return jnp.matmul(x, kernel.astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        y = jnp.matmul(x, kernel.astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class Gate(nnx.Module):
@@ -194,96 +217,6 @@ def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def channel_means(x: jax.Array) -> jax.Array:
     """Averages x [N,H,W,C] over height and width, in at least float32: [N,C]."""
     return x.astype(accumulation_dtype(x.dtype)).mean((1, 2))
-
-
-class BatchNorm(nnx.Module):
-    """Batch norm with PyTorch's unbiased running variance, computed from per-image sums. Examples share statistics in groups.
-
-    A group has n = examples * positions values per channel. It normalizes with mean = sum/n and the biased var = sum_sq/n - mean^2.
-    After a batch, running = 0.9 running + 0.1 new. `new` is, averaged over groups: for the mean, mean; for the variance, var * n/(n-1).
-
-    Args:
-      features: channels.
-      epsilon: added to the variance.
-      kind: type of the variables of scale and bias: nnx.Param, or Buffer where they are kept but not trained.
-    Attributes:
-      use_running_average: True in evaluation. Set it with nnx.view.
-      batch_norm_group: number of examples that share statistics; None means the whole batch. Set it with nnx.view.
-    """
-
-    def __init__(self, features: int, *, epsilon: float = NORM_EPSILON, kind: type[nnx.Variable] = nnx.Param) -> None:
-        self.epsilon = epsilon
-        self.scale = kind(jnp.ones((features,)), decay="rest")
-        self.bias = kind(jnp.zeros((features,)), decay="rest")
-        self.mean = nnx.BatchStat(jnp.zeros((features,)))
-        self.var = nnx.BatchStat(jnp.ones((features,)))
-        self.batches = nnx.BatchStat(jnp.zeros((), jnp.int32))  # PyTorch's num_batches_tracked
-        self.use_running_average = False
-        self.batch_norm_group: int | None = None
-
-    def set_view(self, use_running_average: bool | None = None, batch_norm_group: int | EllipsisType | None = ...) -> None:
-        """Changes attributes; nnx.view calls this method.
-
-        Args:
-          use_running_average: new value; None changes nothing.
-          batch_norm_group: new value; ... changes nothing.
-        """
-        if use_running_average is not None:
-            self.use_running_average = use_running_average
-        if batch_norm_group is not ...:
-            self.batch_norm_group = batch_norm_group
-
-    def affine(self, total: jax.Array, total_sq: jax.Array, positions: int) -> tuple[jax.Array, jax.Array]:
-        """Computes a and b such that x * a + b is the normalized x. In training it also updates the running statistics.
-
-        Args:
-          total: sums of x over the positions of each image, [N,C].
-          total_sq: sums of x*x over the positions of each image, [N,C].
-          positions: number of positions of an image, H*W.
-        Returns:
-          (a, b), [N,C] each in training, [1,C] each in evaluation.
-        Raises:
-          UserError: N is not divisible by batch_norm_group.
-        """
-        scale, bias = self.scale[...].astype(total.dtype), self.bias[...].astype(total.dtype)
-        if self.use_running_average:
-            mean, var = self.mean[...].astype(total.dtype)[None], self.var[...].astype(total.dtype)[None]
-        else:
-            examples, channels = total.shape
-            group = self.batch_norm_group or examples
-            if examples % group:
-                raise UserError(f"a batch of {examples} does not divide into batch-norm groups of {group}; change batch_norm_group")
-            count = group * positions
-            sums = total.reshape(-1, group, channels).sum(1), total_sq.reshape(-1, group, channels).sum(1)
-            mean = sums[0] / count
-            var = jnp.maximum(sums[1] / count - jnp.square(mean), 0)
-            self._update(mean.mean(0), var.mean(0) * (count / max(count - 1, 1)))
-            spread = (mean.shape[0], group, channels)  # broadcast and reshape, because jnp.repeat gathers across devices
-            mean = jnp.broadcast_to(mean[:, None], spread).reshape(examples, channels)
-            var = jnp.broadcast_to(var[:, None], spread).reshape(examples, channels)
-        a = scale * lax.rsqrt(var + self.epsilon)
-        return a, bias - mean * a
-
-    def _update(self, mean, var):
-        for running, new in ((self.mean, mean), (self.var, var)):
-            running[...] = NORM_DECAY * running[...] + (1 - NORM_DECAY) * lax.stop_gradient(new).astype(running.dtype)
-        self.batches[...] = self.batches[...] + 1
-
-    def with_means(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Normalizes x [N,H,W,C], and computes the channel means of the result from those of x.
-
-        Returns:
-          (normalized x [N,H,W,C] in the type of x, its channel means [N,C] in at least float32).
-        """
-        total, total_sq = channel_sums(x)
-        positions = x.shape[1] * x.shape[2]
-        a, b = self.affine(total, total_sq, positions)
-        y = (x.astype(a.dtype) * spatial(a, a.dtype) + spatial(b, b.dtype)).astype(x.dtype)
-        return y, a * (total / positions) + b
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalizes x [N,H,W,C]. The result has the shape and type of x."""
-        return self.with_means(x)[0]  # in evaluation the compiler removes the sums as dead code
 
 
 def spatial(per_image: jax.Array, dtype: Any) -> jax.Array:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.kbit import Quantizer
-from bnext_jax.nn.layers import BatchNorm, Temperature
+from bnext_jax.nn.layers import Temperature
 
 BINARY, NORM, CODES, FLOAT = "binary", "norm", "codes", "float"  # kinds of slots
 WORD = 32  # bits

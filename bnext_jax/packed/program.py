@@ -12,9 +12,10 @@ from flax import nnx
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.bnext import BNextConfig
 from bnext_jax.models.bnext18 import BNext18Config
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.bnext_units import BinaryFeedForward, BinaryUnit, ElmAttention18
-from bnext_jax.nn.layers import BatchNorm, Conv, Linear
+from bnext_jax.nn.layers import Conv, Linear
 from bnext_jax.packed.file import PROGRAM, places
 
 MAGIC, VERSION = 0x54584E42, 1

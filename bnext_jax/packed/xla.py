@@ -130,7 +130,13 @@ class PackedConv(nnx.Module):
         self.kernel_scale = None if scale is None else PackedBits(jnp.asarray(scale))
 
     def __call__(
-        self, x: jax.Array, temperature: jax.Array | float | None = None, *, shift: jax.Array | None = None, dtype: Any = None
+        self,
+        x: jax.Array,
+        temperature: jax.Array | float | None = None,
+        *,
+        shift: jax.Array | None = None,
+        binarizes: jax.Array | bool = True,
+        dtype: Any = None,
     ) -> jax.Array:
         """Computes what BinaryConv computes. Where the quantized input is between the levels (sign(0) = 0), it counts as the high one.
 
@@ -138,11 +144,12 @@ class PackedConv(nnx.Module):
           x: [N, H, W, inputs], any floating type.
           temperature: ignored; packed weights are exact.
           shift: [inputs], added to x before the input quantizer; None adds nothing.
+          binarizes: ignored; packed weights are binary.
           dtype: type of the output; None means the type of x.
         Returns:
           [N, ceil(H/stride), ceil(W/stride), features].
         """
-        del temperature
+        del temperature, binarizes
         (low, high), size = self._levels(), self.kernel.shape[0]
         x_bits = octets(self._positive, x, shift)
         pads = border(x.shape[1:3], size, self.stride, size // 2 if self.padding == "torch" else "SAME")

@@ -7,7 +7,7 @@ from flax import nnx
 from bnext_jax.io.checkpoint import without_run
 from bnext_jax.io.save import described
 from bnext_jax.models.table import create_model
-from bnext_jax.nn.layers import BatchNorm
+from bnext_jax.nn.batch_norm import BatchNorm
 
 
 def exact_network(name="bnext", classes=10, **arguments):

@@ -9,7 +9,8 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.nn.binary_conv import BinaryConv, LatentWeight
 from bnext_jax.nn.convolution import convolution
-from bnext_jax.nn.quantizers import AnnealedSign, SteSign
+from bnext_jax.nn.quantizers import SteSign
+from bnext_jax.nn.weight_quantizers import AnnealedSign
 
 BNEXT = {"input_quantizer": SteSign(clip_value=1.5), "kernel_quantizer": AnnealedSign()}
 

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn.layers import BatchNorm, Gate, PReLU, average_pool
+from bnext_jax.nn.batch_norm import BatchNorm
+from bnext_jax.nn.layers import Gate, PReLU, average_pool
 
 
 def images(n=6, size=4, channels=3):

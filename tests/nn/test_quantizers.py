@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bnext_jax.errors import UserError
-from bnext_jax.nn.quantizers import AnnealedSign, SteSign, WeightQuantizer
+from bnext_jax.nn.quantizers import SteSign, WeightQuantizer
+from bnext_jax.nn.weight_quantizers import AnnealedSign
 
 SIGN, WEIGHT = SteSign(clip_value=1.5), AnnealedSign()  # the quantizers of BNext
 BESIDE = 1e-6

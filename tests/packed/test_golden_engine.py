@@ -12,7 +12,8 @@ from flax import nnx
 from bnext_jax.io.checkpoint import without_run
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.table import create_model
-from bnext_jax.nn.layers import BatchNorm, Conv
+from bnext_jax.nn.batch_norm import BatchNorm
+from bnext_jax.nn.layers import Conv
 from bnext_jax.packed import file
 from bnext_jax.packed.engine import Engine
 from bnext_jax.packed.pack import pack

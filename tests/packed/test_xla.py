@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.quantizers import ActivationQuantizer, AnnealedSign, SteSign
+from bnext_jax.nn.quantizers import ActivationQuantizer, SteSign
+from bnext_jax.nn.weight_quantizers import AnnealedSign
 from bnext_jax.packed import xla
 from bnext_jax.packed.layout import packed_bits
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from flax import nnx
 
 if TYPE_CHECKING:
+    from bnext_jax.nn.batch_norm import BatchNorm
     from bnext_jax.nn.depthwise import DepthwiseConv
-    from bnext_jax.nn.layers import BatchNorm, Conv, Linear
+from bnext_jax.nn.layers import Conv, Linear
 
 
 @dataclasses.dataclass(frozen=True)
