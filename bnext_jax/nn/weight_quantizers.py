@@ -204,8 +204,8 @@ class XnorWeightScale(EstimatedWeight):
     Backward, with g = dL/d(output), n weights of an output channel, I input channels, and sums over an output channel:
 
         straight           g. A port to PyTorch for ResNet-18, to which the network `xnornet18` is held.
-        full               1[abs(w) <= 1] (g a + sign(c) sum(g sign(c)) / n): the derivative with a straight-through sign, and here
-                           sign(0) = 0. larq's AlexNet.
+        full               1[abs(w) <= 1] (g a + sign(c) sum(g sign(c)) / n): the derivative with a straight-through sign. The first
+                           sign(c) is 0 at 0. larq's AlexNet.
         centered           (a g 1[abs(c) <= 1] + sign(c) sum(g sign(c)) / n) (1 - 1/I) n. The port of the authors' code to PyTorch.
         centered_torch7    g (a 1[abs(c) < 1] + 1/n) (1 - 1/I) n. The authors' code, in Torch7.
 
@@ -246,8 +246,7 @@ class XnorWeightScale(EstimatedWeight):
         if self.gradient == "straight":
             return gradient
         clipped, scale, n, inputs = self._clipped(latent), self.scale(latent), math.prod(latent.shape[:-1]), latent.shape[-2]
-        signs = jnp.sign(clipped)
-        through_scale = signs * (gradient * signs).sum(_axes(latent)) / n
+        through_scale = jnp.sign(clipped) * (gradient * self.signs(latent)).sum(_axes(latent)) / n
         if self.gradient == "full":
             return jnp.where(jnp.abs(latent) <= 1, gradient * scale + through_scale, 0)
         if self.gradient == "centered":
