@@ -29,7 +29,7 @@ from benchmarks import record
 from benchmarks.steps import best_seconds
 from benchmarks.train_step import BATCH, PIXELS
 from bnext_jax.distill import roster
-from bnext_jax.io.torch.names import LAYOUTS, entries
+from bnext_jax.io.names.rules import LAYOUTS, entries
 from bnext_jax.models.table import abstract_model, create_model
 from bnext_jax.nn.network import split
 

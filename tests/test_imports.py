@@ -19,7 +19,7 @@ data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.
 data.augment.operations data.augment.randaugment data.augment.transforms
 data.store data.datasets.digits data.datasets.folders
 data.prepare data.splits data.faults data.pipeline
-io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference
+io.names.entry io.names.bnext io.names.teachers io.names.rules io.names.recognise io.torch.state_dict io.torch.inference
 io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network

@@ -14,9 +14,9 @@ from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import buckets, checkpoint, sidecar
+from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
-from bnext_jax.io.torch.recognise import recognise, timm_names
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES

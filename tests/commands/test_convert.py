@@ -14,8 +14,8 @@ from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
 from bnext_jax.io.load import load
+from bnext_jax.io.names.recognise import timm_names
 from bnext_jax.io.torch import torch_files
-from bnext_jax.io.torch.recognise import timm_names
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from tests.helpers.commands import ROOT, SMOKE, command, refused, result_of

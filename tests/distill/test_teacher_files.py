@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
+from bnext_jax.io.names.recognise import timm_names
 from bnext_jax.io.torch import torch_files
-from bnext_jax.io.torch.recognise import timm_names
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from bnext_jax.training import run as run_module

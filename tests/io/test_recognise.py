@@ -8,8 +8,8 @@ from flax import nnx
 
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
+from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.torch import torch_files
-from bnext_jax.io.torch.recognise import recognise, timm_names
 from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.table import MODELS, create_model
 from tests.helpers import golden_files

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch.names import entries
+from bnext_jax.io.names.rules import entries
 from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from bnext_jax.models.convnext import Block
 from bnext_jax.models.efficientnet import scaled_width

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.io.torch.recognise import recognise
+from bnext_jax.io.names.recognise import recognise
 from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.layers import Conv, Linear

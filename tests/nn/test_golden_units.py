@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.io.torch.names import LAYOUTS, entries
+from bnext_jax.io.names.rules import LAYOUTS, entries
 from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from tests.helpers import golden_files
 from tests.helpers.golden_units import build

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bnext_jax.errors import UserError, one_line
+from bnext_jax.io.names.recognise import BEGINS
 from bnext_jax.io.torch.objects import Odd, Tensor
-from bnext_jax.io.torch.recognise import BEGINS
 
 log = logging.getLogger(__name__)
 DEEPEST, DOTS = 8, 32  # how many dicts and lists inside each other are searched; how many parts of a prefix

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.torch.names import COUNT, LAYOUTS, entries
+from bnext_jax.io.names.rules import COUNT, LAYOUTS, entries
 
 
 def _stored(array):
@@ -70,7 +70,7 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
     for entry in expected:
         _, to_ours = LAYOUTS[entry.layout]
         found = tensors[entry.name] if entry.name in tensors else np.zeros(_expected(entry), np.int64)
-        entry.variable.set_value(_stored(to_ours(np.asarray(found))))
+        entry.variable.set_value(_stored(to_ours(np.asarray(found), entry.variable.shape)))
     return module
 
 

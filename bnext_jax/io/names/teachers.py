@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bnext_jax.io.torch.entry import Entry, affine, norm
+from bnext_jax.io.names.entry import Entry, affine, norm
 
 if TYPE_CHECKING:
     from bnext_jax.models.convnext import ConvNeXt
