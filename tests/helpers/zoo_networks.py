@@ -1,7 +1,61 @@
 """Builds the network or the block of a reference output of the folder zoo."""
 
-NETWORKS = {}
-BLOCKS = {}
+import json
+
+from flax import nnx
+
+from bnext_jax.models import birealnet, bnn, reactnet, real_to_binary, xnornet
+from bnext_jax.models.table import abstract_model
+
+
+def _of_widths(name):
+    def build(_, meta):
+        return abstract_model(name, meta["num_classes"], widths=tuple(meta["widths"]), stem_stride=2)
+
+    return build
+
+
+NETWORKS = {
+    "bnn_18": _of_widths("bnn18"),
+    "xnor_18": _of_widths("xnornet18"),
+    "bireal_18": _of_widths("birealnet18"),
+    "reactnet_18": _of_widths("reactnet18"),
+    "reactnet_a": _of_widths("reactnet_a"),
+    "real_to_binary": _of_widths("real_to_binary"),
+}
+
+
+def _plain(module, x):
+    return module(x)
+
+
+def _clipped(module, x):
+    return module(bnn.hard_tanh(x))
+
+
+def _shapes(arrays):
+    return {str(name): json.loads(str(shape)) for name, shape in zip(arrays["names"], arrays["shapes"], strict=True)}
+
+
+def _block(cls, prefix="", call=_plain, **options):
+    """A block whose channels go from those of the input to those of the cotangent."""
+
+    def build(arrays, meta):
+        inputs, features = meta["input_shape_nchw"][1], arrays["train"].shape[1]
+        return cls(inputs, features, meta["stride"], rngs=nnx.Rngs(0), **options), prefix, call
+
+    return build
+
+
+BLOCKS = {
+    "bnn_18": _block(bnn.Block, "block.", _clipped),
+    "xnor_18": _block(xnornet.Block),
+    "bireal_18": _block(birealnet.Block),
+    "reactnet_18": _block(reactnet.Block18),
+    "reactnet_a": _block(reactnet.BlockA),
+    "real_to_binary": _block(real_to_binary.HalfBlock, "block_"),
+    "strong_baseline": _block(real_to_binary.HalfBlock, "block_", side=4),
+}
 
 
 def network(arrays, meta):

@@ -1,4 +1,8 @@
-"""Converts between modules of bnext_jax and PyTorch state dicts: from_state_dict and to_state_dict."""
+"""Converts between modules of bnext_jax and state dicts of the reference implementations: from_state_dict and to_state_dict.
+
+A state dict holds PyTorch's names and layouts, or those of Keras (LAYER/WEIGHT) and Flax (COLLECTION/MODULE/NAME) for the networks whose
+reference is written in them.
+"""
 
 from collections.abc import Mapping
 
@@ -8,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
+from bnext_jax.io.names.entry import ABSENT
 from bnext_jax.io.names.rules import COUNT, LAYOUTS, entries
 
 
@@ -25,7 +30,7 @@ def _expected(entry):
 
 
 def _has(entry, tensors):
-    """Whether a state dict has a tensor for an entry. Counters of batches may be missing, as in files of old versions of PyTorch."""
+    """Whether a state dict has what an entry needs. Counters of batches may be missing, as in files of old versions of PyTorch."""
     return entry.name in tensors or entry.layout == COUNT
 
 
@@ -63,7 +68,8 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
       UserError: missing or unknown names, wrong shapes, integers in place of floats, or temperatures that differ. The message lists all
         of them, and the module is not changed.
     """
-    expected = entries(module)
+    every = entries(module)
+    expected = [entry for entry in every if entry.layout != ABSENT]
     problems = _problems(expected, tensors)
     if problems:
         raise UserError(f"the state dict does not fit the network in {len(problems)} places: " + "; ".join(problems))
@@ -71,6 +77,9 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
         _, to_ours = LAYOUTS[entry.layout]
         found = tensors[entry.name] if entry.name in tensors else np.zeros(_expected(entry), np.int64)
         entry.variable.set_value(_stored(to_ours(np.asarray(found), entry.variable.shape)))
+    for entry in every:
+        if entry.layout == ABSENT:
+            entry.variable.set_value(jnp.zeros(entry.variable.shape, entry.variable.dtype))
     return module
 
 
@@ -86,6 +95,8 @@ def to_state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for entry in entries(module):
+        if entry.layout == ABSENT:
+            continue
         to_torch, _ = LAYOUTS[entry.layout]
         tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
     return tensors
