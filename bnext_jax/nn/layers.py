@@ -17,18 +17,11 @@ from jax import lax
 from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, plain
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
+from bnext_jax.nn.variables import Buffer, Switch, Temperature  # noqa: F401  layers and networks take them from here
 
 NORM_EPSILON = 1e-5
 NORM_DECAY = 0.9  # decay of the running statistics; PyTorch calls it momentum 0.1
 PRELU_SLOPE = 0.25
-
-
-class Buffer(nnx.Variable):
-    """An array kept only for the round trip with PyTorch, such as an unused PReLU or norm. It is not trained and has no weight decay."""
-
-
-class Temperature(nnx.Variable):
-    """The current temperature of a network's binary weights. It is data, not a parameter, so a new value needs no compilation."""
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
