@@ -9,7 +9,7 @@ import bnext_jax
 
 LINES = """
 errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
-analysis.tables
+analysis.tables nn.variables
 nn.lowering nn.convolution nn.kbit nn.layers nn.batch_norm nn.quantizers nn.weight_quantizers nn.aqt nn.binary_conv nn.shortcut
 nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet

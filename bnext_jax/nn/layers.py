@@ -16,17 +16,10 @@ from jax import lax
 from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, plain
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
+from bnext_jax.nn.variables import Buffer, Switch, Temperature  # noqa: F401  layers and networks take them from here
 
 PRELU_SLOPE = 0.25
 Initializer = Callable[..., jax.Array]  # of (key, shape), as in jax.nn.initializers
-
-
-class Buffer(nnx.Variable):
-    """An array kept only for the round trip with PyTorch, such as an unused PReLU or norm. It is not trained and has no weight decay."""
-
-
-class Temperature(nnx.Variable):
-    """The current temperature of a network's binary weights. It is data, not a parameter, so a new value needs no compilation."""
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:

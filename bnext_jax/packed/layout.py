@@ -16,7 +16,7 @@ from flax import nnx
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.kbit import Quantizer
-from bnext_jax.nn.layers import Temperature
+from bnext_jax.nn.layers import Switch, Temperature
 
 BINARY, NORM, CODES, FLOAT = "binary", "norm", "codes", "float"  # kinds of slots
 WORD = 32  # bits
@@ -44,14 +44,14 @@ class Slot:
 def slots(model: nnx.Module) -> list[Slot]:
     """The slots of a network, in the order of the paths. The network may be abstract.
 
-    There is none for the temperature, and none for the statistics and counters of batch norms.
+    There is none for the temperature and for switches, and none for the statistics and counters of batch norms.
     """
     modules = dict(nnx.iter_modules(model))
     found = []
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         module: Any = modules[path[:-1]]
         name, shape = "/".join(map(str, path)), tuple(variable.shape)
-        if isinstance(variable, Temperature):
+        if isinstance(variable, Temperature | Switch):
             continue
         if isinstance(module, BatchNorm):
             if path[-1] == "scale":

@@ -14,7 +14,7 @@ from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
 from bnext_jax.nn.kbit import Quantizer
-from bnext_jax.nn.layers import Temperature
+from bnext_jax.nn.layers import Switch, Temperature
 from bnext_jax.nn.network import flatten, unflatten
 from bnext_jax.packed.file import PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, slots, spread, unpacked_bits, unpacked_codes
@@ -118,10 +118,11 @@ def _values(slot: Slot, arrays: list[np.ndarray]) -> dict[str, Any]:
 
 
 def _filled(model: TableModel, values: Mapping[str, Any]) -> TableModel:
-    """A network with the given values, {path: array}. Temperatures become 0, and all other variables keep their own values."""
+    """A network with the given values, {path: array}. Temperatures are 0, switches are on, all other variables keep their own values."""
     graphdef, state = nnx.split(model)
     cold = {path: jnp.zeros(value.shape, value.dtype) for path, value in flatten(nnx.state(model, Temperature)).items()}
-    return nnx.merge(graphdef, unflatten({**flatten(state), **cold, **values}))
+    on = {path: jnp.ones(value.shape, value.dtype) for path, value in flatten(nnx.state(model, Switch)).items()}
+    return nnx.merge(graphdef, unflatten({**flatten(state), **cold, **on, **values}))
 
 
 def restored(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TableModel:

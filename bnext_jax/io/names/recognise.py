@@ -149,7 +149,7 @@ def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) ->
             try:
                 name, outputs, arguments = family(tensors, expected)
             except (KeyError, IndexError) as error:
-                raise UserError(f"the file looks like a {title} but lacks {error}, which is needed to find its widths") from error
+                raise UserError(f"the file looks like a network {title} but lacks {error}, which is needed to find its widths") from error
             for known, fixed in NAMED.items():
                 if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):
                     return known, outputs, {key: value for key, value in arguments.items() if key not in fixed}
