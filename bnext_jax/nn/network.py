@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
-from bnext_jax.nn.layers import BatchNorm, Switch
+from bnext_jax.nn.layers import Switch
 
 
 def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
