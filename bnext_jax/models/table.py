@@ -13,6 +13,7 @@ from bnext_jax.models.bnext import WIDTHS, BNext, BNextConfig
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConfig
+from bnext_jax.models.pokebnn import PokeBNN, PokeBnnConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ MODELS = {
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
     "convnext": Entry(ConvNeXt, ConvNeXtConfig, {}),  # takes widths=(...), depths=(...)
+    "pokebnn": Entry(PokeBNN, PokeBnnConfig, {}),  # takes multiplier=..., depths=(...), widths=(...)
 }
 
 
@@ -80,9 +82,9 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
       (1, 10)
 
     Args:
-      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Teachers:
-          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
-          arguments.
+      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). PokeBNN:
+          pokebnn, with multiplier=... Teachers: efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny,
+          or "efficientnet" and "convnext" with arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: fields of the network's config, see model_config.

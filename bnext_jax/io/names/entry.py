@@ -20,11 +20,13 @@ class Entry:
       name: the tensor's name in PyTorch.
       variable: the variable that holds its values here.
       layout: a key of names.LAYOUTS, which converts between the two layouts.
+      fixed: True = the network here knows only the value that the variable has. Tensors with another value do not fit.
     """
 
     name: str
     variable: nnx.Variable
     layout: str
+    fixed: bool = False
 
 
 def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnext_jax.errors import UserError
+from bnext_jax.io.names import pokebnn
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
 from bnext_jax.models.convnext import PATCH, SIZES
@@ -109,11 +110,16 @@ def _convnext(tensors):
     return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
 
 
+def _pokebnn(tensors):
+    return "pokebnn", *pokebnn.arguments(tensors)
+
+
 FAMILIES = {
     "feature.": _bnext,
     "layer0.": _bnext18,
     "conv_stem.": _efficientnet,
     "stages.": _convnext,
+    "params/init_conv": _pokebnn,
 }
 # How the names of a network's tensors begin, behind any prefix. Lite0's package has an underscore of its own.
 BEGINS = re.compile(r"(?:^|\.)((?:feature\.\d|layer0\.\d|_?conv_stem\.|stages\.\d))")

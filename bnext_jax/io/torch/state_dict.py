@@ -24,6 +24,11 @@ def _expected(entry):
     return to_torch(np.broadcast_to(np.float32(0), entry.variable.shape)).shape
 
 
+def _theirs(entry):
+    to_torch, _ = LAYOUTS[entry.layout]
+    return to_torch(np.asarray(entry.variable[...]))
+
+
 def _has(entry, tensors):
     """Whether a state dict has a tensor for an entry. Counters of batches may be missing, as in files of old versions of PyTorch."""
     return entry.name in tensors or entry.layout == COUNT
@@ -38,6 +43,8 @@ def _problems(expected, tensors):
             lines.append(f"{entry.name} has shape {np.shape(tensors[entry.name])}, the network needs {_expected(entry)}")
         elif entry.name in tensors and entry.layout != COUNT and not jnp.issubdtype(np.asarray(tensors[entry.name]).dtype, jnp.floating):
             lines.append(f"{entry.name} has numbers of {np.asarray(tensors[entry.name]).dtype}, the network needs floats")
+        elif entry.fixed and entry.name in tensors and not np.array_equal(_theirs(entry), tensors[entry.name]):
+            lines.append(f"{entry.name} is not {float(entry.variable[0]):g} everywhere, as the network needs")
     temperatures = {
         float(np.reshape(tensors[entry.name], -1)[0])
         for entry in expected
@@ -86,6 +93,5 @@ def to_state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for entry in entries(module):
-        to_torch, _ = LAYOUTS[entry.layout]
-        tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
+        tensors[entry.name] = np.array(_theirs(entry), order="C")
     return tensors
