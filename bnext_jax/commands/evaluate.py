@@ -114,7 +114,7 @@ def evaluate_network(
         **found,
         "step": metadata["step"],
         "temperature": metadata["temperature"],
-        "binary": metadata.get("packed", False) or watch.is_binary(network.latent, variables, metadata["temperature"]),
+        "binary": metadata.get("packed", False) or watch.is_binary(network, variables, metadata["temperature"]),
         "precision": str(dtype),
         "preprocessing": used,
         "model": described["name"],

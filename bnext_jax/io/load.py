@@ -41,7 +41,7 @@ def _recognised(path, expected, weights):
         found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
     else:
         try:
-            found = recognise(file.tensors)
+            found = recognise(file.tensors, expected)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     if expected not in (None, found[0]):

@@ -76,6 +76,12 @@ def check_bits(name: str, value: int | None) -> None:
         raise UserError(f"{name} is {value}; it is 4 or 8, or None")
 
 
+def check_stride(stride: int | None) -> None:
+    """Raises UserError unless the stride of a stem is 1, 2 or None."""
+    if stride not in (None, 1, 2):
+        raise UserError(f"stem_stride is {stride}; it is 1 or 2, or None")
+
+
 def default_stride(num_classes: int) -> int:
     """The default stride of BNext's stems, as in the reference code: 2 with 1000 classes, else 1 (docs/spec.md, section 1)."""
     return 2 if num_classes == 1000 else 1

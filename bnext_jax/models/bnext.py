@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, default_stride
+from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, check_stride, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import BasicBlock
 from bnext_jax.nn.layers import Buffer, Conv, Linear, PReLU, Temperature, channel_means
@@ -28,20 +28,14 @@ WIDTHS = {
 }
 
 
-def check_widths(widths: Sequence[int]) -> None:
+def check_widths(widths: Sequence[int], network: str = "BNext") -> None:
     """Raises UserError unless there are two or more widths, the first is at least 8, and each keeps or doubles the previous width."""
     steps_fit = all(after in (before, 2 * before) for before, after in itertools.pairwise(widths))
     if len(widths) < 2 or min(widths) < 8 or not steps_fit:
         raise UserError(
-            f"widths {tuple(widths)} are not a BNext: give the stem's width (8 or more), then one width per block,"
+            f"widths {tuple(widths)} are not a {network}: give the stem's width (8 or more), then one width per block,"
             " each equal to the previous width or twice as large"
         )
-
-
-def check_stride(stride: int | None) -> None:
-    """Raises UserError unless the stride of a stem is 1, 2 or None."""
-    if stride not in (None, 1, 2):
-        raise UserError(f"stem_stride is {stride}; it is 1 or 2, or None")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig, TableModel, default_stride
-from bnext_jax.models.bnext import check_stride
+from bnext_jax.models.base import NetworkConfig, TableModel, check_stride, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import KERNEL_QUANTIZER_18, BinaryFeedForward, ElmAttention18
 from bnext_jax.nn.layers import Conv, Linear, PReLU, Temperature, channel_means, max_pool

@@ -9,11 +9,16 @@ from flax import nnx
 
 from bnext_jax.errors import UserError, nearest
 from bnext_jax.models.base import NetworkConfig, TableModel
+from bnext_jax.models.birealnet import BiRealNet, BiRealNetConfig
 from bnext_jax.models.bnext import WIDTHS, BNext, BNextConfig
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
+from bnext_jax.models.bnn import Bnn, BnnConfig
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConfig
 from bnext_jax.models.pokebnn import PokeBNN, PokeBnnConfig
+from bnext_jax.models.reactnet import ReActNet18, ReActNet18Config, ReActNetA, ReActNetAConfig
+from bnext_jax.models.real_to_binary import RealToBinary, RealToBinaryConfig, StrongBaseline, StrongBaselineConfig
+from bnext_jax.models.xnornet import XnorNet, XnorNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,13 @@ MODELS = {
     **{name: Entry(BNext, BNextConfig, {"widths": widths}) for name, widths in WIDTHS.items()},
     "bnext": Entry(BNext, BNextConfig, {}),  # needs widths=(...)
     "bnext18": Entry(BNext18, BNext18Config, {}),
+    "bnn18": Entry(Bnn, BnnConfig, {}),
+    "xnornet18": Entry(XnorNet, XnorNetConfig, {}),
+    "birealnet18": Entry(BiRealNet, BiRealNetConfig, {}),
+    "real_to_binary": Entry(RealToBinary, RealToBinaryConfig, {}),
+    "strong_baseline": Entry(StrongBaseline, StrongBaselineConfig, {}),
+    "reactnet18": Entry(ReActNet18, ReActNet18Config, {}),
+    "reactnet_a": Entry(ReActNetA, ReActNetAConfig, {}),
     **{name: Entry(EfficientNet, EfficientNetConfig, scale) for name, scale in SCALES.items()},
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},

@@ -21,8 +21,9 @@ from flax import nnx
 from bnext_jax.nn import epilogue
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.layers import Buffer, Conv, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
+from bnext_jax.nn.layers import Buffer, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
 from bnext_jax.nn.quantizers import SteSign, WeightQuantizer
+from bnext_jax.nn.shortcut import PooledShortcut
 from bnext_jax.nn.weight_quantizers import AnnealedSign
 
 SCALE_AT_FIRST = 0.5
@@ -231,18 +232,6 @@ class ElmAttention(BinaryUnit):
         return out, channel_means(out)
 
 
-class Shortcut18(nnx.Module):
-    """BNext-18's shortcut in units that change the shape: average pool 2x2, real 1x1 convolution, batch norm."""
-
-    def __init__(self, inputs: int, features: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = Conv(inputs, features, 1, rngs=rngs)
-        self.norm = BatchNorm(features)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [N,H,W,C] to [N,H/2,W/2,C']. Raises UserError for an odd height or width."""
-        return self.norm(self.conv(average_pool(x)))
-
-
 class ElmAttention18(ElmAttention):
     """BNext-18's attention unit. Its gate mixes the residual (not x) with y. The unit applies the block's stride and widening.
 
@@ -255,7 +244,7 @@ class ElmAttention18(ElmAttention):
             prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER_18, rngs=rngs,
         )  # fmt: skip
         changes = stride != 1 or inputs != features
-        self.shortcut = Shortcut18(inputs, features, rngs=rngs) if changes else None
+        self.shortcut = PooledShortcut(inputs, features, rngs=rngs) if changes else None
 
     def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
         """Does what ElmAttention.step does, with C' output channels. It ignores `mean`, the channel means of x."""

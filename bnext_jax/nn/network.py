@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
+from bnext_jax.nn.layers import Switch
 
 
 def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
@@ -45,16 +47,33 @@ class Network:
       bounds: {path: (low, high)} of the parameters that `project` clips after each update.
       decay_groups: {path: "weights" or "rest"} of every parameter.
       latent: {path: WeightQuantizer} of the latent weights.
+      switches: {path: (unit, since)} of the switches, see nn.layers.Switch.
+      binarizers: paths of the switches without which the latent weights are not binarized.
+      own_statistics: paths of the running statistics that are not those of a BatchNorm.
     """
 
     graphdef: nnx.GraphDef
     bounds: dict
     decay_groups: dict
     latent: dict
+    switches: dict
+    binarizers: tuple
+    own_statistics: tuple
 
-    def has_exact_signs(self, temperature: float) -> bool | None:
-        """Whether all quantizers give exact signs at this temperature. None for a network without binary weights."""
-        return all(quantizer.is_exact(temperature) for quantizer in self.latent.values()) if self.latent else None
+    def binarizes(self, variables: Mapping[str, jax.Array]) -> bool:
+        """Whether the switches in the variables {path: array} let the network binarize its latent weights."""
+        return all(bool(variables[path]) for path in self.binarizers)
+
+    def has_exact_signs(self, variables: Mapping[str, jax.Array], temperature: float) -> bool | None:
+        """Whether the network multiplies with exact signs at this temperature. None for a network without binary weights.
+
+        Args:
+          variables: {path: array}, at least the variables that are not parameters.
+          temperature: scalar T of the binary weights.
+        """
+        if not self.latent:
+            return None
+        return self.binarizes(variables) and all(quantizer.is_exact(temperature) for quantizer in self.latent.values())
 
     def __call__(
         self, variables: Mapping[str, jax.Array], images: jax.Array, temperature: jax.Array | float | None = None
@@ -87,13 +106,19 @@ def split(
     """
     view = nnx.view(model, use_running_average=not training, batch_norm_group=batch_norm_group, raise_if_not_found=False)
     graphdef, params, rest = nnx.split(view, nnx.Param, ...)  # type: ignore[misc]
-    variables = _variables(params)
+    variables, others = _variables(params), _variables(rest)
+    switches = {path: v.get_metadata() for path, v in others.items() if isinstance(v, Switch)}
+    norms = {"/".join(map(str, path)) for path, module in nnx.iter_modules(view) if isinstance(module, BatchNorm)}
+    statistics = [path for path, v in others.items() if isinstance(v, nnx.BatchStat)]
     bounds = {path: v.get_metadata().get("bounds") for path, v in variables.items()}
     network = Network(
         graphdef=graphdef,
         bounds={path: pair for path, pair in bounds.items() if pair is not None},
         decay_groups={path: v.get_metadata()["decay"] for path, v in variables.items()},
         latent={path: v.get_metadata()["quantizer"] for path, v in variables.items() if isinstance(v, LatentWeight)},
+        switches={path: (told["unit"], told["since"]) for path, told in switches.items()},
+        binarizers=tuple(path for path, told in switches.items() if told["binarizes"]),
+        own_statistics=tuple(path for path in statistics if path.rpartition("/")[0] not in norms),
     )
     return network, flatten(params), flatten(rest)
 

@@ -17,7 +17,8 @@ from bnext_jax.nn.aqt import UNSET, AqtQuantizer, weight_bound
 from bnext_jax.nn.batch_norm import Grouped
 from bnext_jax.nn.convolution import border
 from bnext_jax.nn.kbit import KernelQuantizer
-from bnext_jax.nn.layers import PRELU_SLOPE, Conv, Linear, TrainingStatistic
+from bnext_jax.nn.layers import PRELU_SLOPE, Conv, Linear
+from bnext_jax.nn.variables import TrainingStatistic
 
 SQUEEZE = 8  # input channels of squeeze-and-excitation for each channel between its layers
 RATE = 0.1  # share of a batch in the running means of maxima and minima

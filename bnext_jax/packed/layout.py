@@ -16,7 +16,7 @@ from flax import nnx
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.kbit import KernelQuantizer
-from bnext_jax.nn.layers import Switch, Temperature, TrainingStatistic
+from bnext_jax.nn.variables import Switch, Temperature, TrainingStatistic
 
 BINARY, NORM, CODES, FLOAT = "binary", "norm", "codes", "float"  # kinds of slots
 WORD = 32  # bits

@@ -11,7 +11,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
-from bnext_jax.nn.layers import Temperature
+from bnext_jax.nn.layers import Switch, Temperature
 from bnext_jax.packed.file import FORMAT, PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
 from bnext_jax.packed.program import program
@@ -30,7 +30,8 @@ def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.n
       exactly 0; they count as +1), and the entries KEPT of the metadata. The tensors include a program if the engine in C knows the
       network.
     Raises:
-      UserError: the network has no binary weights, its weights are not exactly binary at its temperature, or a value is not finite.
+      UserError: the network has no binary weights, its weights are not exactly binary at its temperature or at its step, or a value is
+        not finite.
     """
     source = metadata.get("source", "the network")
     found = slots(model)
@@ -65,10 +66,17 @@ def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.n
 
 
 def _check(model: nnx.Module, found: list[Slot], source: str) -> None:
-    """Raises UserError unless the network has binary weights, all finite and exactly binary at its temperature."""
+    """Raises UserError unless the network has binary weights, all finite and exactly binary at its temperature and step."""
     quantizers = {slot.variable.get_metadata()["quantizer"] for slot in found if slot.kind == BINARY}
     if not quantizers:
         raise UserError(f"{source} has no binary weights; there is nothing to pack")
+    for _, switch in nnx.to_flat_state(nnx.state(model, Switch)):
+        told = switch.get_metadata()
+        if told["binarizes"] and not switch.get_value():
+            raise UserError(
+                f"the weights of {source} are not binary yet: its network binarizes them from {told['unit']} {told['since']} on (counted"
+                " from 0); train it further, then pack it"
+            )
     temperatures = [float(value) for value in jax.tree.leaves(nnx.state(model, Temperature))]
     temperature = max(temperatures, default=1.0)
     for quantizer in quantizers:

@@ -14,8 +14,8 @@ from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
 from bnext_jax.nn.kbit import KernelQuantizer
-from bnext_jax.nn.layers import Switch, Temperature, TrainingStatistic
 from bnext_jax.nn.network import flatten, unflatten
+from bnext_jax.nn.variables import Switch, Temperature, TrainingStatistic
 from bnext_jax.packed.file import PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, slots, spread, unpacked_bits, unpacked_codes
 from bnext_jax.packed.xla import PackedConv

@@ -115,7 +115,7 @@ def _trained(run: Run, claim: Claim) -> dict[str, Any]:
         "steps": run.done,
         "epochs": run.done // run.steps_per_epoch,
         "temperature": run.temperature,
-        "binary": watch.is_binary(run.programs.network.latent, run.state["params"], run.temperature),
+        "binary": watch.is_binary(run.programs.network, run.variables, run.temperature),
         "images": images,
         "train_seconds": seconds,
         "examples_per_second": images / seconds if seconds else 0.0,
@@ -154,7 +154,7 @@ def _epochs(
     """
     config, every = run.config, run.config.checkpoint.every_steps
     feed = preemption.Feed(run.read(start, last), run.blank_batch, run.flag, stop)
-    meter, binary = watch.Meter(), watch.BinaryWatch(run.programs.network.latent, run.state["params"])
+    meter, binary = watch.Meter(), watch.BinaryWatch(run.programs.network, run.state["params"])
     clock, final = watch.Clock(), None
 
     def write(done, values):
@@ -243,7 +243,7 @@ def _epoch_values(run: Run, meter: watch.Meter, binary: watch.BinaryWatch, step:
         **meter.norms(),
         "learning_rate": meter.last["learning_rate"],
         "temperature": run.temperature,
-        **binary.look(run.state["params"], run.temperature, layers=run.config.watch_layers),
+        **binary.look(run.variables, run.temperature, layers=run.config.watch_layers),
         "images_per_second": images / (seconds["step_seconds"] + seconds["data_wait_seconds"]),
         **seconds,
         "undecodable": meter.undecodable,  # number of replaced images

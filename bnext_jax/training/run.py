@@ -163,7 +163,7 @@ class Run:
             "step": step,
             "epoch": step // self.steps_per_epoch,
             "temperature": self.temperature,
-            "exact_signs": self.programs.network.has_exact_signs(self.temperature),
+            "exact_signs": self.programs.network.has_exact_signs(self.state["batch_stats"], self.temperature),
             "preprocessing": {
                 "mean": list(config.data.mean),
                 "std": list(config.data.std),
@@ -211,8 +211,12 @@ class Run:
         Returns:
           {"top1" (percent), "top5" (percent), "loss" (nats), "examples"}.
         """
-        variables = self.shardings.put({**self.state["params"], **self.state["batch_stats"]})
-        return self._evaluated(self.programs.eval_step, variables, stop)
+        return self._evaluated(self.programs.eval_step, self.shardings.put(self.variables), stop)
+
+    @property
+    def variables(self) -> dict[str, jax.Array]:
+        """All variables of the student now, {path: array} on the devices."""
+        return {**self.state["params"], **self.state["batch_stats"]}
 
     def _evaluated(
         self, step: Callable[..., Mapping[str, jax.Array]], variables: dict[str, jax.Array], stop: preemption.Preemption | None

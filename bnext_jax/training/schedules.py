@@ -1,4 +1,6 @@
-"""Schedules of the learning rate and the temperature, one value per epoch (docs/spec.md, section 3)."""
+"""Schedules of the learning rate and the temperature, one value per epoch (docs/spec.md, section 3), and of switches."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +54,15 @@ def temperature(config: TemperatureConfig, epochs: int, epoch: ArrayLike) -> jax
         return jnp.power(config.decay, epoch)
     anneal = config.exact_from * epochs
     return jnp.where(epoch < anneal, jnp.power(1e-7, epoch / anneal), 0.0)
+
+
+def switches(rules: Mapping[str, tuple[str, int]], step: ArrayLike, epoch: ArrayLike) -> dict[str, jax.Array]:
+    """Returns {path: boolean scalar}, the switches of a network in a step: on where the step or the epoch is at least `since`.
+
+    Args:
+      rules: {path: (unit, since)}, see nn.network.Network.
+      step: integer scalar, traced or not.
+      epoch: likewise, the epoch of the step.
+    """
+    now = {"step": step, "epoch": epoch}
+    return {path: jnp.asarray(now[unit]) >= since for path, (unit, since) in rules.items()}

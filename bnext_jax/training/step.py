@@ -145,29 +145,37 @@ def make_step(
         """Returns ((loss, (statistics, hits)), gradients) of the whole batch.
 
         With spec.accumulate > 1 this computes the batch in pieces. It averages loss, statistics and gradients, and sums the hits.
-        The result is that of the whole batch, because no batch-norm group spans two pieces (see mesh.check_batch).
+        The result is that of the whole batch, because no batch-norm group spans two pieces (see mesh.check_batch). A layer's own
+        statistic that no piece changes keeps its bits: the average of equal numbers may differ from them in the last bit.
         """
         compute = jax.value_and_grad(loss_fn, has_aux=True)
         if spec.accumulate == 1:
             return compute(params, batch_stats, batch, *rest)
         pieces = shardings.microbatches(batch, spec.accumulate)
 
-        def add(total, piece):
-            return jax.tree.map(jnp.add, total, compute(params, batch_stats, piece, *rest)), None
+        def add(carry, piece):
+            total, kept = carry
+            found = compute(params, batch_stats, piece, *rest)
+            (_, (stats, _)), _ = found
+            kept = {path: same & (stats[path] == batch_stats[path]) for path, same in kept.items()}
+            return (jax.tree.map(jnp.add, total, found), kept), None
 
         one = jax.eval_shape(compute, params, batch_stats, jax.tree.map(lambda x: x[0], pieces), *rest)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
-        ((loss, (stats, hits)), grads), _ = jax.lax.scan(add, zeros, pieces)
+        unchanged = {path: jnp.ones(batch_stats[path].shape, jnp.bool_) for path in student.own_statistics}
+        (((loss, (stats, hits)), grads), kept), _ = jax.lax.scan(add, (zeros, unchanged), pieces)
         loss, stats, grads = jax.tree.map(_divided_by(spec.accumulate), (loss, stats, grads))
+        stats |= {path: jnp.where(same, batch_stats[path], stats[path]) for path, same in kept.items()}
         return (loss, (stats, hits)), grads
 
     def step(state, batch, flag, teacher_variables):
         epoch = state["step"] // spec.steps_per_epoch
         rate = schedules.learning_rate(spec.optimizer, spec.epochs, epoch)
         temperature = schedules.temperature(spec.temperature, spec.epochs, epoch)
+        before = {**state["batch_stats"], **schedules.switches(student.switches, state["step"], epoch)}
         inputs = {name: batch[name] for name in ("image", "label")}
         whole = shardings.gathered(state["params"])
-        (loss, (stats, hits)), grads = gradients(whole, state["batch_stats"], inputs, temperature, teacher_variables)
+        (loss, (stats, hits)), grads = gradients(whole, before, inputs, temperature, teacher_variables)
         grads = shardings.split(grads)
 
         direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
@@ -176,7 +184,7 @@ def make_step(
         # The norm of params - p, not of rate * direction: XLA then computes the norm in the same pass that writes the parameters.
         # On TPUs that pass moves 28 bytes per parameter instead of 40.
         change = {path: params[path] - p for path, p in state["params"].items()}
-        batch_stats = {**state["batch_stats"], **stats}
+        batch_stats = {**before, **stats}
         if "temperature" in batch_stats:  # stored in the network, so that a checkpoint states its temperature
             batch_stats["temperature"] = temperature.astype(batch_stats["temperature"].dtype)
         new_state = {

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bnext_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from bnext_jax.nn.quantizers import WeightQuantizer
+    from bnext_jax.nn.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -122,48 +122,49 @@ class BinaryWatch:
     The quantizers tell the signs and which weights are exactly binary.
 
     Args:
-      latent: {path: quantizer}, see nn.network.Network.latent.
+      network: tells the latent weights and their quantizers.
       params: {path: array}, the parameters to compare the first look with.
     """
 
-    def __init__(self, latent: Mapping[str, "WeightQuantizer"], params: Mapping[str, jax.Array]) -> None:
-        self._paths, self._quantizers = tuple(latent), tuple(latent.values())
+    def __init__(self, network: "Network", params: Mapping[str, jax.Array]) -> None:
+        self._network, self._paths, self._quantizers = network, tuple(network.latent), tuple(network.latent.values())
         self._before = _signs(self._quantizers, self._chosen(params))
 
     def _chosen(self, params):
         return [params[path] for path in self._paths]
 
-    def look(self, params: Mapping[str, jax.Array], temperature: float, layers: bool = False) -> dict[str, float]:
+    def look(self, variables: Mapping[str, jax.Array], temperature: float, layers: bool = False) -> dict[str, float]:
         """Measures the weights, and keeps their signs for the next look.
 
         Args:
-          params: {path: array}, the parameters now.
+          variables: {path: array}, all variables now.
           temperature: of the binary weights.
           layers: also measure each layer.
         Returns:
-          {"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights. With `layers` also
-          "flip_ratio/LAYER" and "plus_share/LAYER", the share of the layer's weights with sign +1.
+          {"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights. binary_share is 0 while a Switch lets
+          the network multiply with its latent weights. With `layers` also "flip_ratio/LAYER" and "plus_share/LAYER", the share of the
+          layer's weights with sign +1.
         """
         if not self._paths:
             return {}
-        latents = self._chosen(params)
+        latents = self._chosen(variables)
         counted, self._before = _count(self._quantizers, latents, self._before, jnp.float32(temperature))
         counted = [counts.astype(int) for counts in jax.device_get(counted)]
         total = sum(latent.size for latent in latents)
         binary, flips, _ = sum(counted)
-        found = {"binary_share": int(binary) / total, "flip_ratio": int(flips) / total}
+        found = {"binary_share": int(binary) / total if self._network.binarizes(variables) else 0.0, "flip_ratio": int(flips) / total}
         for path, latent, (_, flipped, positive) in zip(self._paths, latents, counted, strict=True) if layers else ():
             name, size = path.removesuffix("/kernel"), latent.size
             found |= {f"flip_ratio/{name}": int(flipped) / size, f"plus_share/{name}": int(positive) / size}
         return found
 
 
-def is_binary(latent: Mapping[str, "WeightQuantizer"], params: Mapping[str, jax.Array], temperature: float) -> bool:
+def is_binary(network: "Network", variables: Mapping[str, jax.Array], temperature: float) -> bool:
     """Whether every binary weight is exactly +-1 (times its channel's scale, if it has one) at this temperature.
 
     False also for a network without binary weights. The arguments are those of BinaryWatch and of its `look`.
     """
-    return BinaryWatch(latent, params).look(params, temperature).get("binary_share") == 1.0
+    return BinaryWatch(network, variables).look(variables, temperature).get("binary_share") == 1.0
 
 
 class Clock:

@@ -1,23 +1,73 @@
 """Builds the network or the block of a reference output of the folder zoo."""
 
+import json
+
 from flax import nnx
 
-from bnext_jax.models import pokebnn
-from bnext_jax.models.table import create_model
+from bnext_jax.models import birealnet, bnn, pokebnn, reactnet, real_to_binary, xnornet
+from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.poke_layers import Phases
 
 
-def _pokebnn(arrays, meta):
-    return create_model("pokebnn", meta["num_classes"], multiplier=meta["filter_multiplier"], stem_stride=4, rngs=nnx.Rngs(0))
+def _of_widths(name):
+    def build(_, meta):
+        return abstract_model(name, meta["num_classes"], widths=tuple(meta["widths"]), stem_stride=2)
+
+    return build
 
 
-def _pokebnn_bottleneck(arrays, meta):
+def _pokebnn(_, meta):
+    return abstract_model("pokebnn", meta["num_classes"], multiplier=meta["filter_multiplier"], stem_stride=4)
+
+
+NETWORKS = {
+    "bnn_18": _of_widths("bnn18"),
+    "xnor_18": _of_widths("xnornet18"),
+    "bireal_18": _of_widths("birealnet18"),
+    "reactnet_18": _of_widths("reactnet18"),
+    "reactnet_a": _of_widths("reactnet_a"),
+    "real_to_binary": _of_widths("real_to_binary"),
+    "pokebnn": _pokebnn,
+}
+
+
+def _plain(module, x):
+    return module(x)
+
+
+def _clipped(module, x):
+    return module(bnn.hard_tanh(x))
+
+
+def _shapes(arrays):
+    return {str(name): json.loads(str(shape)) for name, shape in zip(arrays["names"], arrays["shapes"], strict=True)}
+
+
+def _block(cls, prefix="", call=_plain, **options):
+    """A block whose channels go from those of the input to those of the cotangent."""
+
+    def build(arrays, meta):
+        inputs, features = meta["input_shape_nchw"][1], arrays["train"].shape[1]
+        return cls(inputs, features, meta["stride"], rngs=nnx.Rngs(0), **options), prefix, call
+
+    return build
+
+
+def _bottleneck(arrays, meta):
     made = pokebnn.Bottleneck(meta["input_shape_nchw"][1], meta["features"], meta["stride"], rngs=nnx.Rngs(0))
-    return made, "", lambda module, x: module(x, Phases(bounded=False))  # AQT's bounds stay as they are set
+    return made, "", lambda module, x: module(x, Phases(bounded=False))  # bounds stay as they are set
 
 
-NETWORKS = {"pokebnn": _pokebnn}
-BLOCKS = {"pokebnn_bottleneck": _pokebnn_bottleneck}
+BLOCKS = {
+    "bnn_18": _block(bnn.Block, "block.", _clipped),
+    "xnor_18": _block(xnornet.Block),
+    "bireal_18": _block(birealnet.Block),
+    "reactnet_18": _block(reactnet.Block18),
+    "reactnet_a": _block(reactnet.BlockA),
+    "real_to_binary": _block(real_to_binary.HalfBlock, "block_"),
+    "strong_baseline": _block(real_to_binary.HalfBlock, "block_", side=4),
+    "pokebnn_bottleneck": _bottleneck,
+}
 
 
 def network(arrays, meta):

@@ -148,6 +148,6 @@ def test_numbers_of_many_digits_change_nothing(tmp_path):
 
 def test_names_of_an_unknown_network_are_kept(tmp_path):
     torch.save(
-        {"model": {"module.layer1.0.conv1.weight": torch.ones(2), "module.fc.bias": torch.ones(2)}, "n": torch.ones(1)}, tmp_path / "a.pth"
+        {"model": {"module.encoder.0.conv1.weight": torch.ones(2), "module.fc.bias": torch.ones(2)}, "n": torch.ones(1)}, tmp_path / "a.pth"
     )
-    np.testing.assert_array_equal(torch_files.read(tmp_path / "a.pth").tensors["module.layer1.0.conv1.weight"], [1, 1])
+    np.testing.assert_array_equal(torch_files.read(tmp_path / "a.pth").tensors["module.encoder.0.conv1.weight"], [1, 1])

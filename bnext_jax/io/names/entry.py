@@ -1,9 +1,11 @@
-"""An entry pairs a tensor of a PyTorch state dict with a variable here. This module makes the entries of norms and of affine layers."""
+"""An entry pairs a variable of another program with a variable here. This module makes the entries of norms and of affine layers."""
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flax import nnx
 
 if TYPE_CHECKING:
@@ -11,22 +13,24 @@ if TYPE_CHECKING:
     from bnext_jax.nn.depthwise import DepthwiseConv
 from bnext_jax.nn.layers import Conv, Linear
 
+ABSENT = "absent"  # the layout of a variable that the other program does not have: Entry.value when it is read, and not written
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of a PyTorch state dict.
+    """One variable of another program.
 
     Attributes:
-      name: the tensor's name in PyTorch.
+      name: its name there. An entry ABSENT has a name for messages only.
       variable: the variable that holds its values here.
-      layout: a key of names.LAYOUTS, which converts between the two layouts.
-      fixed: True = the network here knows only the value that the variable has. Tensors with another value do not fit.
+      layout: a key of rules.LAYOUTS, which converts between the two layouts, or ABSENT.
+      value: the only value that fits, where the network here knows no other; None = any. An ABSENT variable gets it, or 0.
     """
 
     name: str
     variable: nnx.Variable
     layout: str
-    fixed: bool = False
+    value: float | None = None
 
 
 def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
@@ -49,7 +53,7 @@ def affine(prefix: str, layer: "Conv | Linear | DepthwiseConv", layout: str) -> 
     Args:
       prefix: the layer's name in PyTorch.
       layer: the layer here.
-      layout: the kernel's layout, a key of names.LAYOUTS.
+      layout: the kernel's layout, a key of rules.LAYOUTS.
     """
     yield Entry(f"{prefix}.weight", layer.kernel, layout)
     if layer.bias is not None:
@@ -60,3 +64,25 @@ def affine(prefix: str, layer: "Conv | Linear | DepthwiseConv", layout: str) -> 
             yield Entry(f"{prefix}.scale", quantizer.scale, "same")
         yield Entry(f"{prefix}.weight_clip_val", quantizer.weight_clip, "same")
         yield Entry(f"{prefix}.{'activation' if quantizer.scale is None else 'act'}_clip_val", quantizer.input_clip, "same")
+
+
+def keras_norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
+    """Yields the entries of a batch norm with Keras's names. Keras counts no batches."""
+    names = {"gamma": layer.scale, "beta": layer.bias, "moving_mean": layer.mean, "moving_variance": layer.var}
+    for name, variable in names.items():
+        yield Entry(f"{prefix}/{name}", variable, "same")
+    yield Entry(f"{prefix}/batches", layer.batches, ABSENT)
+
+
+def classes(tensors: Mapping[str, np.ndarray], layer: str) -> int:
+    """The number of classes of a state dict, from the classifier's weight or bias. Raises KeyError if it has neither."""
+    for leaf in ("weight", "bias"):
+        if f"{layer}.{leaf}" in tensors:
+            return tensors[f"{layer}.{leaf}"].shape[0]
+    raise KeyError(f"{layer}.weight")
+
+
+def count(names: Iterable[str], pattern: str, start: int = 0) -> int:
+    """How many numbers there are from `start` to the largest that `pattern` captures at the beginning of a name; 0 if no name matches."""
+    found = [int(match[1]) for match in map(re.compile(pattern).match, names) if match]
+    return max(found, default=start - 1) - start + 1

@@ -1,6 +1,7 @@
 """AQT's names for the variables of PokeBNN: paths in its Flax collections "params", "batch_stats" and "get_bounds".
 
-The running means of maxima and minima from which AQT finds bounds are not exchanged: a network that is read starts them anew.
+AQT's trees do not tell the phase of a training. A network that is read quantizes its weights, and sets no bounds that are not set until it
+is trained. The statistics from which AQT finds bounds (`stats` beside `bounds`) are not exchanged: a network that is read starts them anew.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnext_jax.io.names.entry import Entry
+from bnext_jax.io.names.entry import ABSENT, Entry
 from bnext_jax.models.pokebnn import DEPTHS, STEM_SIZES, WIDTHS, PokeBnnConfig
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 def _norm(name: str, layer: "BatchNorm") -> Iterator[Entry]:
     for collection, leaf in (("params", "scale"), ("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var")):
         yield Entry(f"{collection}/{name}/{leaf}", getattr(layer, leaf), "same")
+    yield Entry(f"batch_stats/{name}/batches", layer.batches, ABSENT)
 
 
-def _bounds(name, variable, layout="bounds", fixed=False):
-    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, fixed)
+def _bounds(name, variable, layout="bounds", value=None):
+    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, value)
 
 
 def _layer(name: str, layer: "CalibratedConv | CalibratedLinear", kernel: str = "same", bounds: str = "bounds") -> Iterator[Entry]:
@@ -34,6 +36,8 @@ def _layer(name: str, layer: "CalibratedConv | CalibratedLinear", kernel: str = 
     if layer.bias is not None:
         yield Entry(f"params/{name}/bias", layer.bias, "same")
     yield _bounds(name, layer.quantizer.bounds, bounds)
+    for leaf in ("maximum", "minimum"):
+        yield Entry(f"get_bounds/{name}/{leaf}", getattr(layer.quantizer, leaf), ABSENT)
 
 
 def _activation(number: int, layer: "DPReLU") -> Iterator[Entry]:
@@ -56,7 +60,7 @@ def bottleneck(prefix: str, block: "Bottleneck", _: object, number: int = 0, act
         yield Entry(f"params/conv-{own}/kernel", part.conv.kernel, "same")
         # AQT keeps the bound of a binary input like other bounds. It has one value, which is the quantizer's own.
         bound = part.conv.input_quantizer.bound  # type: ignore[union-attr]  # an AqtSign
-        yield _bounds(f"conv-{own}", nnx.Variable(jnp.full(part.conv.kernel.shape[2:3], bound)), fixed=True)
+        yield _bounds(f"conv-{own}", nnx.Variable(jnp.full(part.conv.kernel.shape[2:3], bound)), value=bound)
         yield from _norm(f"bn{own}", part.norm1)
         yield from _activation(activation + i - 1, part.activation)
         yield from _layer(f"sefc1-{own}", part.excitation.reduce, "pointwise")
@@ -75,9 +79,11 @@ def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
     for i, block in enumerate(model.blocks):
         yield from bottleneck(prefix, block, None, i, 2 + 3 * i)
     yield from _layer("DenseAqt_0", model.classifier, bounds="row")
+    for switch in ("bounded", "quantized"):
+        yield Entry(switch, getattr(model, switch), ABSENT, value=1)
 
 
-def arguments(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
+def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
     """Finds the size of a PokeBNN from AQT's names and shapes.
 
     Args:

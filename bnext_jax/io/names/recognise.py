@@ -1,13 +1,14 @@
 """Finds the network of a PyTorch state dict from the names and shapes of its tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import pokebnn
+from bnext_jax.io.names import frame18, pokebnn, reactnet_a, real_to_binary
+from bnext_jax.io.names.entry import classes, count
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
 from bnext_jax.models.convnext import PATCH, SIZES
@@ -54,22 +55,9 @@ def _width(tensors, prefix):
     raise KeyError(f"{prefix}move.bias")
 
 
-def _classes(tensors, layer):
-    for leaf in ("weight", "bias"):
-        if f"{layer}.{leaf}" in tensors:
-            return tensors[f"{layer}.{leaf}"].shape[0]
-    raise KeyError(f"{layer}.weight")
-
-
-def _count(tensors, pattern):
-    """1 + the largest number that `pattern` captures among the names; 0 if no name matches."""
-    found = [int(match[1]) for match in map(re.compile(pattern).match, tensors) if match]
-    return max(found, default=-1) + 1
-
-
 def _bnext(tensors):
     unit = "Attention" if any(".Attention." in name for name in tensors) else "FFN_3x3"
-    widths = [_width(tensors, f"feature.{i}.{unit}.") for i in range(1, _count(tensors, r"feature\.(\d+)\."))]
+    widths = [_width(tensors, f"feature.{i}.{unit}.") for i in range(1, count(tensors, r"feature\.(\d+)\."))]
     doubles = any(name.startswith((f"feature.{len(widths)}.FFN_1.", f"feature.{len(widths)}.FFN_2.")) for name in tensors)
     arguments: dict[str, Any] = {"widths": (*widths, widths[-1] * (2 if doubles else 1))}
     if unit != "Attention":
@@ -80,15 +68,15 @@ def _bnext(tensors):
     for argument, prefix in quantized.items():
         if any(name.startswith(prefix) and name.endswith("clip_val") for name in tensors):
             arguments[argument] = GATE_BITS if argument == "gate_bits" else BITS
-    return "bnext", _classes(tensors, "fc"), arguments
+    return "bnext", classes(tensors, "fc"), arguments
 
 
 def _bnext18(tensors):
-    classes = _classes(tensors, "fc")
+    outputs = classes(tensors, "fc")
     widths = tuple(_width(tensors, f"layer{i}.0.FFN.") for i in range(len(WIDTHS_18)))
     stride = 2 if tensors["conv1.weight"].shape[-1] == 7 else 1
     arguments = {} if widths == WIDTHS_18 else {"widths": widths}
-    return "bnext18", classes, arguments if stride == default_stride(classes) else {**arguments, "stem_stride": stride}
+    return "bnext18", outputs, arguments if stride == default_stride(outputs) else {**arguments, "stem_stride": stride}
 
 
 def _efficientnet(tensors):
@@ -96,58 +84,76 @@ def _efficientnet(tensors):
     style = "pytorch" if any(".se." in name for name in tensors) else "tf_lite"
     for name, scale in SCALES.items():
         if (scale["stem_width"], scale["head_width"]) == ends and scale.get("style", "pytorch") == style:
-            return name, _classes(tensors, "classifier"), {}
+            return name, classes(tensors, "classifier"), {}
     raise UserError(
         f"the file holds an EfficientNet with {ends[0]} channels in its stem and {ends[1]} in its head; known are {', '.join(SCALES)}"
     )
 
 
 def _convnext(tensors):
-    stages = range(_count(tensors, r"stages\.(\d+)\."))
+    stages = range(count(tensors, r"stages\.(\d+)\."))
     widths = tuple(tensors[f"stages.{i}.blocks.0.conv_dw.weight"].shape[0] for i in stages)
-    depths = tuple(_count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in stages)
+    depths = tuple(count(tensors, rf"stages\.{i}\.blocks\.(\d+)\.") for i in stages)
     patch = tensors["stem.0.weight"].shape[-1]
-    return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
+    return "convnext", classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
 
 
-def _pokebnn(tensors):
-    return "pokebnn", *pokebnn.arguments(tensors)
+def _like_resnet18(tensors, expected):
+    if expected == "bnn18":
+        return expected, *frame18.recognise(tensors, 2)
+    if expected == "xnornet18":
+        return expected, *frame18.recognise_xnornet(tensors)
+    raise UserError(
+        "the file has the names of a ResNet-18, which BNN-18, XNOR-Net-18 and a real-valued ResNet-18 share;"
+        " say which it is with --model=bnn18 or --model=xnornet18 (of convert)"
+    )
 
 
-FAMILIES = {
-    "feature.": _bnext,
-    "layer0.": _bnext18,
-    "conv_stem.": _efficientnet,
-    "stages.": _convnext,
-    "params/init_conv": _pokebnn,
-}
+def _named(name, find):
+    """A family of one name, from a function of the tensors that gives (num_classes, arguments)."""
+    return lambda tensors, _: (name, *find(tensors))
+
+
+# (how a name of the network begins, what the network is called in messages, function of (tensors, expected name) that gives its name,
+# number of classes and arguments). The first that fits a file's names decides.
+FAMILIES: tuple[tuple[str, str, Callable[[Any, str | None], tuple[str, int, dict]]], ...] = (
+    (r"feature\.\d+\.(move11|binary_3x3)\.", "ReActNet-A", _named("reactnet_a", reactnet_a.recognise)),
+    (r"feature\.\d", "BNext", lambda tensors, _: _bnext(tensors)),
+    (r"layer0\.\d", "BNext-18", lambda tensors, _: _bnext18(tensors)),
+    (r"layer\d+\.\d+\.binary_conv\.weights", "Bi-Real Net", _named("birealnet18", lambda tensors: frame18.recognise(tensors, 4))),
+    (r"layer\d+\.\d+\.(binary_conv|move0)\.", "ReActNet-18", _named("reactnet18", lambda tensors: frame18.recognise(tensors, 4))),
+    (r"layer1\.\d", "ResNet-18", _like_resnet18),
+    (r"r2b_bnn_block_1_", "Real-to-Binary", lambda tensors, _: real_to_binary.recognise(tensors)),
+    (r"params/init_conv/", "PokeBNN", _named("pokebnn", pokebnn.recognise)),
+    (r"conv_stem\.", "EfficientNet", lambda tensors, _: _efficientnet(tensors)),
+    (r"stages\.\d", "ConvNeXt", lambda tensors, _: _convnext(tensors)),
+)
 # How the names of a network's tensors begin, behind any prefix. Lite0's package has an underscore of its own.
-BEGINS = re.compile(r"(?:^|\.)((?:feature\.\d|layer0\.\d|_?conv_stem\.|stages\.\d))")
+BEGINS = re.compile(rf"(?:^|\.)(_?conv_stem\.|{'|'.join(begin for begin, *_ in FAMILIES)})")
 NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
 
 
-def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, int, dict[str, Any]]:
+def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) -> tuple[str, int, dict[str, Any]]:
     """Finds the network that a state dict belongs to.
 
     Args:
-      tensors: {PyTorch name: array}; timm's names for the teachers.
+      tensors: {name in the reference implementation: array}; timm's names for the teachers.
+      expected: the name that the user gives, or None. It decides only where the names of several networks are the same.
     Returns:
       (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext" or "convnext", with widths in the
       arguments, if no published network has these widths.
     Raises:
-      UserError: the names are those of another network, or tensors that tell the widths are missing.
+      UserError: the names are those of another network or of several, or tensors that tell the widths are missing.
     """
-    for prefix, family in FAMILIES.items():
-        if any(name.startswith(prefix) for name in tensors):
+    for begin, title, family in FAMILIES:
+        if any(map(re.compile(begin).match, tensors)):
             try:
-                name, classes, arguments = family(tensors)
+                name, outputs, arguments = family(tensors, expected)
             except (KeyError, IndexError) as error:
-                raise UserError(
-                    f"the file looks like a {family.__name__[1:]} but lacks {error}, which is needed to find its widths"
-                ) from error
+                raise UserError(f"the file looks like a network {title} but lacks {error}, which is needed to find its widths") from error
             for known, fixed in NAMED.items():
                 if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):
-                    return known, classes, {key: value for key, value in arguments.items() if key not in fixed}
-            return name, classes, arguments
+                    return known, outputs, {key: value for key, value in arguments.items() if key not in fixed}
+            return name, outputs, arguments
     some = ", ".join(list(tensors)[:3])
     raise UserError(f"the file holds no network that is known here (it starts with {some}); known: {', '.join(MODELS)}")

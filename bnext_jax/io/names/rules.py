@@ -6,13 +6,15 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import bnext, pokebnn, teachers
+from bnext_jax.io.names import bnext, frame18, pokebnn, reactnet_a, real_to_binary, teachers
 from bnext_jax.io.names.entry import Entry
+from bnext_jax.models import birealnet, bnn, reactnet, xnornet
 from bnext_jax.models.bnext import BNext
 from bnext_jax.models.bnext18 import BNext18
 from bnext_jax.models.convnext import ConvNeXt
 from bnext_jax.models.efficientnet import EfficientNet
 from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
+from bnext_jax.models.real_to_binary import HalfBlock, RealToBinary, StrongBaseline
 from bnext_jax.nn import bnext_units, layers
 
 COUNT = "count"  # the layout of num_batches_tracked
@@ -45,6 +47,13 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
 RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     BNext: bnext.bnext,
     BNext18: bnext.bnext18,
+    bnn.Bnn: frame18.bnn_network,
+    xnornet.XnorNet: frame18.xnornet_network,
+    birealnet.BiRealNet: frame18.birealnet_network,
+    reactnet.ReActNet18: frame18.reactnet18_network,
+    reactnet.ReActNetA: reactnet_a.network,
+    RealToBinary: real_to_binary.network,
+    StrongBaseline: real_to_binary.network,
     EfficientNet: teachers.efficientnet,
     ConvNeXt: teachers.convnext,
     PokeBNN: pokebnn.pokebnn,
@@ -53,6 +62,12 @@ RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     bnext_units.BinaryFeedForward: bnext.unit,
     bnext_units.ElmAttention: bnext.unit,
     bnext_units.ElmAttention18: bnext.unit,
+    bnn.Block: frame18.bnn_block,
+    xnornet.Block: frame18.xnornet_block,
+    birealnet.Block: frame18.birealnet_block,
+    reactnet.Block18: frame18.reactnet18_block,
+    reactnet.BlockA: reactnet_a.block,
+    HalfBlock: real_to_binary.half_block,
 }
 
 

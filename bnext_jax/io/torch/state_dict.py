@@ -1,4 +1,8 @@
-"""Converts between modules of bnext_jax and PyTorch state dicts: from_state_dict and to_state_dict."""
+"""Converts between modules of bnext_jax and state dicts of the reference implementations: from_state_dict and to_state_dict.
+
+A state dict holds PyTorch's names and layouts, or those of Keras (LAYER/WEIGHT) and Flax (COLLECTION/MODULE/NAME) for the networks whose
+reference is written in them.
+"""
 
 from collections.abc import Mapping
 
@@ -8,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
+from bnext_jax.io.names.entry import ABSENT
 from bnext_jax.io.names.rules import COUNT, LAYOUTS, entries
 
 
@@ -24,13 +29,8 @@ def _expected(entry):
     return to_torch(np.broadcast_to(np.float32(0), entry.variable.shape)).shape
 
 
-def _theirs(entry):
-    to_torch, _ = LAYOUTS[entry.layout]
-    return to_torch(np.asarray(entry.variable[...]))
-
-
 def _has(entry, tensors):
-    """Whether a state dict has a tensor for an entry. Counters of batches may be missing, as in files of old versions of PyTorch."""
+    """Whether a state dict has what an entry needs. Counters of batches may be missing, as in files of old versions of PyTorch."""
     return entry.name in tensors or entry.layout == COUNT
 
 
@@ -43,8 +43,8 @@ def _problems(expected, tensors):
             lines.append(f"{entry.name} has shape {np.shape(tensors[entry.name])}, the network needs {_expected(entry)}")
         elif entry.name in tensors and entry.layout != COUNT and not jnp.issubdtype(np.asarray(tensors[entry.name]).dtype, jnp.floating):
             lines.append(f"{entry.name} has numbers of {np.asarray(tensors[entry.name]).dtype}, the network needs floats")
-        elif entry.fixed and entry.name in tensors and not np.array_equal(_theirs(entry), tensors[entry.name]):
-            lines.append(f"{entry.name} is not {float(entry.variable[0]):g} everywhere, as the network needs")
+        elif entry.value is not None and entry.name in tensors and not (np.asarray(tensors[entry.name]) == entry.value).all():
+            lines.append(f"{entry.name} is not {entry.value:g} everywhere, and the network knows no other value")
     temperatures = {
         float(np.reshape(tensors[entry.name], -1)[0])
         for entry in expected
@@ -70,7 +70,8 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
       UserError: missing or unknown names, wrong shapes, integers in place of floats, or temperatures that differ. The message lists all
         of them, and the module is not changed.
     """
-    expected = entries(module)
+    every = entries(module)
+    expected = [entry for entry in every if entry.layout != ABSENT]
     problems = _problems(expected, tensors)
     if problems:
         raise UserError(f"the state dict does not fit the network in {len(problems)} places: " + "; ".join(problems))
@@ -78,6 +79,9 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
         _, to_ours = LAYOUTS[entry.layout]
         found = tensors[entry.name] if entry.name in tensors else np.zeros(_expected(entry), np.int64)
         entry.variable.set_value(_stored(to_ours(np.asarray(found), entry.variable.shape)))
+    for entry in every:
+        if entry.layout == ABSENT:
+            entry.variable.set_value(jnp.full(entry.variable.shape, entry.value or 0, entry.variable.dtype))
     return module
 
 
@@ -93,5 +97,8 @@ def to_state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for entry in entries(module):
-        tensors[entry.name] = np.array(_theirs(entry), order="C")
+        if entry.layout == ABSENT:
+            continue
+        to_torch, _ = LAYOUTS[entry.layout]
+        tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
     return tensors

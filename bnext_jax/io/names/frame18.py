@@ -1,0 +1,116 @@
+"""The reference implementations' names for the variables of the networks in the frame of ResNet-18: BNN, XNOR-Net, Bi-Real Net, ReActNet.
+
+All are PyTorch names. Those of BNN and XNOR-Net are torchvision's for a real ResNet-18, so names and shapes do not tell the three apart.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnext_jax.io.names.entry import Entry, affine, classes, count, norm
+from bnext_jax.models.base import default_stride
+from bnext_jax.models.frame18 import WIDTHS
+
+if TYPE_CHECKING:
+    from bnext_jax.models import birealnet, bnn, reactnet, xnornet
+    from bnext_jax.models.frame18 import Frame18
+
+
+def _frame(model, block):
+    yield from affine("conv1", model.conv, "conv")
+    yield from norm("bn1", model.norm)
+    for i, stage in enumerate(model.stages, start=1):
+        for j, one in enumerate(stage):
+            yield from block(f"layer{i}.{j}.", one, None)
+    yield from affine("fc", model.classifier, "linear")
+
+
+def _shortcut(prefix: str, first: int, shortcut: Any) -> Iterator[Entry]:
+    """The convolution is entry `first` of PyTorch's Sequential, the norm the next one."""
+    if shortcut is not None:
+        yield Entry(f"{prefix}downsample.{first}.weight", shortcut.conv.kernel, "conv")
+        yield from norm(f"{prefix}downsample.{first + 1}", shortcut.norm)
+
+
+def bnn_block(prefix: str, block: "bnn.Block", _: object) -> Iterator[Entry]:
+    """Yields the entries of a block of a BNN. The last argument, a temperature, is not used."""
+    for number, conv, layer in ((1, block.conv1, block.norm1), (2, block.conv2, block.norm2)):
+        yield Entry(f"{prefix}conv{number}.weight", conv.kernel, "conv")
+        yield from norm(f"{prefix}bn{number}", layer)
+    yield from _shortcut(prefix, 0, block.shortcut)
+
+
+def xnornet_block(prefix: str, block: "xnornet.Block", _: object) -> Iterator[Entry]:
+    """Yields the entries of a block of an XNOR-Net. The last argument, a temperature, is not used."""
+    for number, unit in ((1, block.unit1), (2, block.unit2)):
+        yield Entry(f"{prefix}conv{number}.weight", unit.conv.kernel, "conv")
+        yield from norm(f"{prefix}bn{number}", unit.norm)
+    yield from _shortcut(prefix, 0, block.shortcut)
+
+
+def birealnet_block(prefix: str, block: "birealnet.Block", _: object) -> Iterator[Entry]:
+    """Yields the entries of a block of a Bi-Real Net. The last argument, a temperature, is not used."""
+    yield Entry(f"{prefix}binary_conv.weights", block.conv.kernel, "flat")
+    yield from norm(f"{prefix}bn1", block.norm)
+    yield from _shortcut(prefix, 1, block.shortcut)
+
+
+def reactnet18_block(prefix: str, block: "reactnet.Block18", _: object) -> Iterator[Entry]:
+    """Yields the entries of a block of a ReActNet-18. The last argument, a temperature, is not used."""
+    yield Entry(f"{prefix}move0.bias", block.unit.shift, "channel")
+    yield Entry(f"{prefix}binary_conv.weight", block.unit.conv.kernel, "conv")
+    yield from norm(f"{prefix}bn1", block.unit.norm)
+    yield Entry(f"{prefix}move1.bias", block.activation.before, "channel")
+    yield Entry(f"{prefix}prelu.weight", block.activation.prelu.slope, "same")
+    yield Entry(f"{prefix}move2.bias", block.activation.after, "channel")
+    yield from _shortcut(prefix, 1, block.shortcut)
+
+
+def bnn_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
+    """Yields the entries of a BNN. The other arguments are not used, as in the functions below."""
+    yield from _frame(model, bnn_block)
+
+
+def xnornet_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
+    """Yields the entries of an XNOR-Net."""
+    yield from _frame(model, xnornet_block)
+
+
+def birealnet_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
+    """Yields the entries of a Bi-Real Net."""
+    yield from _frame(model, birealnet_block)
+
+
+def reactnet18_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
+    """Yields the entries of a ReActNet-18."""
+    yield from _frame(model, reactnet18_block)
+
+
+def recognise(tensors: Mapping[str, np.ndarray], depth: int) -> tuple[int, dict[str, Any]]:
+    """Finds the arguments of a network in this frame.
+
+    Args:
+      tensors: {PyTorch name: array}.
+      depth: the network's own number of blocks of a stage.
+    Returns:
+      (num_classes, arguments) for create_model.
+    Raises:
+      KeyError: a tensor is missing that tells the widths.
+    """
+    outputs = classes(tensors, "fc")
+    widths = tuple(tensors[f"layer{i}.0.bn1.weight"].shape[0] for i in range(1, 1 + count(tensors, r"layer(\d+)\.", start=1)))
+    if f"layer{len(widths)}.0.conv1.weight" in tensors:  # bn1 has the input's width in XNOR-Net's order norm_conv
+        widths = tuple(tensors[f"layer{i}.0.conv1.weight"].shape[0] for i in range(1, 1 + len(widths)))
+    stride = 2 if tensors["conv1.weight"].shape[-1] == 7 else 1
+    found = {"widths": widths, "depth": count(tensors, r"layer1\.(\d+)\."), "stem_stride": stride}
+    usual = {"widths": WIDTHS, "depth": depth, "stem_stride": default_stride(outputs)}
+    return outputs, {key: value for key, value in found.items() if value != usual[key]}
+
+
+def recognise_xnornet(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
+    """Finds the arguments of an XNOR-Net, see recognise. Its batch norms tell the order of its units."""
+    outputs, arguments = recognise(tensors, 2)
+    wide = [i for i in range(2, 9) if f"layer{i}.0.bn1.weight" in tensors]
+    first = any(tensors[f"layer{i}.0.bn1.weight"].shape[0] != tensors[f"layer{i}.0.conv1.weight"].shape[0] for i in wide)
+    return outputs, {**arguments, "order": "norm_conv"} if first else arguments

@@ -1,0 +1,120 @@
+"""The frame of ResNet-18 (He et al. 2015, arXiv 1512.03385) that five binary networks share: stem, four stages, pooling, classifier."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import jax
+from flax import nnx
+
+from bnext_jax.errors import UserError
+from bnext_jax.models.base import NetworkConfig, TableModel, check_stride, default_stride
+from bnext_jax.nn.batch_norm import BatchNorm
+from bnext_jax.nn.layers import Conv, Initializer, Linear, channel_means, max_pool
+
+WIDTHS = (64, 128, 256, 512)
+LARGEST_DEPTH = 100  # blocks of a stage; a larger number is a mistake that would take all memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame18Config(NetworkConfig):
+    """The arguments of a network in this frame.
+
+    Attributes:
+      stem_stride: 2 is the ImageNet stem (7x7 with stride 2, then 3x3 max pool with stride 2). 1 is the CIFAR stem (3x3 with stride 1,
+          no pool). None means 2 with 1000 classes, else 1.
+      widths: channels of each stage. The stem has the width of the first stage. Every stage but the first halves the map.
+      depth: number of blocks of each stage.
+    Raises:
+      UserError: no widths or widths below 1, another stride, a depth below 1.
+    """
+
+    stem_stride: int | None = None
+    widths: tuple[int, ...] = WIDTHS
+    depth: int = 2
+
+    def check(self) -> None:
+        """Raises UserError, see the class."""
+        check_stride(self.stem_stride)
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"widths {self.widths} make no network: give the channels of each stage, 1 or more")
+        if not 1 <= self.depth <= LARGEST_DEPTH:
+            raise UserError(f"depth is {self.depth}; it is the number of blocks of each stage, 1 to {LARGEST_DEPTH}")
+
+    def resolved(self, num_classes: int) -> Self:
+        """Fills in the stride of the stem. Returns a new config."""
+        return dataclasses.replace(self, stem_stride=self.stem_stride or default_stride(num_classes))
+
+
+class Frame18(TableModel):
+    """A network in the frame of ResNet-18. A subclass makes the blocks, and may change the stem and the head.
+
+    Args:
+      config: a Frame18Config.
+      num_classes: outputs of the classifier.
+      padding: of the stem, None = PyTorch's or "SAME" = TensorFlow's, see nn.layers.Conv.
+      norm: makes a batch norm from its number of channels.
+      initializer: draws the kernel of the stem, see nn.layers.Conv.
+      head_initializer: draws the kernel of the classifier, see nn.layers.Linear.
+      rngs: random streams; the network draws its parameters from "params".
+    """
+
+    def __init__(
+        self,
+        config: Frame18Config,
+        num_classes: int,
+        *,
+        padding: Literal["SAME"] | None = None,
+        norm: Callable[[int], BatchNorm] = BatchNorm,
+        initializer: Initializer | None = None,
+        head_initializer: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config: Any = config.resolved(num_classes)
+        self.padding = padding
+        widths = config.widths
+        size, stride = (7, 2) if self.config.stem_stride == 2 else (3, 1)
+        self.conv = Conv(3, widths[0], size, stride, padding=padding, initializer=initializer, rngs=rngs)
+        self.norm = norm(widths[0])
+        stages, inputs = [], widths[0]
+        for i, features in enumerate(widths):
+            stage = []
+            for j in range(config.depth):
+                stage.append(self.make_block(inputs, features, 2 if i > 0 and j == 0 else 1, (i, j), rngs=rngs))
+                inputs = features
+            stages.append(nnx.List(stage))
+        self.stages = nnx.List(stages)
+        self.classifier = Linear(widths[-1], num_classes, initializer=head_initializer, rngs=rngs)
+
+    @abc.abstractmethod
+    def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes a block, which maps [N,H,W,inputs] to [N,H/stride,W/stride,features].
+
+        `place` is (number of the stage, number of the block in it), both from 0. self.config is set already.
+        """
+
+    def pooled(self, x: jax.Array) -> jax.Array:
+        """The stem's max pool. The CIFAR stem has none."""
+        return max_pool(x, 3, 2, self.padding or 1) if self.config.stem_stride == 2 else x
+
+    def stem(self, images: jax.Array) -> jax.Array:
+        """Maps images to the input of the first block."""
+        return self.pooled(self.norm(self.conv(images)))
+
+    def head(self, x: jax.Array) -> jax.Array:
+        """Maps the last block's output to the map whose means are classified."""
+        return x
+
+    @property
+    def total_stride(self) -> int:
+        """See TableModel."""
+        return (4 if self.config.stem_stride == 2 else 1) * 2 ** (len(self.stages) - 1)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the logits, see TableModel. Raises UserError for a height or width that a stride cannot halve."""
+        x = self.stem(images)
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return self.classifier(channel_means(self.head(x)))
