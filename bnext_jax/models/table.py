@@ -15,6 +15,7 @@ from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.bnn import Bnn, BnnConfig
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConfig
+from bnext_jax.models.pokebnn import PokeBNN, PokeBnnConfig
 from bnext_jax.models.reactnet import ReActNet18, ReActNet18Config, ReActNetA, ReActNetAConfig
 from bnext_jax.models.real_to_binary import RealToBinary, RealToBinaryConfig, StrongBaseline, StrongBaselineConfig
 from bnext_jax.models.xnornet import XnorNet, XnorNetConfig
@@ -50,6 +51,7 @@ MODELS = {
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
     "convnext": Entry(ConvNeXt, ConvNeXtConfig, {}),  # takes widths=(...), depths=(...)
+    "pokebnn": Entry(PokeBNN, PokeBnnConfig, {}),  # takes multiplier=..., depths=(...), widths=(...)
 }
 
 
@@ -92,9 +94,9 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
       (1, 10)
 
     Args:
-      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Teachers:
-          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
-          arguments.
+      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). PokeBNN:
+          pokebnn, with multiplier=... Teachers: efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny,
+          or "efficientnet" and "convnext" with arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: fields of the network's config, see model_config.

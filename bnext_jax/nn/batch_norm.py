@@ -14,39 +14,15 @@ NORM_EPSILON = 1e-5
 NORM_DECAY = 0.9  # decay of the running statistics; PyTorch calls it momentum 0.1
 
 
-class BatchNorm(nnx.Module):
-    """Batch norm with PyTorch's unbiased running variance, computed from per-image sums. Examples share statistics in groups.
+class Grouped(nnx.Module):
+    """A layer whose training statistics are those of groups of examples, averaged over the groups.
 
-    A group has n = examples * positions values per channel. It normalizes with mean = sum/n and the biased var = sum_sq/n - mean^2.
-    After a batch, running = decay running + (1 - decay) new. `new` is, averaged over groups: for the mean, mean; for the variance,
-    var * n/(n-1), or var if the running variance is biased.
-
-    Args:
-      features: channels.
-      epsilon: added to the variance.
-      decay: of the running statistics. PyTorch's momentum is 1 - decay, Keras's and Flax's is decay.
-      unbiased: False means that the running variance is the biased one, as in Flax.
-      kind: type of the variables of scale and bias: nnx.Param, or Buffer where they are kept but not trained.
     Attributes:
       use_running_average: True in evaluation. Set it with nnx.view.
       batch_norm_group: number of examples that share statistics; None means the whole batch. Set it with nnx.view.
     """
 
-    def __init__(
-        self,
-        features: int,
-        *,
-        epsilon: float = NORM_EPSILON,
-        decay: float = NORM_DECAY,
-        unbiased: bool = True,
-        kind: type[nnx.Variable] = nnx.Param,
-    ) -> None:
-        self.epsilon, self.decay, self.unbiased = epsilon, decay, unbiased
-        self.scale = kind(jnp.ones((features,)), decay="rest")
-        self.bias = kind(jnp.zeros((features,)), decay="rest")
-        self.mean = nnx.BatchStat(jnp.zeros((features,)))
-        self.var = nnx.BatchStat(jnp.ones((features,)))
-        self.batches = nnx.BatchStat(jnp.zeros((), jnp.int32))  # PyTorch's num_batches_tracked
+    def __init__(self) -> None:
         self.use_running_average = False
         self.batch_norm_group: int | None = None
 
@@ -61,6 +37,46 @@ class BatchNorm(nnx.Module):
             self.use_running_average = use_running_average
         if batch_norm_group is not ...:
             self.batch_norm_group = batch_norm_group
+
+    def group(self, examples: int) -> int:
+        """The number of examples of a group in a batch of so many. Raises UserError if it does not divide the batch."""
+        group = self.batch_norm_group or examples
+        if examples % group:
+            raise UserError(f"a batch of {examples} does not divide into batch-norm groups of {group}; change batch_norm_group")
+        return group
+
+
+class BatchNorm(Grouped):
+    """Batch norm with PyTorch's unbiased running variance, computed from per-image sums. Examples share statistics in groups.
+
+    A group has n = examples * positions values per channel. It normalizes with mean = sum/n and the biased var = sum_sq/n - mean^2.
+    After a batch, running = decay running + (1 - decay) new. `new` is, averaged over groups: for the mean, mean; for the variance,
+    var * n/(n-1), or var if the running variance is biased.
+
+    Args:
+      features: channels.
+      epsilon: added to the variance.
+      decay: of the running statistics. PyTorch's momentum is 1 - decay, Keras's and Flax's is decay.
+      unbiased: False means that the running variance is the biased one, as in Flax.
+      kind: type of the variables of scale and bias: nnx.Param, or Buffer where they are kept but not trained.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        epsilon: float = NORM_EPSILON,
+        decay: float = NORM_DECAY,
+        unbiased: bool = True,
+        kind: type[nnx.Variable] = nnx.Param,
+    ) -> None:
+        super().__init__()
+        self.epsilon, self.decay, self.unbiased = epsilon, decay, unbiased
+        self.scale = kind(jnp.ones((features,)), decay="rest")
+        self.bias = kind(jnp.zeros((features,)), decay="rest")
+        self.mean = nnx.BatchStat(jnp.zeros((features,)))
+        self.var = nnx.BatchStat(jnp.ones((features,)))
+        self.batches = nnx.BatchStat(jnp.zeros((), jnp.int32))  # PyTorch's num_batches_tracked
 
     def affine(self, total: jax.Array, total_sq: jax.Array, positions: int) -> tuple[jax.Array, jax.Array]:
         """Computes a and b such that x * a + b is the normalized x. In training it also updates the running statistics.
@@ -79,9 +95,7 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...].astype(total.dtype)[None], self.var[...].astype(total.dtype)[None]
         else:
             examples, channels = total.shape
-            group = self.batch_norm_group or examples
-            if examples % group:
-                raise UserError(f"a batch of {examples} does not divide into batch-norm groups of {group}; change batch_norm_group")
+            group = self.group(examples)
             count = group * positions
             sums = total.reshape(-1, group, channels).sum(1), total_sq.reshape(-1, group, channels).sum(1)
             mean = sums[0] / count

@@ -134,7 +134,10 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves a map [N,H,W,inputs] to [N,H',W',features], in the type of x."""
-        kernel = self.kernel[...] if self.quantizer is None else self.quantizer.kernel(self.kernel[...])
+        return self.product(x, self.kernel[...] if self.quantizer is None else self.quantizer.kernel(self.kernel[...]))
+
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolves x, as __call__ does, with this kernel in place of the layer's own."""
         y = plain(x, kernel.astype(x.dtype), self.stride, groups=self.groups, pads=self.pads(x))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -176,6 +179,10 @@ class Linear(nnx.Module):
         kernel = self.kernel[...]
         if self.quantizer is not None:
             x, kernel = self.quantizer.input(x), self.quantizer.kernel(kernel)
+        return self.product(x, kernel)
+
+    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Maps x, as __call__ does, with this kernel in place of the layer's own."""
         y = jnp.matmul(x, kernel.astype(x.dtype))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 

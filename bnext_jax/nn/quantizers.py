@@ -84,6 +84,10 @@ class WeightQuantizer(abc.ABC):
         del latent
         return None
 
+    def latent(self, signs: jax.Array, scale: jax.Array) -> jax.Array:
+        """Latent weights that __call__ turns into signs * scale. signs: [..., O], +1 and -1; scale: [O], see `scale`."""
+        return signs * scale
+
     def is_exact(self, temperature: float) -> bool:
         """Whether __call__ returns exactly signs times scale at this temperature."""
         del temperature

@@ -1,4 +1,7 @@
-"""The kinds of variables that are not parameters: buffers, the temperature, switches. Running statistics are nnx.BatchStat."""
+"""The kinds of variables that are not parameters: buffers, the temperature, switches, statistics that only training reads.
+
+Other running statistics are nnx.BatchStat.
+"""
 
 from typing import Any
 
@@ -16,6 +19,10 @@ class Buffer(nnx.Variable):
 
 class Temperature(nnx.Variable):
     """The current temperature of a network's binary weights. It is data, not a parameter, so a new value needs no compilation."""
+
+
+class TrainingStatistic(nnx.BatchStat):
+    """A running statistic that only training reads. A packed file leaves it out, and a network that is made from one has zeros there."""
 
 
 class Switch(nnx.Variable):

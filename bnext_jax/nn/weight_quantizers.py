@@ -271,6 +271,10 @@ class AqtWeightSign(EstimatedWeight):
         """M / 2, [O]."""
         return jnp.abs(latent).max(_axes(latent)) / 2
 
+    def latent(self, signs: jax.Array, scale: jax.Array) -> jax.Array:
+        """Twice the scale: every weight is then its channel's largest, and further training gives it no gradient."""
+        return 2 * signs * scale
+
     def backward(self, latent: jax.Array, gradient: jax.Array) -> jax.Array:
         """The gradient inside the window, else 0."""
         return jnp.where(jnp.abs(latent) < (2 * self.scale(latent) + 2.0**-23) * AQT_EDGE, gradient, 0)

@@ -15,8 +15,8 @@ from flax import nnx
 
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
-from bnext_jax.nn.kbit import Quantizer
-from bnext_jax.nn.layers import Switch, Temperature
+from bnext_jax.nn.kbit import KernelQuantizer
+from bnext_jax.nn.variables import Switch, Temperature, TrainingStatistic
 
 BINARY, NORM, CODES, FLOAT = "binary", "norm", "codes", "float"  # kinds of slots
 WORD = 32  # bits
@@ -44,14 +44,14 @@ class Slot:
 def slots(model: nnx.Module) -> list[Slot]:
     """The slots of a network, in the order of the paths. The network may be abstract.
 
-    There is none for the temperature and for switches, and none for the statistics and counters of batch norms.
+    There is none for the temperature and for switches, and none for statistics that only training reads.
     """
     modules = dict(nnx.iter_modules(model))
     found = []
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         module: Any = modules[path[:-1]]
         name, shape = "/".join(map(str, path)), tuple(variable.shape)
-        if isinstance(variable, Temperature | Switch):
+        if isinstance(variable, Temperature | Switch | TrainingStatistic):
             continue
         if isinstance(module, BatchNorm):
             if path[-1] == "scale":
@@ -59,7 +59,7 @@ def slots(model: nnx.Module) -> list[Slot]:
                 found.append(Slot(NORM, own, module, variable, {f"{own}/{part}": (np.float32, shape) for part in ("scale", "bias")}))
         elif isinstance(variable, LatentWeight):
             found.append(Slot(BINARY, name, module, variable, _binary(name, variable)))
-        elif path[-1] == "kernel" and isinstance(getattr(module, "quantizer", None), Quantizer):
+        elif path[-1] == "kernel" and isinstance(getattr(module, "quantizer", None), KernelQuantizer):
             found.append(Slot(CODES, name, module, variable, _coded(name, shape, module.quantizer)))
         else:
             found.append(Slot(FLOAT, name, module, variable, {name: (np.float32, shape)}))
@@ -114,6 +114,6 @@ def unpacked_codes(packed: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.
     return np.stack([packed & 15, packed >> 4], axis=-1).ravel()[: math.prod(shape)].reshape(shape)
 
 
-def spread(ranges: Any, quantizer: Quantizer, dims: int) -> Any:
+def spread(ranges: Any, quantizer: KernelQuantizer, dims: int) -> Any:
     """Reshapes an array with one value a range, such as kernel_low, so that it broadcasts with a kernel of `dims` dimensions."""
     return jnp.expand_dims(ranges, tuple(axis % dims for axis in quantizer.axes))

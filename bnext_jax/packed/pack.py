@@ -11,7 +11,6 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
-from bnext_jax.nn.kbit import EPSILON, Quantizer
 from bnext_jax.nn.layers import Switch, Temperature
 from bnext_jax.packed.file import FORMAT, PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
@@ -49,7 +48,9 @@ def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.n
         elif slot.kind == NORM:
             arrays = _folded(norms[slot.name])
         elif slot.kind == CODES:
-            arrays = _coded(value, slot.module.quantizer)  # type: ignore[attr-defined]  # slots found it
+            quantizer = slot.module.quantizer  # type: ignore[attr-defined]  # slots found it
+            codes, *ranges = quantizer.coded(value)
+            arrays = [packed_codes(codes, quantizer.bits), *ranges]
         else:
             arrays = [value]
         for (name, (kind, shape)), array in zip(slot.tensors.items(), arrays, strict=True):
@@ -103,18 +104,3 @@ def _folded(norm: BatchNorm) -> list[Any]:
     """The factor and the offset of a batch norm with its running statistics: the same float32 numbers that the network computes."""
     nothing = jnp.zeros((1, norm.scale.shape[0]), jnp.float32)
     return list(norm.affine(nothing, nothing, 1))
-
-
-def _coded(kernel: jax.Array, quantizer: Quantizer) -> list[Any]:
-    """[codes, low, step] of a low-bit kernel: the numbers of nn.kbit.quantize, so that code * step + low is the quantized weight."""
-    kernel = kernel.astype(jnp.float32)
-    factor = 2 * jnp.abs(kernel).mean(tuple(range(kernel.ndim - 1)), keepdims=True)
-    factor = jnp.where(factor > 0, factor, 1)
-    x = jnp.clip(kernel / factor, *quantizer.weight_clip[...])
-    low, high = x.min(quantizer.axes, keepdims=True), x.max(quantizer.axes, keepdims=True)
-    span, levels = high - low + EPSILON, 2**quantizer.bits - 1
-    codes = jnp.round((x - low) / span * levels)
-    # The products in float64, rounded once: the network rounds each weight, a file can only round the two numbers of a range.
-    exact = np.asarray(factor, np.float64)
-    ends = [np.asarray(low, np.float64) * exact, np.asarray(span, np.float64) * exact / levels]
-    return [packed_codes(np.asarray(codes), quantizer.bits), *(end.astype(np.float32) for end in ends)]

@@ -13,24 +13,12 @@ from bnext_jax.errors import UserError, one_line
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
-from bnext_jax.nn.kbit import Quantizer
-from bnext_jax.nn.layers import Switch, Temperature
+from bnext_jax.nn.kbit import KernelQuantizer
 from bnext_jax.nn.network import flatten, unflatten
+from bnext_jax.nn.variables import Switch, Temperature, TrainingStatistic
 from bnext_jax.packed.file import PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, slots, spread, unpacked_bits, unpacked_codes
 from bnext_jax.packed.xla import PackedConv
-
-
-class Dequantized(Quantizer):
-    """The quantizer of a layer whose kernel has its quantized values already. It quantizes only the input."""
-
-    def __init__(self, quantizer: Quantizer) -> None:
-        self.bits, self.axes = quantizer.bits, quantizer.axes
-        self.weight_clip, self.input_clip, self.scale = quantizer.weight_clip, quantizer.input_clip, quantizer.scale
-
-    def kernel(self, kernel: jax.Array) -> jax.Array:
-        """Returns the kernel."""
-        return kernel
 
 
 class OneByOne(TableModel):
@@ -104,7 +92,7 @@ def check(model: TableModel, tensors: Mapping[str, np.ndarray], source: str) -> 
 def _values(slot: Slot, arrays: list[np.ndarray]) -> dict[str, Any]:
     """The variables of a slot that is not binary, from its arrays: {path: array}."""
     if slot.kind == CODES:
-        quantizer: Quantizer = slot.module.quantizer  # type: ignore[attr-defined]  # slots found it
+        quantizer: KernelQuantizer = slot.module.quantizer  # type: ignore[attr-defined]  # slots found it
         shape = tuple(slot.variable.shape)
         low, step = (spread(np.asarray(ranges, np.float64), quantizer, len(shape)) for ranges in arrays[1:])
         return {slot.name: jnp.asarray(unpacked_codes(arrays[0], quantizer.bits, shape) * step + low, jnp.float32)}
@@ -118,11 +106,12 @@ def _values(slot: Slot, arrays: list[np.ndarray]) -> dict[str, Any]:
 
 
 def _filled(model: TableModel, values: Mapping[str, Any]) -> TableModel:
-    """A network with the given values, {path: array}. Temperatures are 0, switches are on, all other variables keep their own values."""
+    """A network with the given values, {path: array}. Temperatures and training's statistics are 0, switches are on, others are kept."""
     graphdef, state = nnx.split(model)
-    cold = {path: jnp.zeros(value.shape, value.dtype) for path, value in flatten(nnx.state(model, Temperature)).items()}
-    on = {path: jnp.ones(value.shape, value.dtype) for path, value in flatten(nnx.state(model, Switch)).items()}
-    return nnx.merge(graphdef, unflatten({**flatten(state), **cold, **on, **values}))
+    off = flatten(nnx.state(model, nnx.filterlib.Any(Temperature, TrainingStatistic)))
+    fixed = {path: jnp.zeros(value.shape, value.dtype) for path, value in off.items()}
+    fixed |= {path: jnp.ones(value.shape, value.dtype) for path, value in flatten(nnx.state(model, Switch)).items()}
+    return nnx.merge(graphdef, unflatten({**flatten(state), **fixed, **values}))
 
 
 def restored(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TableModel:
@@ -154,38 +143,30 @@ def restored(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) 
         for name, child in list(vars(module).items()):
             if id(child) in layers:
                 setattr(module, name, layers[id(child)])
-            elif isinstance(child, Quantizer):
-                setattr(module, name, Dequantized(child))
+            elif isinstance(child, KernelQuantizer):
+                child.keeps_kernel = True
     return OneByOne(_filled(model, values))
 
 
 def simulated(description: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> TableModel:
-    """Builds the network of a packed file as a plain float network: its latent weights are +1 and -1, its temperature is 0.
+    """Builds the network of a packed file as a plain float network: its latent weights have one magnitude, its temperature is 0.
 
     It can be saved, exported to PyTorch, and trained further. See `restored` for the arguments and errors.
     """
     model = described_model(description)
     values: dict[str, Any] = {}
-    limits: dict[str, Any] = {}
     for slot in check(model, tensors, description.get("source", "the packed network")):
         arrays = [tensors[name] for name in slot.tensors]
         if slot.kind == BINARY:
             signs = np.where(unpacked_bits(arrays[0], slot.variable.shape[-2]), np.float32(1), np.float32(-1))
-            values[slot.name] = jnp.asarray(signs * arrays[1] if len(arrays) > 1 else signs)
+            quantizer = slot.variable.get_metadata()["quantizer"]
+            values[slot.name] = jnp.asarray(quantizer.latent(signs, arrays[1]) if len(arrays) > 1 else signs)
         else:
             values |= _values(slot, arrays)
-        if slot.kind == CODES:
-            limits |= _limits(slot.name.removesuffix("kernel") + "quantizer/weight_clip", values[slot.name], tensors)
-    return _filled(model, {**values, **limits})
-
-
-def _limits(name: str, kernel: jax.Array, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Wider clip limits for a dequantized kernel, {name: [low, high]}; {} where it does not reach its limits.
-
-    The network quantizes the kernel again, and its factor 2 mean|w| is another one than that before the clipping. Limits that cut again
-    would change the weights.
-    """
-    factor = 2 * jnp.abs(kernel).mean(tuple(range(kernel.ndim - 1)), keepdims=True)
-    reach = float(jnp.abs(kernel / jnp.where(factor > 0, factor, 1)).max())
-    low, high = map(float, tensors[name])
-    return {} if 1.01 * reach < min(-low, high) else {name: jnp.array([min(low, -2 * reach), max(high, 2 * reach)])}
+    model = _filled(model, values)
+    for slot in slots(model):
+        if slot.kind == CODES:  # the network quantizes such a kernel again
+            quantizer = slot.module.quantizer  # type: ignore[attr-defined]  # slots found it
+            for name, value in quantizer.refitted(slot.variable.get_value()).items():
+                getattr(quantizer, name).set_value(value)
+    return model

@@ -37,10 +37,11 @@ def draw(name, shape, seed, binary):
 def weights(arrays, meta):
     """The reference's variables {name: array}: those that the file stores, and the drawn others."""
     stored = {} if "block" in meta else {key[5:]: value for key, value in arrays.items() if key.startswith("stat:")}
-    stored |= {key[4:]: value for key, value in arrays.items() if key.startswith("set:")}
+    stored |= {key[4:]: value for key, value in arrays.items() if key.startswith("set:")}  # not all of these are among the names
     shapes = zip(map(str, arrays["names"]), arrays["shapes"], strict=True)
     binary = set(map(str, arrays["binary"]))
-    return {
+    drawn = {
         name: stored[name] if name in stored else draw(name, tuple(json.loads(str(shape))), meta["weight_seed"], binary)
         for name, shape in shapes
     }
+    return stored | drawn

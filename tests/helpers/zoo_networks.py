@@ -4,8 +4,9 @@ import json
 
 from flax import nnx
 
-from bnext_jax.models import birealnet, bnn, reactnet, real_to_binary, xnornet
+from bnext_jax.models import birealnet, bnn, pokebnn, reactnet, real_to_binary, xnornet
 from bnext_jax.models.table import abstract_model
+from bnext_jax.nn.poke_layers import Phases
 
 
 def _of_widths(name):
@@ -15,6 +16,10 @@ def _of_widths(name):
     return build
 
 
+def _pokebnn(_, meta):
+    return abstract_model("pokebnn", meta["num_classes"], multiplier=meta["filter_multiplier"], stem_stride=4)
+
+
 NETWORKS = {
     "bnn_18": _of_widths("bnn18"),
     "xnor_18": _of_widths("xnornet18"),
@@ -22,6 +27,7 @@ NETWORKS = {
     "reactnet_18": _of_widths("reactnet18"),
     "reactnet_a": _of_widths("reactnet_a"),
     "real_to_binary": _of_widths("real_to_binary"),
+    "pokebnn": _pokebnn,
 }
 
 
@@ -47,6 +53,11 @@ def _block(cls, prefix="", call=_plain, **options):
     return build
 
 
+def _bottleneck(arrays, meta):
+    made = pokebnn.Bottleneck(meta["input_shape_nchw"][1], meta["features"], meta["stride"], rngs=nnx.Rngs(0))
+    return made, "", lambda module, x: module(x, Phases(bounded=False))  # bounds stay as they are set
+
+
 BLOCKS = {
     "bnn_18": _block(bnn.Block, "block.", _clipped),
     "xnor_18": _block(xnornet.Block),
@@ -55,6 +66,7 @@ BLOCKS = {
     "reactnet_a": _block(reactnet.BlockA),
     "real_to_binary": _block(real_to_binary.HalfBlock, "block_"),
     "strong_baseline": _block(real_to_binary.HalfBlock, "block_", side=4),
+    "pokebnn_bottleneck": _bottleneck,
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bnext_jax.nn.depthwise import DepthwiseConv
 from bnext_jax.nn.layers import Conv, Linear
 
-ABSENT = "absent"  # the layout of a variable that the other program does not have: zeros when it is read, and not written
+ABSENT = "absent"  # the layout of a variable that the other program does not have: Entry.value when it is read, and not written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Entry:
       name: its name there. An entry ABSENT has a name for messages only.
       variable: the variable that holds its values here.
       layout: a key of rules.LAYOUTS, which converts between the two layouts, or ABSENT.
+      value: the only value that fits, where the network here knows no other; None = any. An ABSENT variable gets it, or 0.
     """
 
     name: str
     variable: nnx.Variable
     layout: str
+    value: float | None = None
 
 
 def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:

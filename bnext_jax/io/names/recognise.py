@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import frame18, reactnet_a, real_to_binary
+from bnext_jax.io.names import frame18, pokebnn, reactnet_a, real_to_binary
 from bnext_jax.io.names.entry import classes, count
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
@@ -124,6 +124,7 @@ FAMILIES: tuple[tuple[str, str, Callable[[Any, str | None], tuple[str, int, dict
     (r"layer\d+\.\d+\.(binary_conv|move0)\.", "ReActNet-18", _named("reactnet18", lambda tensors: frame18.recognise(tensors, 4))),
     (r"layer1\.\d", "ResNet-18", _like_resnet18),
     (r"r2b_bnn_block_1_", "Real-to-Binary", lambda tensors, _: real_to_binary.recognise(tensors)),
+    (r"params/init_conv/", "PokeBNN", _named("pokebnn", pokebnn.recognise)),
     (r"conv_stem\.", "EfficientNet", lambda tensors, _: _efficientnet(tensors)),
     (r"stages\.\d", "ConvNeXt", lambda tensors, _: _convnext(tensors)),
 )

@@ -43,6 +43,8 @@ def _problems(expected, tensors):
             lines.append(f"{entry.name} has shape {np.shape(tensors[entry.name])}, the network needs {_expected(entry)}")
         elif entry.name in tensors and entry.layout != COUNT and not jnp.issubdtype(np.asarray(tensors[entry.name]).dtype, jnp.floating):
             lines.append(f"{entry.name} has numbers of {np.asarray(tensors[entry.name]).dtype}, the network needs floats")
+        elif entry.value is not None and entry.name in tensors and not (np.asarray(tensors[entry.name]) == entry.value).all():
+            lines.append(f"{entry.name} is not {entry.value:g} everywhere, and the network knows no other value")
     temperatures = {
         float(np.reshape(tensors[entry.name], -1)[0])
         for entry in expected
@@ -79,7 +81,7 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
         entry.variable.set_value(_stored(to_ours(np.asarray(found), entry.variable.shape)))
     for entry in every:
         if entry.layout == ABSENT:
-            entry.variable.set_value(jnp.zeros(entry.variable.shape, entry.variable.dtype))
+            entry.variable.set_value(jnp.full(entry.variable.shape, entry.value or 0, entry.variable.dtype))
     return module
 
 
