@@ -9,6 +9,7 @@ import bnext_jax
 
 LINES = """
 errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
+io.reading io.hdf5_child
 analysis.tables
 nn.lowering nn.convolution nn.kbit nn.layers nn.quantizers nn.binary_conv nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
@@ -20,6 +21,7 @@ data.store data.datasets.digits data.datasets.folders
 data.prepare data.splits data.faults data.pipeline
 io.torch.entry io.torch.teacher_names io.torch.names io.torch.recognise io.torch.state_dict io.torch.inference
 io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torch_files
+io.hdf5 io.flax_files io.foreign
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
 io.sidecar io.load io.save distill.schedule recipes
