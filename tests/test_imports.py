@@ -12,14 +12,14 @@ errors bounds host.process host.cache host.machine_code host.progress io.paths i
 analysis.tables
 nn.lowering nn.convolution nn.kbit nn.layers nn.batch_norm nn.quantizers nn.weight_quantizers nn.aqt nn.binary_conv
 nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
-models.base models.bnext models.bnext18 models.convnext models.efficientnet models.table config
+models.base models.bnext models.bnext18 models.convnext models.efficientnet models.meliusnet models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
 data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
 data.augment.operations data.augment.randaugment data.augment.transforms
 data.store data.datasets.digits data.datasets.folders
 data.prepare data.splits data.faults data.pipeline
-io.names.entry io.names.bnext io.names.teachers io.names.rules io.names.recognise io.torch.state_dict io.torch.inference
+io.names.entry io.names.bnext io.names.teachers io.names.meliusnet io.names.rules io.names.recognise io.torch.state_dict io.torch.inference
 io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torch_files
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network

@@ -13,6 +13,8 @@ from bnext_jax.models.bnext import WIDTHS, BNext, BNextConfig
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConfig
+from bnext_jax.models.meliusnet import SIZES as MELIUSNETS
+from bnext_jax.models.meliusnet import MeliusNet, MeliusNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ MODELS = {
     **{name: Entry(BNext, BNextConfig, {"widths": widths}) for name, widths in WIDTHS.items()},
     "bnext": Entry(BNext, BNextConfig, {}),  # needs widths=(...)
     "bnext18": Entry(BNext18, BNext18Config, {}),
+    **{name: Entry(MeliusNet, MeliusNetConfig, size) for name, size in MELIUSNETS.items()},
+    "meliusnet": Entry(MeliusNet, MeliusNetConfig, {}),  # needs blocks=(...), transitions=(...)
     **{name: Entry(EfficientNet, EfficientNetConfig, scale) for name, scale in SCALES.items()},
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
@@ -80,7 +84,8 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
       (1, 10)
 
     Args:
-      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Teachers:
+      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Its
+          ancestors: meliusnet22, 23, 29, 42, 59, meliusnet_a, _b, _c, or "meliusnet" with blocks=(...) and transitions=(...). Teachers:
           efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
           arguments.
       num_classes: outputs of the classifier.

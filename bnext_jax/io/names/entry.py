@@ -1,9 +1,10 @@
-"""An entry pairs a tensor of a PyTorch state dict with a variable here. This module makes the entries of norms and of affine layers."""
+"""An entry pairs a tensor of another program with a variable here. This module makes the entries of norms and of affine layers."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flax import nnx
 
 if TYPE_CHECKING:
@@ -14,17 +15,29 @@ from bnext_jax.nn.layers import Conv, Linear
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor of a PyTorch state dict.
+    """One tensor of another program's network.
 
     Attributes:
-      name: the tensor's name in PyTorch.
+      name: the tensor's name in that program.
       variable: the variable that holds its values here.
       layout: a key of names.LAYOUTS, which converts between the two layouts.
+      part: (i, n): the tensor is the i-th of n equal parts of the variable, along the last axis. All parts have entries, in order.
     """
 
     name: str
     variable: nnx.Variable
     layout: str
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor's values here."""
+        return (*self.variable.shape[:-1], self.variable.shape[-1] // self.part[1]) if self.part[1] > 1 else tuple(self.variable.shape)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The tensor's part of the variable's values, in our layout."""
+        part, count = self.part
+        return np.split(values, count, axis=-1)[part] if count > 1 else values
 
 
 def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
@@ -39,6 +52,19 @@ def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
     yield Entry(f"{prefix}.running_mean", layer.mean, "same")
     yield Entry(f"{prefix}.running_var", layer.var, "same")
     yield Entry(f"{prefix}.num_batches_tracked", layer.batches, "count")
+
+
+def keras_norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
+    """Yields the four entries of a batch norm in Keras, which counts no batches.
+
+    Args:
+      prefix: the layer's name in Keras.
+      layer: the batch norm here.
+    """
+    yield Entry(f"{prefix}/gamma", layer.scale, "same")
+    yield Entry(f"{prefix}/beta", layer.bias, "same")
+    yield Entry(f"{prefix}/moving_mean", layer.mean, "same")
+    yield Entry(f"{prefix}/moving_variance", layer.var, "same")
 
 
 def affine(prefix: str, layer: "Conv | Linear | DepthwiseConv", layout: str) -> Iterator[Entry]:

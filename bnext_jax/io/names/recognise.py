@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from bnext_jax.errors import UserError
+from bnext_jax.io.names import meliusnet
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
-from bnext_jax.models.convnext import PATCH, SIZES
+from bnext_jax.models.convnext import PATCH
 from bnext_jax.models.efficientnet import SCALES, STAGES
 from bnext_jax.models.table import MODELS
 
@@ -109,15 +110,25 @@ def _convnext(tensors):
     return "convnext", _classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
 
 
+def _meliusnet(tensors):
+    return "meliusnet", *meliusnet.recognised(tensors)
+
+
 FAMILIES = {
     "feature.": _bnext,
     "layer0.": _bnext18,
     "conv_stem.": _efficientnet,
     "stages.": _convnext,
+    meliusnet.BITORCH: _meliusnet,
+    meliusnet.LARQ: _meliusnet,
 }
 # How the names of a network's tensors begin, behind any prefix. Lite0's package has an underscore of its own.
-BEGINS = re.compile(r"(?:^|\.)((?:feature\.\d|layer0\.\d|_?conv_stem\.|stages\.\d))")
-NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
+BEGINS = re.compile(r"(?:^|\.)((?:feature\.\d|layer0\.\d|_?conv_stem\.|stages\.\d|features\.DenseBlock_\d|stem_s0_conv/))")
+# Generic name -> {name: arguments} of the known networks of that kind
+NAMED = {
+    kind: {name: entry.arguments for name, entry in MODELS.items() if name.startswith(kind) and entry.arguments}
+    for kind in ("bnext", "convnext", "meliusnet")
+}
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, int, dict[str, Any]]:
@@ -126,8 +137,8 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, int, dict[str, An
     Args:
       tensors: {PyTorch name: array}; timm's names for the teachers.
     Returns:
-      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext" or "convnext", with widths in the
-      arguments, if no published network has these widths.
+      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext", "convnext" or "meliusnet",
+      with widths in the arguments, if no published network has these widths.
     Raises:
       UserError: the names are those of another network, or tensors that tell the widths are missing.
     """
@@ -139,8 +150,8 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[str, int, dict[str, An
                 raise UserError(
                     f"the file looks like a {family.__name__[1:]} but lacks {error}, which is needed to find its widths"
                 ) from error
-            for known, fixed in NAMED.items():
-                if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):
+            for known, fixed in NAMED.get(name, {}).items():
+                if all(arguments.get(key) == value for key, value in fixed.items()):
                     return known, classes, {key: value for key, value in arguments.items() if key not in fixed}
             return name, classes, arguments
     some = ", ".join(list(tensors)[:3])

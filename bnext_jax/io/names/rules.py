@@ -6,12 +6,13 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import bnext, teachers
+from bnext_jax.io.names import bnext, meliusnet, teachers
 from bnext_jax.io.names.entry import Entry
 from bnext_jax.models.bnext import BNext
 from bnext_jax.models.bnext18 import BNext18
 from bnext_jax.models.convnext import ConvNeXt
 from bnext_jax.models.efficientnet import EfficientNet
+from bnext_jax.models.meliusnet import Block, MeliusNet
 from bnext_jax.nn import bnext_units, layers
 
 COUNT = "count"  # the layout of num_batches_tracked
@@ -46,6 +47,8 @@ RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     BNext18: bnext.bnext18,
     EfficientNet: teachers.efficientnet,
     ConvNeXt: teachers.convnext,
+    MeliusNet: meliusnet.network,
+    Block: meliusnet.block,
     bnext_units.BasicBlock: bnext.block,
     bnext_units.BinaryFeedForward: bnext.unit,
     bnext_units.ElmAttention: bnext.unit,
