@@ -14,8 +14,10 @@ from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import buckets, checkpoint, foreign, sidecar
+from bnext_jax.io.names.meliusnet import without_copy
 from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
+from bnext_jax.io.torch.choice import few
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES
@@ -35,14 +37,15 @@ def _recognised(path, expected, weights):
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
     """
     file = foreign.read(path, weights)
-    file = dataclasses.replace(file, tensors=timm_names(file.tensors))
-    if file.described is not None:
-        found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
-    else:
-        try:
-            found = recognise(file.tensors, expected)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+    try:
+        tensors, copies = without_copy(timm_names(file.tensors))
+        told = file.described
+        found = recognise(tensors, expected) if told is None else (told["name"], told["num_classes"], told["arguments"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if copies:
+        log.info("%s holds its last stage twice; left out the second copy: %s", path, few(copies))
+    file = dataclasses.replace(file, tensors=tensors)
     if expected not in (None, found[0]):
         raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
     return file, found
