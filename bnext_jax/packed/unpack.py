@@ -45,11 +45,11 @@ class OneByOne(TableModel):
         """See TableModel."""
         return self.network.total_stride
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel."""
         return lowering.choose(
-            lambda images: lax.map(lambda image: self.network(image[None], temperature)[0], images),
-            lambda images: self.network(images, temperature),
+            lambda images: lax.map(lambda image: self.network(image[None])[0], images),
+            lambda images: self.network(images),
             images,
         )
 
