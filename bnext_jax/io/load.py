@@ -198,8 +198,8 @@ def from_file(
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
     metadata, architecture = _preprocessed(path, file, metadata, given, bool(nnx.to_flat_state(nnx.state(model, LatentWeight))))
     _doubts(path, file, name, arguments, gate_bits, architecture)
-    binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
-    if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
+    temperature = metadata["temperature"]
+    if temperature is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
     return model, {**metadata, "epoch": file.epoch or 0, "source": os.path.basename(path)}
 
@@ -226,8 +226,8 @@ def load(
         ones of two.
       given: what the user says of the preprocessing of images, see sidecar.parsed; it wins over all others. None = nothing.
     Returns:
-      (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
-      "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
+      (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature" (None = the network takes
+      none), "preprocessing", "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
     Raises:
       UserError: there is nothing at `path`, it cannot be read, it holds another network than expected, or the network cannot be quantized
         like that (see edition_arguments).
