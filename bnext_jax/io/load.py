@@ -14,6 +14,7 @@ from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import buckets, checkpoint, sidecar
+from bnext_jax.io.names.pokebnn import without_statistics
 from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
@@ -36,7 +37,10 @@ def _recognised(path, expected, weights):
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
     """
     file = torch_files.read(path, weights)
-    file = dataclasses.replace(file, tensors=timm_names(file.tensors))
+    kept = without_statistics(file.tensors)
+    if len(kept) < len(file.tensors):
+        log.warning("%s has statistics of inputs (.../stats); they are not read, and bounds that are not set are found anew", path)
+    file = dataclasses.replace(file, tensors=timm_names(kept))
     if file.described is not None:
         found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
     else:

@@ -5,6 +5,7 @@ is trained. The statistics from which AQT finds bounds (`stats` beside `bounds`)
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,11 @@ def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
     yield from _layer("DenseAqt_0", model.classifier, bounds="row")
     for switch in ("bounded", "quantized"):
         yield Entry(switch, getattr(model, switch), ABSENT, value=1)
+
+
+def without_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without AQT's statistics of inputs, which are not exchanged."""
+    return {name: array for name, array in tensors.items() if not re.search(r"(^|/)GetBounds_\d+/stats/", name)}
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
