@@ -26,9 +26,11 @@ def one_line(error: object, longest: int = 300) -> str:
       error: an exception, or a message as text.
       longest: maximum length of the result, in characters.
     Returns:
-      The message, cut to `longest` characters. The name of the exception's type if the message is empty.
+      The message, cut to `longest` characters, with escapes for characters that steer a terminal. The name of the exception's type if the
+      message is empty.
     """
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    line = " ".join(str(error).split())[:longest] or type(error).__name__
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in line)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -9,10 +9,11 @@ import bnext_jax
 
 LINES = """
 errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
+io.reading io.hdf5_child
 analysis.tables nn.variables
 nn.lowering nn.convolution nn.kbit nn.layers nn.batch_norm nn.quantizers nn.weight_quantizers nn.aqt nn.poke_layers nn.binary_conv
 nn.shortcut nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
-models.base models.bnext models.bnext18 models.convnext models.efficientnet models.pokebnn
+models.base models.bnext models.bnext18 models.convnext models.efficientnet models.meliusnet models.pokebnn
 models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
@@ -21,8 +22,9 @@ data.augment.operations data.augment.randaugment data.augment.transforms
 data.store data.datasets.digits data.datasets.folders
 data.prepare data.splits data.faults data.pipeline
 io.names.entry io.names.bnext io.names.teachers io.names.frame18 io.names.reactnet_a io.names.real_to_binary io.names.pokebnn
-io.names.rules io.names.recognise io.torch.state_dict io.torch.inference
+io.names.meliusnet io.names.rules io.names.recognise io.torch.state_dict io.torch.inference
 io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torch_files
+io.hdf5 io.flax_files io.foreign
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
 io.sidecar io.load io.save distill.schedule recipes

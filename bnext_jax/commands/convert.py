@@ -1,4 +1,4 @@
-"""The command `convert`: converts a PyTorch file to a work directory, or a trained network to a PyTorch file."""
+"""The command `convert`: converts a file of PyTorch, Keras or Flax to a work directory, or a trained network to a PyTorch file."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from bnext_jax.analysis.count import weigh
 from bnext_jax.data.preprocessing import reported
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets, sidecar
+from bnext_jax.io import buckets, foreign, sidecar
 from bnext_jax.io.load import load
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.save import save
@@ -56,7 +56,7 @@ def convert(
     """Converts a network. The suffix of `output` selects the direction: a PyTorch file, or a work directory for any other path.
 
     Args:
-      source: a PyTorch file, a work directory, a packed file (its weights become +1 and -1), or the tag of a teacher
+      source: a file of PyTorch, Keras or Flax, a work directory, a packed file (its weights become +1 and -1), or the tag of a teacher
         (bnext_jax.distill.roster.ROSTER), whose weights are downloaded.
       output: the file or folder to write; it must not exist.
       model: the expected name of the network, or None.
@@ -67,9 +67,11 @@ def convert(
     Returns:
       {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "preprocessing" (None = unknown), "source", "output"}.
     Raises:
-      UserError: the source cannot be read or does not fit, or the output exists or cannot be written.
+      UserError: the source cannot be read or does not fit, or the output exists, has the suffix of a Keras or Flax file,
+        or cannot be written.
     """
     place = to_path(output, "--output")
+    foreign.check_output(output)
     buckets.check(place, "--output")
     if place.exists():
         raise UserError(f"{output} exists; remove it or name another --output")

@@ -14,7 +14,12 @@ def _config(
     return Flag("config", meaning, "FILE.py[:FORM]", CONFIG, needed=needed)
 
 
-CHECKPOINT = Flag("checkpoint", "a work directory (its newest readable checkpoint is used), a PyTorch file or a packed file", "PATH", path)
+CHECKPOINT = Flag(
+    "checkpoint",
+    "a work directory (its newest readable checkpoint is used), a file of PyTorch, Keras (.h5) or Flax (.msgpack), or a packed file",
+    "PATH",
+    path,
+)
 NEEDED_CHECKPOINT = dataclasses.replace(CHECKPOINT, needed=True)
 GATE_BITS = Flag(
     "gate_bits", "use the quantized edition of the network, with gates of 4 or 8 bits; default: the network as it is", "4|8", whole
@@ -98,13 +103,14 @@ COMMANDS = {
         files="IMAGE [IMAGE ...]",
     ),
     "convert": Command(
-        "convert PyTorch files to work directories, and back",
+        "convert files of PyTorch, Keras and Flax to work directories, and back to PyTorch",
         "Converts a trained network. The suffix of --output selects the direction: .pth.tar, .pth, .pt, .bin, .ckpt or .safetensors writes"
-        " a PyTorch file, any other path a work directory. No code in a file is executed.",
+        " a PyTorch file, any other path a work directory. Keras and Flax files are only read. No code in a file is executed.",
         (
             Flag(
                 "source",
-                "a PyTorch file, a work directory, a packed file, or the tag of a teacher, whose weights are then downloaded",
+                "a file of PyTorch, Keras (.h5) or Flax (.msgpack), a work directory, a packed file, or the tag of a teacher, whose weights"
+                " are then downloaded",
                 "PATH",
                 path,
                 needed=True,

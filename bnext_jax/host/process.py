@@ -19,6 +19,7 @@ EXTRAS = {
     "clu": ("train", "clu"),
     "gcsfs": ("gcs", "gcsfs"),
     "grain": ("train", "grain"),
+    "h5py": ("convert", "h5py"),
     "huggingface_hub": ("convert", "huggingface-hub"),
     "importlib_resources": ("train", "importlib-resources"),
     "libtpu": ("plan", "libtpu"),

@@ -1,4 +1,4 @@
-"""Loads a trained network from a work directory, a PyTorch file or a packed file, without conversion beforehand."""
+"""Loads a trained network from a work directory, a file of PyTorch, Keras or Flax, or a packed file, without conversion beforehand."""
 
 import dataclasses
 import logging
@@ -13,11 +13,11 @@ from flax import nnx
 from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets, checkpoint, sidecar
-from bnext_jax.io.names.pokebnn import without_statistics
+from bnext_jax.io import buckets, checkpoint, foreign, sidecar
+from bnext_jax.io.names.meliusnet import without_copy
 from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
-from bnext_jax.io.torch import torch_files
+from bnext_jax.io.torch.choice import few
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES
@@ -31,23 +31,21 @@ log = logging.getLogger(__name__)
 
 
 def _recognised(path, expected, weights):
-    """Reads a PyTorch file, finds its network, and checks the network against the expected name (None = any).
+    """Reads a file of another program, finds its network, and checks the network against the expected name (None = any).
 
     Returns:
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
     """
-    file = torch_files.read(path, weights)
-    kept = without_statistics(file.tensors)
-    if len(kept) < len(file.tensors):
-        log.warning("%s has statistics of inputs (.../stats); they are not read, and bounds that are not set are found anew", path)
-    file = dataclasses.replace(file, tensors=timm_names(kept))
-    if file.described is not None:
-        found = tuple(file.described[key] for key in ("name", "num_classes", "arguments"))
-    else:
-        try:
-            found = recognise(file.tensors, expected)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+    file = foreign.read(path, weights)
+    try:
+        tensors, copies = without_copy(timm_names(file.tensors))
+        told = file.described
+        found = recognise(tensors, expected) if told is None else (told["name"], told["num_classes"], told["arguments"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if copies:
+        log.info("%s holds its last stage twice; left out the second copy: %s", path, few(copies))
+    file = dataclasses.replace(file, tensors=tensors)
     if expected not in (None, found[0]):
         raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
     return file, found
@@ -166,14 +164,14 @@ def from_file(
     weights: str | None = None,
     given: preprocessing.Given | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
-    """Reads the network in a PyTorch file.
+    """Reads the network in a file of PyTorch, Keras or Flax.
 
     Args:
-      path: the file, see torch_files.read.
+      path: the file, see foreign.read.
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8, the bits of a quantized edition's gates. Published files do not name them; None = 4, with a warning. A network that
         is not quantized is not changed here; `load` quantizes it.
-      weights: which weights to take if the file holds several, see torch_files.read.
+      weights: which weights to take if the file holds several, see foreign.read.
       given: what the user says of the preprocessing; `load` applies it. If it is complete, files beside the weights are not read.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
@@ -213,10 +211,11 @@ def load(
     weights: str | None = None,
     given: preprocessing.Given | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
-    """Loads a trained network from a work directory, a PyTorch file or a packed file.
+    """Loads a trained network from a work directory, a file of PyTorch, Keras or Flax, or a packed file.
 
     Args:
-      path: a work directory that `train` or `convert` wrote, a PyTorch file (see torch_files.read), or a packed file, NAME.bnext.
+      path: a work directory that `train` or `convert` wrote, a file of another program (see foreign.read), or a packed
+        file, NAME.bnext.
       expected: the model's name, as a check; None = any.
       gate_bits: 4 or 8 = load the quantized edition with gates of so many bits (a float network is quantized). None = as it was saved.
       form: how a packed file is computed, see packed.network.load; None = the fastest form that runs here. Other files ignore it.
@@ -238,7 +237,9 @@ def load(
     place = to_path(path)
     buckets.check(place, "the network")
     if not place.exists():
-        raise UserError(f"{path} does not exist; give a work directory that `train` or `convert` wrote, a PyTorch file or a packed file")
+        raise UserError(
+            f"{path} does not exist; give a work directory that `train` or `convert` wrote, a packed file, or one of PyTorch, Keras or Flax"
+        )
     if weights is not None and (packed_file.is_packed(path) or place.is_dir()):
         raise UserError(f"{path} is not a PyTorch file: it holds one network only; leave --weights out")
     if packed_file.is_packed(path):
@@ -268,7 +269,7 @@ def _check_edition(path, metadata, gate_bits):
 
 
 def describe(path: os.PathLike | str, gate_bits: int | None = None, weights: str | None = None) -> dict[str, Any]:
-    """The metadata of a work directory, a PyTorch file or a packed file. Arguments and errors: see load."""
+    """The metadata of whatever `load` reads. Arguments and errors: see load."""
     if weights is not None:
         return load(path, gate_bits=gate_bits, weights=weights)[1]
     place = to_path(path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnext_jax.errors import UserError
+from bnext_jax.io import foreign
 from bnext_jax.io.checkpoint import save_network, without_run
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch import torch_files
@@ -53,13 +54,15 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
       model: a network from create_model or load.
       metadata: the description that `load` returns; None = made from the model.
     Raises:
-      UserError: the path exists or cannot be written, or the network is not one of models.table.MODELS.
+      UserError: the path exists, has the suffix of a Keras or Flax file, or cannot be written; or the network is not one of
+        models.table.MODELS.
 
     Example:
       model = create_model("bnext_tiny", 10, rngs=nnx.Rngs(0))
       save("tiny.safetensors", model)
       model, metadata = load("tiny.safetensors")
     """
+    foreign.check_output(path)
     if to_path(path).exists():
         raise UserError(f"{path} exists; remove it or name another file")
     metadata = metadata or without_run(model, described(model))

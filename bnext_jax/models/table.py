@@ -15,6 +15,8 @@ from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.bnn import Bnn, BnnConfig
 from bnext_jax.models.convnext import SIZES, ConvNeXt, ConvNeXtConfig
 from bnext_jax.models.efficientnet import SCALES, EfficientNet, EfficientNetConfig
+from bnext_jax.models.meliusnet import SIZES as MELIUSNETS
+from bnext_jax.models.meliusnet import MeliusNet, MeliusNetConfig
 from bnext_jax.models.pokebnn import PokeBNN, PokeBnnConfig
 from bnext_jax.models.reactnet import ReActNet18, ReActNet18Config, ReActNetA, ReActNetAConfig
 from bnext_jax.models.real_to_binary import RealToBinary, RealToBinaryConfig, StrongBaseline, StrongBaselineConfig
@@ -47,6 +49,8 @@ MODELS = {
     "strong_baseline": Entry(StrongBaseline, StrongBaselineConfig, {}),
     "reactnet18": Entry(ReActNet18, ReActNet18Config, {}),
     "reactnet_a": Entry(ReActNetA, ReActNetAConfig, {}),
+    **{name: Entry(MeliusNet, MeliusNetConfig, size) for name, size in MELIUSNETS.items()},
+    "meliusnet": Entry(MeliusNet, MeliusNetConfig, {}),  # needs blocks=(...), transitions=(...)
     **{name: Entry(EfficientNet, EfficientNetConfig, scale) for name, scale in SCALES.items()},
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
@@ -94,9 +98,11 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
       (1, 10)
 
     Args:
-      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). PokeBNN:
-          pokebnn, with multiplier=... Teachers: efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny,
-          or "efficientnet" and "convnext" with arguments.
+      name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Its
+          ancestors: bnn18, xnornet18, birealnet18, real_to_binary, strong_baseline, reactnet18, reactnet_a, meliusnet22, 23, 29, 42, 59,
+          meliusnet_a, _b, _c, or "meliusnet" with blocks=(...) and transitions=(...), pokebnn with multiplier=... Teachers:
+          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
+          arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: fields of the network's config, see model_config.

@@ -88,7 +88,7 @@ class Network:
           (logits [N,C], {path: array} of the batch statistics after the pass).
         """
         model = nnx.merge(self.graphdef, unflatten(variables))
-        logits = model(images, temperature)
+        logits = model(images, temperature) if "temperature" in variables else model(images)
         return logits, flatten(nnx.state(model, nnx.BatchStat))
 
 

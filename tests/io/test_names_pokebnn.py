@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from flax.serialization import to_bytes
+from flax.traverse_util import unflatten_dict
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
@@ -55,9 +56,10 @@ def test_a_network_that_is_written_and_read_again_is_the_same(tmp_path):
 
 def test_statistics_of_inputs_are_left_out_with_a_warning(tmp_path, caplog):
     drawn = poke.tensors(abstract_model("pokebnn", 10, **ONE), bounds=-1)
-    statistics = {f"get_bounds/init_conv/GetBounds_0/stats/{name}": np.zeros((1, 1, 1, 3), np.float32) for name in ("mean", "mean_sq")}
-    save_file({**drawn, **statistics}, tmp_path / "tree.safetensors")
-    model, _ = load(tmp_path / "tree.safetensors")
+    own = "get_bounds/init_conv/GetBounds_0/stats"
+    drawn |= {f"{own}/mean_batch_maximum": np.ones((1, 1, 1, 3), np.float32), f"{own}/n": np.asarray(3, np.int32)}
+    (tmp_path / "tree.msgpack").write_bytes(to_bytes(unflatten_dict(drawn, sep="/")))
+    model, _ = load(tmp_path / "tree.msgpack")
     assert (model.stem.quantizer.bounds[...] == -1).all()
     assert "has statistics of inputs (.../stats); they are not read" in caplog.text
 

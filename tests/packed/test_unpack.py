@@ -16,11 +16,14 @@ from bnext_jax.packed.unpack import restored, simulated
 from bnext_jax.packed.xla import PackedConv
 from tests.helpers.exact_networks import exact_network, logits
 
+MELIUSNET = {"blocks": (1, 1, 1), "transitions": (16, 16), "growth": 16, "stem_width": 16}
 NETWORKS = {
     "bnext": ("bnext", {"widths": (8, 8, 16)}),
     "without info-recoupling": ("bnext", {"widths": (8, 8, 16), "info_recoupling": False}),
     "quantized": ("bnext", {"widths": (8, 8, 16), "gate_bits": 4, "stem_bits": 8, "classifier_bits": 8}),
     "bnext18": ("bnext18", {"widths": (8, 16), "stem_stride": 2}),
+    "MeliusNet, padded with -1": ("meliusnet", MELIUSNET),
+    "MeliusNet, padded with 0": ("meliusnet", {**MELIUSNET, "variant": "larq", "stem": "grouped"}),
 }
 IMAGES = np.random.default_rng(5).standard_normal((2, 16, 32, 3), dtype=np.float32)
 

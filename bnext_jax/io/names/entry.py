@@ -24,13 +24,25 @@ class Entry:
       name: its name there. An entry ABSENT has a name for messages only.
       variable: the variable that holds its values here.
       layout: a key of rules.LAYOUTS, which converts between the two layouts, or ABSENT.
+      part: (i, n): it holds the i-th of n equal parts of the variable, along the last axis. All parts have entries, in order.
       value: the only value that fits, where the network here knows no other; None = any. An ABSENT variable gets it, or 0.
     """
 
     name: str
     variable: nnx.Variable
     layout: str
+    part: tuple[int, int] = (0, 1)
     value: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor's values here."""
+        return (*self.variable.shape[:-1], self.variable.shape[-1] // self.part[1]) if self.part[1] > 1 else tuple(self.variable.shape)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The tensor's part of the variable's values, in our layout."""
+        part, count = self.part
+        return np.split(values, count, axis=-1)[part] if count > 1 else values
 
 
 def norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
@@ -67,7 +79,12 @@ def affine(prefix: str, layer: "Conv | Linear | DepthwiseConv", layout: str) -> 
 
 
 def keras_norm(prefix: str, layer: "BatchNorm") -> Iterator[Entry]:
-    """Yields the entries of a batch norm with Keras's names. Keras counts no batches."""
+    """Yields the entries of a batch norm with Keras's names. Keras counts no batches.
+
+    Args:
+      prefix: the layer's name in Keras.
+      layer: the batch norm here.
+    """
     names = {"gamma": layer.scale, "beta": layer.bias, "moving_mean": layer.mean, "moving_variance": layer.var}
     for name, variable in names.items():
         yield Entry(f"{prefix}/{name}", variable, "same")

@@ -5,6 +5,7 @@ is trained. The statistics from which AQT finds bounds (`stats` beside `bounds`)
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bnext_jax.nn.batch_norm import BatchNorm
     from bnext_jax.nn.poke_layers import CalibratedConv, CalibratedLinear, DPReLU
 
+log = logging.getLogger(__name__)
+
 
 def _norm(name: str, layer: "BatchNorm") -> Iterator[Entry]:
     for collection, leaf in (("params", "scale"), ("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var")):
@@ -29,7 +32,7 @@ def _norm(name: str, layer: "BatchNorm") -> Iterator[Entry]:
 
 
 def _bounds(name, variable, layout="bounds", value=None):
-    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, value)
+    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, value=value)
 
 
 def _layer(name: str, layer: "CalibratedConv | CalibratedLinear", kernel: str = "same", bounds: str = "bounds") -> Iterator[Entry]:
@@ -84,9 +87,12 @@ def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
         yield Entry(switch, getattr(model, switch), ABSENT, value=1)
 
 
-def without_statistics(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors without AQT's statistics of inputs, which are not exchanged."""
-    return {name: array for name, array in tensors.items() if not re.search(r"(^|/)GetBounds_\d+/stats/", name)}
+def without_statistics(tensors: Mapping[str, np.ndarray], path: object) -> dict[str, np.ndarray]:
+    """The tensors of the file `path` without AQT's statistics of inputs. Warns if it has some."""
+    kept = {name: array for name, array in tensors.items() if not re.search(r"(^|/)GetBounds_\d+/stats/", name)}
+    if len(kept) < len(tensors):
+        log.warning("%s has statistics of inputs (.../stats); they are not read, and bounds that are not set are found anew", path)
+    return kept
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:

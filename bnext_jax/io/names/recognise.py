@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import frame18, pokebnn, reactnet_a, real_to_binary
+from bnext_jax.io.names import frame18, meliusnet, pokebnn, reactnet_a, real_to_binary
 from bnext_jax.io.names.entry import classes, count
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.bnext18 import WIDTHS as WIDTHS_18
-from bnext_jax.models.convnext import PATCH, SIZES
+from bnext_jax.models.convnext import PATCH
 from bnext_jax.models.efficientnet import SCALES, STAGES
 from bnext_jax.models.table import MODELS
 
@@ -124,13 +124,18 @@ FAMILIES: tuple[tuple[str, str, Callable[[Any, str | None], tuple[str, int, dict
     (r"layer\d+\.\d+\.(binary_conv|move0)\.", "ReActNet-18", _named("reactnet18", lambda tensors: frame18.recognise(tensors, 4))),
     (r"layer1\.\d", "ResNet-18", _like_resnet18),
     (r"r2b_bnn_block_1_", "Real-to-Binary", lambda tensors, _: real_to_binary.recognise(tensors)),
+    (rf"{re.escape(meliusnet.BITORCH)}\d|{meliusnet.LARQ}", "MeliusNet", _named("meliusnet", meliusnet.recognised)),
     (r"params/init_conv/", "PokeBNN", _named("pokebnn", pokebnn.recognise)),
     (r"conv_stem\.", "EfficientNet", lambda tensors, _: _efficientnet(tensors)),
     (r"stages\.\d", "ConvNeXt", lambda tensors, _: _convnext(tensors)),
 )
 # How the names of a network's tensors begin, behind any prefix. Lite0's package has an underscore of its own.
 BEGINS = re.compile(rf"(?:^|\.)(_?conv_stem\.|{'|'.join(begin for begin, *_ in FAMILIES)})")
-NAMED = {**SIZES, **{name: entry.arguments for name, entry in MODELS.items() if name.startswith("bnext_")}}
+# Generic name -> {name: arguments} of the known networks of that kind
+NAMED = {
+    kind: {name: entry.arguments for name, entry in MODELS.items() if name.startswith(kind) and entry.arguments}
+    for kind in ("bnext", "convnext", "meliusnet")
+}
 
 
 def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) -> tuple[str, int, dict[str, Any]]:
@@ -140,8 +145,8 @@ def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) ->
       tensors: {name in the reference implementation: array}; timm's names for the teachers.
       expected: the name that the user gives, or None. It decides only where the names of several networks are the same.
     Returns:
-      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext" or "convnext", with widths in the
-      arguments, if no published network has these widths.
+      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext", "convnext" or "meliusnet",
+      with widths in the arguments, if no published network has these widths.
     Raises:
       UserError: the names are those of another network or of several, or tensors that tell the widths are missing.
     """
@@ -151,8 +156,8 @@ def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) ->
                 name, outputs, arguments = family(tensors, expected)
             except (KeyError, IndexError) as error:
                 raise UserError(f"the file looks like a network {title} but lacks {error}, which is needed to find its widths") from error
-            for known, fixed in NAMED.items():
-                if name in ("bnext", "convnext") and all(arguments.get(key) == value for key, value in fixed.items()):
+            for known, fixed in NAMED.get(name, {}).items():
+                if all(arguments.get(key) == value for key, value in fixed.items()):
                     return known, outputs, {key: value for key, value in arguments.items() if key not in fixed}
             return name, outputs, arguments
     some = ", ".join(list(tensors)[:3])

@@ -6,13 +6,15 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.io.names import bnext, frame18, pokebnn, reactnet_a, real_to_binary, teachers
+from bnext_jax.io.names import bnext, frame18, meliusnet, pokebnn, reactnet_a, real_to_binary, teachers
 from bnext_jax.io.names.entry import Entry
 from bnext_jax.models import birealnet, bnn, reactnet, xnornet
 from bnext_jax.models.bnext import BNext
 from bnext_jax.models.bnext18 import BNext18
 from bnext_jax.models.convnext import ConvNeXt
 from bnext_jax.models.efficientnet import EfficientNet
+from bnext_jax.models.meliusnet import Block as MeliusBlock
+from bnext_jax.models.meliusnet import MeliusNet
 from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
 from bnext_jax.models.real_to_binary import HalfBlock, RealToBinary, StrongBaseline
 from bnext_jax.nn import bnext_units, layers
@@ -56,6 +58,8 @@ RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     StrongBaseline: real_to_binary.network,
     EfficientNet: teachers.efficientnet,
     ConvNeXt: teachers.convnext,
+    MeliusNet: meliusnet.network,
+    MeliusBlock: meliusnet.block,
     PokeBNN: pokebnn.pokebnn,
     Bottleneck: pokebnn.bottleneck,
     bnext_units.BasicBlock: bnext.block,

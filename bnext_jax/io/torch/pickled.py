@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bnext_jax.io.reading import Refused
 from bnext_jax.io.torch import objects, pickles
 from bnext_jax.io.torch.objects import Storage, Tensor
 
@@ -29,10 +30,6 @@ READ = {
 BYTES = {"complex128": 16, "complex64": 8, "qint32": 4}  # of one number of the other types; 1 if a type is not here
 
 
-class NotSaved(ValueError):
-    """torch.save did not write the file. The message says what the file is and what to do; it continues the file's name."""
-
-
 def _bytes(dtype):
     return np.dtype(READ[dtype]).itemsize if dtype in READ else BYTES.get(dtype, 1)
 
@@ -45,7 +42,7 @@ class Pickled:
     Attributes:
       content: what was saved: dicts, lists, tuples, texts, numbers, objects.Tensor, and objects.Inert in place of everything else.
     Raises:
-      NotSaved: see there.
+      Refused: torch.save did not write the file.
       Exception: of many types, if the file is damaged.
     """
 
@@ -72,10 +69,10 @@ class Pickled:
         with zipfile.ZipFile(self._file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
         if any("/code/" in name for name in entries):
-            raise NotSaved("is a TorchScript program; torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE) saves its tensors")
+            raise Refused("is a TorchScript program; torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE) saves its tensors")
         pickled = min((name for name in entries if name.endswith("/data.pkl")), key=len, default=None)
         if pickled is None:
-            raise NotSaved("is a zip archive, but torch.save did not write it; save the network's state_dict() with torch.save")
+            raise Refused("is a zip archive, but torch.save did not write it; save the network's state_dict() with torch.save")
         root = pickled.removesuffix("data.pkl")
         self._places = {name.removeprefix(f"{root}data/"): entry for name, entry in entries.items() if name.startswith(f"{root}data/")}
         order = entries.get(f"{root}byteorder")
@@ -92,9 +89,9 @@ class Pickled:
 
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
             if pickles.read(stream, persistent) != MAGIC:
-                raise NotSaved("is a pickle that torch.save did not write; it is not opened: that could run code")
+                raise Refused("is a pickle that torch.save did not write; it is not opened: that could run code")
             if pickles.read(stream, persistent) != VERSION:
-                raise NotSaved("has another version of PyTorch's format than is known; save it again with a newer PyTorch")
+                raise Refused("has another version of PyTorch's format than is known; save it again with a newer PyTorch")
             pickles.read(stream, persistent)
             content, keys = pickles.read(stream, persistent), pickles.read(stream, persistent)
             place = stream.tell()
@@ -111,7 +108,7 @@ class Pickled:
         start, size = place if type(place) is tuple else (place.header_offset, place.compress_size)
         if type(place) is not tuple:
             if place.compress_type != zipfile.ZIP_STORED:
-                raise NotSaved("is a compressed archive, which torch.save does not write; pack it again without compression")
+                raise Refused("is a compressed archive, which torch.save does not write; pack it again without compression")
             self._file.seek(start)
             signature, name, extra = LOCAL.unpack(self._file.read(LOCAL.size))
             if signature != b"PK\x03\x04":

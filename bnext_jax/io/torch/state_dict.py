@@ -26,7 +26,7 @@ def _stored(array):
 
 def _expected(entry):
     to_torch, _ = LAYOUTS[entry.layout]
-    return to_torch(np.broadcast_to(np.float32(0), entry.variable.shape)).shape
+    return to_torch(np.broadcast_to(np.float32(0), entry.shape)).shape
 
 
 def _has(entry, tensors):
@@ -58,8 +58,8 @@ def _problems(expected, tensors):
 def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nnx.Module:
     """Fills a module from a PyTorch state dict, in place.
 
-    A missing `num_batches_tracked`, which counts training steps, becomes 0. The values are not clipped to their bounds. Training clips
-    them when it starts from a state.
+    A missing `num_batches_tracked`, which counts training steps, becomes 0; so does our counter where the program has none (Keras). The
+    values are not clipped to their bounds. Training clips them when it starts from a state.
 
     Args:
       module: a network from create_model, or a block or unit of bnext_jax.nn.bnext_units.
@@ -75,10 +75,14 @@ def from_state_dict(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nn
     problems = _problems(expected, tensors)
     if problems:
         raise UserError(f"the state dict does not fit the network in {len(problems)} places: " + "; ".join(problems))
+    parts: list[np.ndarray] = []
     for entry in expected:
         _, to_ours = LAYOUTS[entry.layout]
         found = tensors[entry.name] if entry.name in tensors else np.zeros(_expected(entry), np.int64)
-        entry.variable.set_value(_stored(to_ours(np.asarray(found), entry.variable.shape)))
+        part, count = entry.part
+        parts = [*parts[:part], to_ours(np.asarray(found), entry.shape)]
+        if part == count - 1:
+            entry.variable.set_value(_stored(parts[0] if count == 1 else np.concatenate(parts, axis=-1)))
     for entry in every:
         if entry.layout == ABSENT:
             entry.variable.set_value(jnp.full(entry.variable.shape, entry.value or 0, entry.variable.dtype))
@@ -100,5 +104,5 @@ def to_state_dict(module: nnx.Module) -> dict[str, np.ndarray]:
         if entry.layout == ABSENT:
             continue
         to_torch, _ = LAYOUTS[entry.layout]
-        tensors[entry.name] = np.array(to_torch(np.asarray(entry.variable[...])), order="C")
+        tensors[entry.name] = np.array(to_torch(entry.of(np.asarray(entry.variable[...]))), order="C")
     return tensors

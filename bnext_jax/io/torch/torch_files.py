@@ -6,7 +6,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import pathlib
@@ -16,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from bnext_jax.errors import UserError, one_line
-from bnext_jax.host.process import needs
 from bnext_jax.io.files import written_whole
 from bnext_jax.io.paths import to_path
+from bnext_jax.io.reading import PICKLED, SAFE, at_least_float32, content_kind, damage_told, needed
 from bnext_jax.io.torch import choice
 from bnext_jax.io.torch.choice import DESCRIBED, EPOCH
 from bnext_jax.io.torch.objects import Inert, Odd, Storage, Tensor
-from bnext_jax.io.torch.pickled import READ, NotSaved, Pickled
+from bnext_jax.io.torch.pickled import READ, Pickled
 
-PICKLED, SAFE = "PyTorch", "safetensors"
 SUFFIXES = {".pth.tar": PICKLED, ".pth": PICKLED, ".pt": PICKLED, ".bin": PICKLED, ".ckpt": PICKLED, ".safetensors": SAFE}
 WITH_NOTES = (".pth.tar", ".ckpt")  # the suffixes of training checkpoints, which hold facts beside the tensors
 
@@ -68,20 +66,6 @@ def kind(path: os.PathLike | str) -> str | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
-def _content(path):
-    """PICKLED or SAFE by the file's first bytes; None for other bytes. Raises UserError if the file is empty or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise UserError(f"{path} is empty; fetch it again")
-    if head.startswith(b"PK\x03\x04") or (head[0] == 0x80 and head[1:2] in b"\2\3\4\5"):  # a zip archive, or a pickle
-        return PICKLED
-    return SAFE if len(head) == 9 and head[8:] == b"{" else None
-
-
 def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
     """Reads a state dict or a training checkpoint.
 
@@ -94,7 +78,7 @@ def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
       UserError: the file is missing, empty, truncated, of another kind than its suffix says, or without tensors; one of the network's
         tensors is something else than plain numbers; or it holds other weights than asked for.
     """
-    expected, found = kind(path), _content(path)
+    expected, found = kind(path), content_kind(path)
     if expected is None:
         raise UserError(f"{path} is not named like a PyTorch file; its suffix must be one of {', '.join(SUFFIXES)}")
     if found is None:
@@ -104,48 +88,29 @@ def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
     return _read_safe(path, weights) if found == SAFE else _read_pickled(path, weights)
 
 
-@contextlib.contextmanager
-def _damage_told(path):
-    """Turns the many types of exceptions that a damaged file raises into UserError. Put only the reading of bytes into the block."""
-    try:
-        yield
-    except NotSaved as error:
-        raise UserError(f"{path} {error}") from error
-    except Exception as error:
-        raise UserError(f"{path} cannot be read ({one_line(error, 200)}); it is damaged or truncated") from error
-
-
-def _module(name, path, advice=""):
-    """Imports a module that `path` needs. Raises UserError if its package is not installed; the message ends with the advice."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{path} {needs(name.split('.')[0])}{advice}") from error
-
-
 def _read_safe(path, weights):
-    safe_open = _module("safetensors", path).safe_open
-    with _damage_told(path):
+    safe_open = needed("safetensors", path).safe_open
+    with damage_told(path):
         file = safe_open(path, framework="numpy")
         types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118, `file` is not a dict
         notes = file.metadata() or {}
-    content = {name: PLAIN if found in SAFE_TYPES else Odd(ODD_TYPES.get(found, found)) for name, found in types.items()}
-    chosen = _chosen(path, content, weights)
-    with _damage_told(path):
+    held = {name: PLAIN if found in SAFE_TYPES else Odd(ODD_TYPES.get(found, found)) for name, found in types.items()}
+    chosen = _chosen(path, held, weights)
+    with damage_told(path):
         own = {name: file.get_tensor(chosen.prefix + name) for name in chosen.entries}
     return _file(own, notes, TEMPERATURE[SAFE])
 
 
 def _read_pickled(path, weights):
     with contextlib.ExitStack() as stack:
-        with _damage_told(path):
+        with damage_told(path):
             file = stack.enter_context(Pickled(path))
         if isinstance(file.content, Inert):
             raise UserError(f"{path} holds an object of {one_line(file.content.name)}, which is not made here: {SAVE_TENSORS}")
         chosen = _chosen(path, file.content, weights)
         if sum(map(file.bytes_of, chosen.entries.values())) > LARGEST * os.path.getsize(path):
             raise UserError(f"{path} has tensors that repeat few numbers many times; save them with .clone()")
-        with _damage_told(path):
+        with damage_told(path):
             own = {name: file.array(tensor) for name, tensor in chosen.entries.items()}
             notes = {name: _plain(file, value) for name, value in chosen.notes.items()}
         return _file(own, notes, TEMPERATURE[PICKLED])
@@ -194,7 +159,7 @@ def _file(tensors, notes, temperature):
       notes: the file's other entries. A stranger wrote them, so they may be anything; wrong ones become None.
       temperature: the name of the temperature's entry.
     """
-    tensors = {name: _at_least_float32(array) for name, array in tensors.items()}
+    tensors = {name: at_least_float32(array) for name, array in tensors.items()}
     epoch = _number(notes.get(EPOCH), int)
     known = epoch if epoch is not None and 0 <= epoch < 2**31 else None
     return TorchFile(tensors, known, _number(notes.get(temperature), float), _description(notes.get(DESCRIBED)))
@@ -214,10 +179,6 @@ def _description(text):
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
     return described if (type(name), type(classes), type(arguments)) == (str, int, dict) else None
-
-
-def _at_least_float32(array):
-    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def write(
@@ -253,10 +214,10 @@ def write(
         notes[TEMPERATURE[target]] = float(temperature)
     with written_whole(path, "file") as partial:  # PyTorch and safetensors report a full disk with their own exception types
         if target == SAFE:
-            _module("safetensors.numpy", path).save_file(
+            needed("safetensors.numpy", path).save_file(
                 tensors, partial, metadata={"format": "pt", **{key: str(value) for key, value in notes.items()}}
             )
         else:
-            torch = _module("torch", path, "; or write a .safetensors file")
+            torch = needed("torch", path, "; or write a .safetensors file")
             state = {name: torch.from_numpy(array) for name, array in tensors.items()}
             torch.save({"state_dict": state, **notes} if path.name.endswith(WITH_NOTES) else state, partial)
