@@ -72,5 +72,5 @@ def test_bounds_of_binary_inputs_that_the_network_does_not_know_are_refused():
 
 
 def test_a_tree_without_the_tensor_that_tells_the_widths_is_refused():
-    with pytest.raises(UserError, match="looks like a network PokeBNN but lacks 'params/conv-resblock0-2/kernel'"):
+    with pytest.raises(UserError, match="looks like PokeBNN but lacks 'params/conv-resblock0-2/kernel'"):
         recognise({"params/init_conv/kernel": np.zeros((4, 4, 3, 32), np.float32)})
