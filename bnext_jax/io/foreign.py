@@ -8,6 +8,7 @@ import pathlib
 
 from bnext_jax.errors import UserError
 from bnext_jax.io import flax_files, hdf5
+from bnext_jax.io.names.pokebnn import without_statistics
 from bnext_jax.io.reading import FLAX, HDF5, SAFE, content_kind
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.torch_files import TorchFile
@@ -48,7 +49,7 @@ def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
         raise UserError(f"{path} is a {found} file, but its suffix says otherwise; rename it")
     if kind == HDF5 and found is None:
         raise UserError(f"{path} is no HDF5 file; it is damaged or something else")
-    return TorchFile(READERS[kind](path))
+    return TorchFile(without_statistics(READERS[kind](path), path))
 
 
 def check_output(path: os.PathLike | str) -> None:

@@ -5,6 +5,8 @@ is trained. The statistics from which AQT finds bounds (`stats` beside `bounds`)
 """
 
 import itertools
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
     from bnext_jax.nn.batch_norm import BatchNorm
     from bnext_jax.nn.poke_layers import CalibratedConv, CalibratedLinear, DPReLU
+
+log = logging.getLogger(__name__)
 
 
 def _norm(name: str, layer: "BatchNorm") -> Iterator[Entry]:
@@ -81,6 +85,14 @@ def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
     yield from _layer("DenseAqt_0", model.classifier, bounds="row")
     for switch in ("bounded", "quantized"):
         yield Entry(switch, getattr(model, switch), ABSENT, value=1)
+
+
+def without_statistics(tensors: Mapping[str, np.ndarray], path: object) -> dict[str, np.ndarray]:
+    """The tensors of the file `path` without AQT's statistics of inputs. Warns if it has some."""
+    kept = {name: array for name, array in tensors.items() if not re.search(r"(^|/)GetBounds_\d+/stats/", name)}
+    if len(kept) < len(tensors):
+        log.warning("%s has statistics of inputs (.../stats); they are not read, and bounds that are not set are found anew", path)
+    return kept
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
