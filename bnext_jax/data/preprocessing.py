@@ -22,7 +22,9 @@ from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 
 log = logging.getLogger(__name__)
-SIZE, RESIZED = 224, 235  # pixels; BNext's evaluation on ImageNet: docs/spec.md, section 3
+SIZE = 224  # pixels
+RESIZED, RESIZED_BEFORE = 235, 256  # pixels; evaluation on ImageNet: BNext (docs/spec.md, section 3), and the networks before it
+BEFORE = ("bnn", "xnornet", "birealnet", "meliusnet", "real_to_binary", "strong_baseline", "reactnet", "pokebnn")  # how their names begin
 CIFAR: dict[str, Any] = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
 CIFAR_CLASSES = (10, 100)
 CHECKSUM, ASSUMED, CHECKPOINT, CONFIGURATION = "the checksum of the weights", "assumed", "the checkpoint", "the configuration"
@@ -78,7 +80,8 @@ def published(name: str, num_classes: int) -> dict[str, Any] | None:
 def _for_imagenet(name: str) -> dict[str, Any]:
     teacher = roster.of_model(name)
     size = SIZE if teacher is None else teacher.size
-    line = f"resize({RESIZED})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
+    resized = RESIZED_BEFORE if name.startswith(BEFORE) else RESIZED
+    line = f"resize({resized})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
     mean, std = (roster.IMAGENET_MEAN, roster.IMAGENET_STD) if teacher is None else (teacher.mean, teacher.std)
     return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [size, size, 3]}
 

@@ -22,6 +22,7 @@ from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
+from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.kbit import Clip
 from bnext_jax.nn.network import fill, flatten, split
 from bnext_jax.packed import file as packed_file
@@ -70,7 +71,7 @@ def _doubts(path, file, name, arguments, gate_bits, architecture):
         )  # fmt: skip
 
 
-def _preprocessed(path, file, metadata, given):
+def _preprocessed(path, file, metadata, given, binary):
     """The metadata of a PyTorch file with the preprocessing of the first that exists: the file's own description, a known checksum, a
     file beside it, the published recipe. For the weights of others it warns if the recipe is only assumed.
 
@@ -79,6 +80,7 @@ def _preprocessed(path, file, metadata, given):
       file: its TorchFile.
       metadata: of the network, with the recipe's preprocessing, or None.
       given: what --preprocessing says, or None.
+      binary: whether the network is binary. All published binary networks were trained with the recipe's mean and std.
     Returns:
       (metadata, the network's name by a file beside the weights, or None).
     """
@@ -98,7 +100,7 @@ def _preprocessed(path, file, metadata, given):
     if recipe is None:
         return metadata, None
     known = roster.published(name, path)
-    if not known and not name.startswith("bnext") and given is None:
+    if not known and not binary and given is None:
         log.warning(
             "%s does not say how its images were scaled; assuming %s, mean %s, std %s (see --preprocessing)",
             path, recipe["eval_transform"], recipe["mean"], recipe["std"],
@@ -194,7 +196,7 @@ def from_file(
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:  # the file's description makes no network
         raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
-    metadata, architecture = _preprocessed(path, file, metadata, given)
+    metadata, architecture = _preprocessed(path, file, metadata, given, bool(nnx.to_flat_state(nnx.state(model, LatentWeight))))
     _doubts(path, file, name, arguments, gate_bits, architecture)
     binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
     if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):

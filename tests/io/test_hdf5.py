@@ -257,7 +257,7 @@ def test_suffix_content_and_weights_that_do_not_fit_are_refused(tmp_path, run):
     ):
         (tmp_path / name).write_bytes(content)
         refused(run("count", f"--checkpoint={tmp_path / name}"), str(tmp_path / name), words)
-    known = "the file holds no network that is known here (it starts with r2b_bnn_block_1_conv2d/kernel"
+    known = "the file looks like Real-to-Binary but lacks 'r2b_bnn_block_2_logits/bias'"
     refused(run("count", f"--checkpoint={tmp_path / 'a.h5'}"), known)
     words = "is a Keras HDF5 file, which holds one network only; leave --weights out"
     refused(run("predict", f"--checkpoint={tmp_path / 'a.h5'}", "--weights=ema", "cat.jpg"), words)

@@ -66,8 +66,8 @@ def test_blocks_that_lite0_does_not_have_keep_their_names():
     [
         (["conv1.weight", "encoder.0.conv1.weight"], "no network that is known here .it starts with conv1.weight, encoder.0"),
         (["conv1.weight", "layer1.0.conv1.weight"], "names of a ResNet-18, which BNN-18, XNOR-Net-18 and a real-valued ResNet-18 share"),
-        (["feature.0.conv1.weight", "feature.1.FFN.scale"], "looks like a network BNext but lacks 'feature.1.FFN_3x3"),
-        (["conv_stem.weight"], "looks like a network EfficientNet but lacks 'conv_head.weight'"),
+        (["feature.0.conv1.weight", "feature.1.FFN.scale"], "looks like BNext but lacks 'feature.1.FFN_3x3"),
+        (["conv_stem.weight"], "looks like EfficientNet but lacks 'conv_head.weight'"),
     ],
 )
 def test_other_networks_are_refused_with_the_reason(names, message):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import serialization
 
+from bnext_jax.data.preprocessing import published
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.io.names.recognise import recognise
@@ -142,3 +143,10 @@ def test_the_order_of_xnornets_units_shows_in_its_file(tmp_path):
     found, metadata = load(tmp_path / "a.pth", "xnornet18")
     assert metadata["model"]["arguments"]["order"] == "norm_conv"
     np.testing.assert_array_equal(logits(found), logits(model))
+
+
+@pytest.mark.parametrize(("name", "resized"), [("bnext_tiny", 235), ("reactnet_a", 256), ("meliusnet22", 256), ("pokebnn", 256)])
+def test_images_for_1000_classes_are_scaled_as_published(name, resized):
+    found = published(name, 1000)
+    assert found["eval_transform"] == f"resize({resized})|center_crop(224)"
+    assert found["mean"] == [0.485, 0.456, 0.406] and found["std"] == [0.229, 0.224, 0.225]

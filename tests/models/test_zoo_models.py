@@ -59,7 +59,7 @@ def test_latent_weights_start_as_in_the_reference(name, draws):
     assert draws(kernel)
 
 
-def test_the_signs_of_xnornets_first_block_are_zero_and_one_and_its_order_is_an_argument():
+def test_xnornets_first_block_has_signs_zero_and_one_and_its_order_is_an_argument():
     port, paper = (abstract_model("xnornet18", 10, widths=(8, 16), depth=1, order=order) for order in xnornet.ORDERS)
     assert port.stages[0][0].unit1.conv.input_quantizer.levels == (0, 1)
     assert port.stages[1][0].unit1.conv.input_quantizer.levels == (-1, 1)

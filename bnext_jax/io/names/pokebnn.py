@@ -28,7 +28,7 @@ def _norm(name: str, layer: "BatchNorm") -> Iterator[Entry]:
 
 
 def _bounds(name, variable, layout="bounds", value=None):
-    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, value)
+    return Entry(f"get_bounds/{name}/GetBounds_0/bounds", variable, layout, value=value)
 
 
 def _layer(name: str, layer: "CalibratedConv | CalibratedLinear", kernel: str = "same", bounds: str = "bounds") -> Iterator[Entry]:

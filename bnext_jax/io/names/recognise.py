@@ -155,7 +155,7 @@ def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) ->
             try:
                 name, outputs, arguments = family(tensors, expected)
             except (KeyError, IndexError) as error:
-                raise UserError(f"the file looks like a network {title} but lacks {error}, which is needed to find its widths") from error
+                raise UserError(f"the file looks like {title} but lacks {error}, which is needed to find its widths") from error
             for known, fixed in NAMED.get(name, {}).items():
                 if all(arguments.get(key) == value for key, value in fixed.items()):
                     return known, outputs, {key: value for key, value in arguments.items() if key not in fixed}
