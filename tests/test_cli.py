@@ -1,6 +1,7 @@
 """The command line prints help, parses typed flags, and proposes the nearest known word for an unknown word."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -41,7 +42,7 @@ def test_a_commands_help_has_its_flags_and_examples(capsys, name, form):
 
 @pytest.mark.parametrize(("name", "example"), [(name, example) for name, spec in COMMANDS.items() for example in spec.examples])
 def test_the_examples_of_each_command_parse(name, example):
-    words = ["bnext", *example.split()]
+    words = ["bnext", *shlex.split(example)]
     assert cli.help_text(words[1:]) if "--help" in words else cli.parse(words)[0] == name
 
 
@@ -153,8 +154,8 @@ def test_unknown_words_and_wrong_flags_are_refused_with_advice(run, words, told)
 
 def test_flags_reach_their_functions_with_types():
     assert cli.parse(["bnext", "count", "--widths=(8,16)", "--classes=10", "--per_layer"])[1] == {
-        "checkpoint": None, "model": (), "widths": (8, 16), "classes": 10, "resolution": None, "gate_bits": None, "per_layer": True,
-        "output": None, "weights": None,
+        "checkpoint": None, "model": (), "widths": (8, 16), "arguments": None, "classes": 10, "resolution": None, "gate_bits": None,
+        "per_layer": True, "table": False, "output": None, "weights": None,
     }  # fmt: skip
     _, given = cli.parse(["bnext", "plan", SMOKE, "--topology=v5e:2x2", "--topology=v6e:2x2"])
     assert given["topology"] == ("v5e:2x2", "v6e:2x2") and given["fit"] is False

@@ -28,7 +28,7 @@ io.hdf5 io.flax_files io.foreign
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
 io.sidecar io.load io.save distill.schedule recipes
-analysis.macs analysis.count analysis.count_rows
+analysis.macs analysis.count analysis.count_rows analysis.degrees
 tpu.collectives tpu.traffic
 training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.records
 training.lock training.workdir training.checkpoints

@@ -9,6 +9,7 @@ from bnext_jax.io.files import checked_ending, write_whole
 from bnext_jax.io.paths import Path
 
 SUFFIXES = (".md", ".csv")
+SENTENCE = 60  # characters; a longer cell is a sentence
 
 
 def text(rows: Sequence[Sequence[str]]) -> str:
@@ -27,8 +28,8 @@ def text(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Formats a table as Markdown. Argument and alignment: see `text`."""
-    alignment = ["---", *["---:"] * (len(rows[0]) - 1)]
+    """Formats a table as Markdown. Argument and alignment: see `text`. A column with sentences is aligned to the left too."""
+    alignment = ["---" if i == 0 or max(map(len, column)) > SENTENCE else "---:" for i, column in enumerate(zip(*rows, strict=True))]
     return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], alignment, *rows[1:]))
 
 

@@ -1,5 +1,6 @@
 """What a command and a flag are: the classes behind commands.table."""
 
+import ast
 import dataclasses
 import os
 from collections.abc import Callable
@@ -62,6 +63,17 @@ def as_it_is(name: str, text: str) -> str:
     """Returns the text unchanged. `name` is not used."""
     del name
     return text
+
+
+def mapping(name: str, text: str) -> dict[str, object]:
+    """Parses a dict of plain values with words as keys, in Python syntax. Raises UserError for other text. Arguments: see `whole`."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"--{name} {one_line(text, 40)!r} is not a dict; write it as \"{{'stem': 'imagenet'}}\"")
+    return value
 
 
 CONFIG, SWITCH = "config", "switch"  # kinds of flags whose value is not a text: a configuration file, and a flag without a value

@@ -5,7 +5,7 @@ The texts here are what users read in `bnext --help` and `bnext COMMAND --help`.
 
 import dataclasses
 
-from bnext_jax.commands.flags import CONFIG, SWITCH, Command, Flag, path, seed, side, whole, wholes, words
+from bnext_jax.commands.flags import CONFIG, SWITCH, Command, Flag, mapping, path, seed, side, whole, wholes, words
 
 
 def _config(
@@ -184,14 +184,31 @@ COMMANDS = {
             CHECKPOINT,
             Flag("model", "names of models, joined by commas; default: the published BNext networks", "NAME[,NAME]", words, ()),
             Flag("widths", "channels of your own BNext: of the stem, then of each block", "32,64,...", wholes, ()),
+            Flag(
+                "arguments",
+                "arguments of the named models, as in config.model.extra: \"{'stem': 'imagenet'}\" for the MeliusNets with a 7x7 stem",
+                "{'NAME': VALUE}",
+                mapping,
+            ),
             Flag("classes", "number of classes; default: 1000", "N", whole),
             Flag("resolution", "height and width of the image, in pixels; default: 224, or the checkpoint's own size", "N", side),
             GATE_BITS,
             WEIGHTS,
             Flag("per_layer", "print a table of layers instead of a table of networks", kind=SWITCH, default=False),
+            Flag(
+                "table",
+                "print the degrees of binarization of eight published binary networks and of BNext: published, as built, with 8 and 4 bits",
+                kind=SWITCH,
+                default=False,
+            ),
             Flag("output", "also write the table to a file", "FILE.md|.csv", path),
         ),
-        ("count --model=bnext_tiny", "count --widths=32,64,128 --classes=10 --resolution=32 --per_layer"),
+        (
+            "count --model=bnext_tiny",
+            "count --widths=32,64,128 --classes=10 --resolution=32 --per_layer",
+            "count --model=xnornet18 --arguments=\"{'binary_shortcut': True}\"",
+            "count --table",
+        ),
         "bnext_jax.commands.count",
         "count",
     ),

@@ -1,6 +1,9 @@
 """The base class of all network configs. A config is frozen and hashable."""
 
 import dataclasses
+import numbers
+import types
+import typing
 from typing import Any, ClassVar, Self
 
 import jax
@@ -16,16 +19,38 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value has a field's type: int, float, bool, str, None, a Literal, a tuple of such types, or a union of them."""
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in parts
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, parts[0]) for part in value)
+    if kind in (int, float):
+        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """The arguments of one network. The constructor checks them.
+    """The arguments of one network. The constructor checks their types, then their values.
 
     Fields hold only plain values and tuples, because Flax NNX hashes the static attributes of a module.
+
+    Raises:
+      UserError: a value of another type, or values that do not make a network.
     """
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _tuples(getattr(self, field.name)))
+            value = _tuples(getattr(self, field.name))
+            if not _fits(value, field.type):
+                raise UserError(
+                    f"{field.name} is {value!r}; its type is {field.type.__name__ if isinstance(field.type, type) else field.type}"
+                )
+            object.__setattr__(self, field.name, value)
         self.check()
 
     def check(self) -> None:

@@ -86,7 +86,7 @@ class MeliusNetConfig(NetworkConfig):
         for name in ("blocks", "transitions", "growth", "stem_width", "shuffle_groups", "conv_groups"):
             value = getattr(self, name)
             numbers = value if name in ("blocks", "transitions") else (value,)
-            if not isinstance(numbers, tuple) or not all(type(n) is int and n > 0 for n in numbers):
+            if not all(n > 0 for n in numbers):
                 raise UserError(f"a MeliusNet's {name} is {value!r}; give positive whole numbers")
         if len(self.transitions) != len(self.blocks) - 1:
             raise UserError(f"a MeliusNet has one transition fewer than stages; got blocks {self.blocks}, transitions {self.transitions}")

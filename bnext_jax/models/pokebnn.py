@@ -73,7 +73,7 @@ class PokeBnnConfig(NetworkConfig):
             raise UserError(f"stem_stride is {self.stem_stride}; a PokeBNN's is 1, 2 or 4, or None")
         for name in ("bounds_from_step", "quantized_from_epoch"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 0 <= value <= COUNT:
+            if not 0 <= value <= COUNT:
                 raise UserError(f"{name} is {value}; it is a whole number from 0 to {COUNT}")
         if not 0 < self.multiplier < COUNT or min(self.features) < SQUEEZE:
             raise UserError(

@@ -1,6 +1,7 @@
 """The table of all networks by name."""
 
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -123,4 +124,6 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
 
 def abstract_model(name: str, num_classes: int = 1000, **arguments: Any) -> TableModel:
     """Creates a network with shapes in place of arrays. It computes nothing. See create_model for arguments and errors."""
-    return nnx.eval_shape(lambda: create_model(name, num_classes, rngs=nnx.Rngs(jax.random.key(0)), **arguments))
+    key = jax.random.key(0)  # for all draws: nnx.Rngs would count them, and in a trace that takes most of the time
+    rngs: Any = types.SimpleNamespace(params=lambda: key)
+    return nnx.eval_shape(lambda: create_model(name, num_classes, rngs=rngs, **arguments))

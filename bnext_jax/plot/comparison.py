@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnext_jax.analysis import count
+from bnext_jax.analysis.degrees import BNEXT
 from bnext_jax.errors import UserError
 from bnext_jax.models.table import abstract_model
 from bnext_jax.plot.figures import COLOURS, picture_path, save, subplots, tidy
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
 
 IMAGES = 50_000  # ImageNet's validation set; a top-1 over fewer images cannot be compared
 PUBLISHED = pathlib.Path(__file__).with_name("comparison.csv")
-METHODS = {  # name in models.table -> name in comparison.csv
-    "bnext18": "BNext-18",
-    "bnext_tiny": "BNext-T",
-    "bnext_small": "BNext-S",
-    "bnext_middle": "BNext-M",
-    "bnext_large": "BNext-L",
-}
 STYLES = {
     "others": (COLOURS[5], "o", "published"),
     "BNext": (COLOURS[0], "s", "BNext, published"),
@@ -94,7 +88,7 @@ def read_speeds(folder: os.PathLike | str) -> tuple[list[dict[str, Any]], str]:
     record = json.loads(path.read_text())
     known = {row["method"]: row["top1"] for row in read_published()}
     rows = []
-    for model, method in METHODS.items():
+    for model, method in BNEXT.items():
         measured = record["networks"].get(model, {}).get("milliseconds", {}).get("1", {}).get("1", {})
         floats = [values["median"] for name, values in measured.items() if name.startswith("float, PyTorch")]
         for family, times in (("BNext", [measured["packed, C"]["median"]] if "packed, C" in measured else []), ("others", floats)):

@@ -93,7 +93,7 @@ def test_any_widths_classes_and_resolution_are_counted(run, widths, pixels, clas
         "binary": expected["binary"], "int4": expected["gates"], "int8": expected["stem"] + expected["classifier"], "float": 0,
     }  # fmt: skip
     assert found["bytes"] == found["bytes_edition"] < 4 * found["parameters"]
-    assert f"{expected['binary']:,}" in error and "quantized edition: OPs" in error
+    assert f"{expected['binary']:,}" in error and "with 8 and 4 bits: OPs" in error
 
 
 def test_each_layer_is_listed_and_written_as_markdown_and_csv(run, tmp_path):
@@ -198,6 +198,16 @@ def test_a_product_of_two_maps_cannot_be_counted():
         (["--model=bnext18", "--gate_bits=4"], "bnext18 has no quantized edition"),
         (["--model=bnext_tiny", "--gate_bits=5"], "--gate_bits is 5"),
         (["--checkpoint=x", "--classes=10"], "--checkpoint or --classes, not both"),
+        (["--model=bnn18", "--arguments=stem=imagenet"], "--arguments 'stem=imagenet' is not a dict; write it as"),
+        (["--model=bnn18", "--arguments={1: 2}"], "--arguments '{1: 2}' is not a dict"),
+        (["--model=bnn18", "--arguments={'stem': 'cifar'}"], "model 'bnn18' takes no argument 'stem'"),
+        (["--model=bnn18", "--arguments={'depth': '2'}"], "depth is '2'; its type is int"),
+        (["--model=bnn18", "--arguments={'widths': (64, 1.5)}"], "widths is (64, 1.5); its type is tuple[int, ...]"),
+        (["--arguments={'depth': 2}"], "add --model=NAME"),
+        (["--widths=8,8", "--arguments={'widths': (8, 8)}"], "the widths stand in --widths and in --arguments"),
+        (["--checkpoint=x", "--arguments={'depth': 2}"], "--checkpoint or --arguments, not both"),
+        (["--table", "--model=bnn18", "--classes=10"], "leave --model, --classes out"),
+        (["--table", "--per_layer"], "leave --per_layer out"),
         (["--output=a.txt"], "needs one of the endings .md, .csv"),
         (["--widths=8,8", "--output=/nowhere/a.md"], "/nowhere/a.md cannot be written"),
     ],
