@@ -181,7 +181,7 @@ class PokeBNN(TableModel):
         """See TableModel. Only the stem needs sides that divide."""
         return self.stem.stride
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel. Raises UserError for a height or width that is no multiple of the stem's stride."""
         if any(side % self.stem.stride or not side for side in images.shape[1:3]):
             height, width = images.shape[1:3]
