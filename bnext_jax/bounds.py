@@ -1,4 +1,4 @@
-"""The largest whole numbers that a run can take, and the check of all numbers of a configuration."""
+"""The largest whole numbers that a run can take, and the checks of the numbers of a configuration."""
 
 import dataclasses
 import math
@@ -34,3 +34,31 @@ def check_numbers(part: Any, prefix: str = "") -> None:
                 raise UserError(f"config.{name} is {value}; it may be at most {largest}")
             if isinstance(number, float) and math.isnan(number):
                 raise UserError(f"config.{name} is {value}, which is no number")
+
+
+def check_temperature(part: Any, network: str, takes: bool, epochs: int) -> None:
+    """Checks the temperature of a configuration.
+
+    Args:
+      part: a TemperatureConfig, or None.
+      network: name of the network.
+      takes: whether the network takes a temperature.
+      epochs: length of the run.
+    Raises:
+      UserError: a network without a temperature has a value that is not the default; else a value is out of range, or `part` is None.
+    """
+    if not takes:
+        for field in () if part is None else dataclasses.fields(part):
+            if (value := getattr(part, field.name)) != field.default:
+                told = f"config.temperature.{field.name} is {value}, but {network} takes no temperature"
+                raise UserError(f"{told}; leave it at its default, {field.default}")
+        return
+    if part is None:
+        raise UserError(f"config.temperature is None, but {network} takes a temperature; leave the field out")
+    share = part.exact_from
+    if share is not None and not 0 < share < 1:
+        raise UserError(f"config.temperature.exact_from is {share}; it is a share of the run, between 0 and 1")
+    if share is not None and share * epochs > epochs - 1:
+        raise UserError(f"config.temperature.exact_from {share} leaves no whole epoch of {epochs} with exact signs; choose a smaller share")
+    if not 0 < part.decay <= 1:
+        raise UserError(f"config.temperature.decay is {part.decay}; it must lie in (0, 1]")

@@ -6,12 +6,11 @@ The comment on each field's line is what `bnext train --config=FILE --help` prin
 
 import dataclasses
 import json
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from bnext_jax.bounds import check_numbers
+from bnext_jax.bounds import check_numbers, check_temperature
 from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -105,9 +104,9 @@ class OptimizerConfig(ReadOnly):
 
 @dataclasses.dataclass
 class TemperatureConfig(ReadOnly):
-    """The temperature T that anneals latent weights to signs: T = decay^epoch, or a schedule for short runs (exact_from)."""
+    """The temperature T of latent weights: decay^epoch, or a schedule for short runs. For a network without one, check() puts None here."""
 
-    decay: float = fixed(0.9)  # T is multiplied by this after every epoch; not used with exact_from
+    decay: float = fixed(0.9)  # T is multiplied by this after every epoch; not used with exact_from, nor by a network without T
     exact_from: float | None = fixed(None)  # s in (0, 1): T = 1e-7^(epoch / (s * epochs)), then 0 (exact signs) from epoch s * epochs on
 
 
@@ -143,7 +142,7 @@ class Config(ReadOnly):
     model: ModelConfig = fixed(ModelConfig)
     data: DataConfig = fixed(DataConfig)
     optimizer: OptimizerConfig = fixed(OptimizerConfig)
-    temperature: TemperatureConfig = fixed(TemperatureConfig)
+    temperature: TemperatureConfig | None = fixed(TemperatureConfig)  # None = the network takes no temperature
     distill: DistillConfig = fixed(DistillConfig)
     checkpoint: CheckpointConfig = free(CheckpointConfig)
     init: str = fixed("")  # fine-tuning: work directory or PyTorch file with the initial weights; "" = random initial weights
@@ -195,20 +194,20 @@ class Config(ReadOnly):
             raise UserError("config.init_new_head is set without config.init; name the network to start from, or leave it out")
         if self.distill.assistants and not self.distill.main:
             raise UserError("config.distill.assistants are given without config.distill.main; name the main teacher too")
-        share = self.temperature.exact_from
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"config.temperature.exact_from is {share}; it is a share of the run, between 0 and 1")
-        if share is not None and share * self.epochs > self.epochs - 1:
-            raise UserError(
-                f"config.temperature.exact_from {share} leaves no whole epoch of {self.epochs} with exact signs; choose a smaller share"
-            )
-        if not 0 < self.temperature.decay <= 1:
-            raise UserError(f"config.temperature.decay is {self.temperature.decay}; it must lie in (0, 1]")
+        self._check_temperature()
         if len(self.data.mean) != 3 or len(self.data.std) != 3 or min(self.data.std) <= 0:
             raise UserError("config.data.mean and config.data.std need three numbers each, those of std positive")
         for part in (self, *(v for v in vars(self).values() if isinstance(v, ReadOnly))):
             object.__setattr__(part, "_checked", True)
         return self
+
+    def _check_temperature(self) -> None:
+        from bnext_jax.models.table import takes_temperature  # see _check_model
+
+        takes = takes_temperature(self.model.name)
+        check_temperature(self.temperature, self.model.name, takes, self.epochs)
+        if not takes:
+            object.__setattr__(self, "temperature", None)
 
     def _check_model(self) -> None:
         from bnext_jax.models.table import MODELS, model_config  # imports JAX, which the help on fields does not need
@@ -221,11 +220,6 @@ class Config(ReadOnly):
             raise UserError(f"config.model.{error}" if str(error).split()[0] in vars(self.model) else f"config.model: {error}") from error
 
 
-def _optional(kind: Any) -> bool:
-    """Returns whether a field's type allows None."""
-    return isinstance(kind, types.UnionType) and type(None) in typing.get_args(kind)
-
-
 def _check_types(part: Any, prefix: str) -> None:
     """Raises UserError for a field that is None, or a tuple that contains None, although its type does not allow it."""
     for field in dataclasses.fields(part):
@@ -234,7 +228,7 @@ def _check_types(part: Any, prefix: str) -> None:
             _check_types(value, f"{prefix}{field.name}.")
         elif isinstance(value, tuple) and None in value:
             raise UserError(f"{prefix}{field.name} is {value}; it may not contain None")
-        elif value is None and not _optional(field.type):
+        elif value is None and type(None) not in typing.get_args(field.type):
             raise UserError(f"{prefix}{field.name} is None; it needs a value ({getattr(field.type, '__name__', field.type)})")
 
 
@@ -259,7 +253,8 @@ def flat_json(config: Config) -> dict[str, Any]:
 def from_json(values: Mapping[str, Any], cls: Any = Config) -> Any:
     """Rebuilds a configuration from the result of `to_json`, without checking it.
 
-    A missing field, which an older version did not have, gets its default. Unknown fields are ignored.
+    A missing field, which an older version did not have, gets its default. Unknown fields are ignored, and so is the temperature that older
+    versions wrote for a network that takes none.
 
     Args:
       values: JSON data.
@@ -269,12 +264,17 @@ def from_json(values: Mapping[str, Any], cls: Any = Config) -> Any:
     for field in dataclasses.fields(cls):
         if field.name not in values:
             continue
-        value = values[field.name]
-        if dataclasses.is_dataclass(field.type):
-            parts[field.name] = from_json(value, field.type)
+        value, kinds = values[field.name], [kind for kind in (field.type, *typing.get_args(field.type)) if dataclasses.is_dataclass(kind)]
+        if kinds and value is not None:
+            parts[field.name] = from_json(value, kinds[0])
         else:
             parts[field.name] = tuple(value) if isinstance(value, list) else value
-    return cls(**parts)
+    made = cls(**parts)
+    if cls is Config:
+        from bnext_jax.models.table import takes_temperature  # see _check_model
+
+        made.temperature = made.temperature if takes_temperature(made.model.name) else None
+    return made
 
 
 def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
@@ -290,9 +290,9 @@ def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
     def walk(part: Any, old: Any, prefix: str) -> Iterator[str]:
         for field in dataclasses.fields(part):
             value, before = getattr(part, field.name), getattr(old, field.name)
-            if dataclasses.is_dataclass(value):
+            if dataclasses.is_dataclass(value) and before is not None:
                 yield from walk(value, before, f"{prefix}{field.name}.")
-            elif not field.metadata["resume"] and json.dumps(value) != json.dumps(before):
+            elif not field.metadata["resume"] and json.dumps(value, default=repr) != json.dumps(before, default=repr):
                 yield f"{prefix}{field.name} (was {before!r}, now {value!r})"
 
     return list(walk(config, from_json(saved), "config."))

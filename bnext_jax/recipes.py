@@ -156,7 +156,7 @@ def digits_student(form: str = "distilled") -> c.Config:
         config.distill = c.DistillConfig(main="runs/quickstart/main", assistants=("runs/quickstart/assistant",))
     if form == "smoke":
         config.epochs, config.model.widths, config.tensorboard = 2, (8, 8, 16, 16), False
-        config.temperature.exact_from = 0.5
+        config.temperature = c.TemperatureConfig(exact_from=0.5)
     return config
 
 

@@ -117,6 +117,13 @@ def test_a_whole_dict_can_be_set():
         (["--config.batchsize=3"], "there is no field config.batchsize; did you mean config.batch_size?"),
         (["--config.optimzer.beta1=3"], "there is no field config.optimzer.beta1; did you mean config.optimizer.beta1?"),
         (["--wrkdir=y"], "train has no flag --wrkdir; did you mean workdir?"),
+        (["--config.temperature=3"], "config.temperature"),
+        (["--config.temperature.decay=2.0"], "config.temperature.decay is 2.0; it must lie in (0, 1]"),
+        (["--config.temperature.deca=0.8"], "there is no field config.temperature.deca; did you mean config.temperature.decay?"),
+        (
+            ["--config.model.name=efficientnet_b0", "--config.model.widths=()"],
+            "config.temperature.exact_from is 0.5, but efficientnet_b0 takes no temperature; leave it at its default, None",
+        ),
         (["--config.model.gate_bits=5"], "config.model.gate_bits is 5; it is 4 or 8, or None"),
         (["--config.model.widths=(8,12)"], "config.model.widths (8, 12) are not a BNext"),
         (["--config.model.extra={'depth': 3}"], "config.model: model 'bnext' takes no argument 'depth'"),

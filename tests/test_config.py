@@ -107,3 +107,51 @@ def test_a_configuration_is_restored_from_its_json_form():
         model=c.ModelConfig(name="bnext", widths=(8, 16), stem_stride=2), distill=c.DistillConfig(main="a", assistants=("b",))
     )
     assert c.from_json(c.to_json(config)) == config
+
+
+def teacher(**fields):
+    return c.Config(model=c.ModelConfig(name="convnext", extra={"widths": [8], "depths": [1]}), **fields)
+
+
+def test_a_network_without_a_temperature_has_none_in_its_checked_configuration():
+    assert teacher().check().temperature is None and c.Config().check().temperature == c.TemperatureConfig(decay=0.9, exact_from=None)
+    checked = teacher().check()
+    assert c.to_json(checked)["temperature"] is None and c.flat_json(checked)["config.temperature"] is None
+    assert "config.temperature.decay" not in c.flat_json(checked)
+    again = dataclasses.replace(checked, batch_size=64).check()
+    assert again.temperature is None and c.from_json(c.to_json(checked)) == checked
+    assert c.changed_fields(c.to_json(checked), again) == ["config.batch_size (was 512, now 64)"]
+
+
+@pytest.mark.parametrize("old", [c.TemperatureConfig(), c.TemperatureConfig(decay=0.8), c.TemperatureConfig(exact_from=0.5)])
+def test_a_temperature_that_older_versions_saved_for_it_is_no_changed_field(old):
+    saved = c.to_json(teacher(temperature=old))
+    assert saved["temperature"]["decay"] == old.decay
+    assert c.changed_fields(saved, teacher().check()) == [] and c.from_json(saved).check().temperature is None
+
+
+def test_a_run_that_changes_to_a_network_with_a_temperature_names_both_fields():
+    assert c.changed_fields(c.to_json(teacher().check()), c.Config().check()) == [
+        "config.model.name (was 'convnext', now 'bnext_tiny')",
+        "config.model.extra (was {'widths': [8], 'depths': [1]}, now {})",
+        "config.temperature (was None, now TemperatureConfig(decay=0.9, exact_from=None))",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            teacher(temperature=c.TemperatureConfig(decay=0.8)),
+            "decay is 0.8, but convnext takes no temperature; leave it at its default, 0.9",
+        ),
+        (
+            teacher(temperature=c.TemperatureConfig(exact_from=0.5)),
+            "exact_from is 0.5, but convnext takes no .*; leave it at its default, None",
+        ),
+        (c.Config(temperature=None), "config.temperature is None, but bnext_tiny takes a temperature; leave the field out"),
+    ],
+)
+def test_a_temperature_that_does_not_fit_the_network_is_refused(config, told):
+    with pytest.raises(UserError, match=rf"config\.temperature.*{told}" if "bnext" not in told else told):
+        config.check()

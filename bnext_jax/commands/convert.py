@@ -16,6 +16,7 @@ from bnext_jax.io.load import load
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.save import save
 from bnext_jax.io.torch import torch_files
+from bnext_jax.models.base import told_temperature
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def convert(
       weights: which weights to take if the source holds several, see io.load.load.
       preprocessing: how images were scaled for the weights, see io.sidecar.parsed. It is written with the network.
     Returns:
-      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature", "preprocessing" (None = unknown), "source", "output"}.
+      {"model", "num_classes", "arguments", "parameters", "epoch", "temperature" (if the network takes one), "preprocessing" (None =
+      unknown), "source", "output"}.
     Raises:
       UserError: the source cannot be read or does not fit, or the output exists, has the suffix of a Keras or Flax file,
         or cannot be written.
@@ -89,7 +91,7 @@ def convert(
         "arguments": described["arguments"],
         "parameters": weigh(network)["parameters"],
         "epoch": metadata["epoch"],
-        "temperature": metadata["temperature"],
+        **told_temperature(metadata["temperature"]),
         "preprocessing": reported(metadata) if metadata.get("preprocessing") else None,
         "source": str(source),
         "output": str(output),

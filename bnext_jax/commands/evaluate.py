@@ -16,6 +16,7 @@ from bnext_jax.host.process import revision
 from bnext_jax.io import sidecar
 from bnext_jax.io.digest import comparable
 from bnext_jax.io.load import fits_classes, load
+from bnext_jax.models.base import told_temperature
 from bnext_jax.nn.network import split
 from bnext_jax.training import cluster, evaluator, mesh, watch
 from bnext_jax.training.programs import check_input, precision_type
@@ -70,8 +71,8 @@ def evaluate_network(
       given: what the user says of the preprocessing. If it says anything of the size or the crop, the network's eval_transform applies, in
         place of the config's.
     Returns:
-      {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature", "binary", "precision", "preprocessing", "model",
-      "arguments" (the network's, see create_model), "predictions" (the file, if one is written)}.
+      {"top1", "top5" (percent), "loss" (nats), "examples", "step", "temperature" (if the network takes one), "binary", "precision",
+      "preprocessing", "model", "arguments" (the network's, see create_model), "predictions" (the file, if one is written)}.
     Raises:
       UserError: no configuration, or the network has other classes than the dataset.
     """
@@ -113,7 +114,7 @@ def evaluate_network(
     return {
         **found,
         "step": metadata["step"],
-        "temperature": metadata["temperature"],
+        **told_temperature(metadata["temperature"]),
         "binary": metadata.get("packed", False) or watch.is_binary(network, variables, metadata["temperature"]),
         "precision": str(dtype),
         "preprocessing": used,

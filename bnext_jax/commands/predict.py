@@ -19,6 +19,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.host.progress import Progress
 from bnext_jax.io import sidecar
 from bnext_jax.io.load import load
+from bnext_jax.models.base import told_temperature
 from bnext_jax.nn.network import split
 from bnext_jax.nn.normalise import normalise
 
@@ -64,7 +65,8 @@ def predict(
       weights: which weights to take if a PyTorch file holds several, see io.load.load.
       preprocessing: how images were scaled for the weights, see io.sidecar.parsed.
     Returns:
-      {"model", "epoch", "temperature", "preprocessing", "images": [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
+      {"model", "epoch", "temperature" (if the network takes one), "preprocessing", "images":
+       [{"file", "top5": [{"class", "name", "probability"}, ...]}]}.
     Raises:
       UserError: no photo, a photo that cannot be read, neither checkpoint nor model, or the network cannot be loaded.
     """
@@ -96,7 +98,7 @@ def predict(
             progress.step()
     rows = [_best(path, row, names) for path, row in zip(files, found, strict=True)]
     print(table(rows), file=sys.stderr)
-    facts = {"model": metadata["model"]["name"], "epoch": metadata["epoch"], "temperature": metadata["temperature"]}
+    facts = {"model": metadata["model"]["name"], "epoch": metadata["epoch"], **told_temperature(metadata["temperature"])}
     return {**facts, "preprocessing": seen, "images": rows}
 
 

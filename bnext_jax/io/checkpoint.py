@@ -4,7 +4,8 @@ The folder `checkpoints/STEP` of a work directory holds these parts:
 
 - "network": parameters and statistics.
 - "training", in a run's checkpoint: step and optimizer.
-- JSON metadata: the model's name and arguments, temperature, step, epoch, preprocessing, class names, and the sha256 of the parts.
+- JSON metadata: the model's name and arguments, temperature (None if it takes none), step, epoch, preprocessing, class names, and the
+  sha256 of the parts.
   Orbax alone does not notice a flipped byte on disk; the sha256 does.
 
 training.checkpoints writes the checkpoints of a run.
@@ -25,7 +26,7 @@ from bnext_jax.io.digest import digest
 from bnext_jax.io.files import written_whole
 from bnext_jax.io.paths import Path, to_path
 from bnext_jax.models.base import TableModel
-from bnext_jax.models.table import abstract_model
+from bnext_jax.models.table import abstract_model, takes_temperature
 from bnext_jax.nn.network import fill, split
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def without_run(model: TableModel, described: Mapping[str, Any]) -> dict[str, An
         "model": described,
         "step": 0,
         "epoch": 0,
-        "temperature": 1.0 if own is None else float(own[...]),
+        "temperature": None if own is None else float(own[...]),
         "preprocessing": preprocessing.published(described["name"], described["num_classes"]),
         "class_names": [],
         "precision": "float32",
@@ -71,7 +72,7 @@ def with_digests(parts: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """The metadata of one checkpoint.
+    """The metadata of one checkpoint. Older versions wrote a temperature also for networks that take none; it is None here.
 
     Raises:
       ValueError: there is none. Orbax reads damaged metadata as empty metadata, without an error.
@@ -79,7 +80,7 @@ def described(folder: Path) -> dict[str, Any]:
     metadata = buckets.patient(folder, lambda: ocp.checkpointables_metadata(folder)).custom_metadata
     if not metadata or "model" not in metadata or "sha256" not in metadata:
         raise ValueError(f"the description in {folder} is damaged")
-    return metadata
+    return metadata if takes_temperature(metadata["model"]["name"]) else {**metadata, "temperature": None}
 
 
 def _renamed(tree, rename):

@@ -17,7 +17,6 @@ from bnext_jax.io import buckets, checkpoint, foreign, sidecar
 from bnext_jax.io.names.meliusnet import without_copy
 from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
-from bnext_jax.io.torch.choice import few
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
 from bnext_jax.models.efficientnet import SCALES
@@ -39,13 +38,10 @@ def _recognised(path, expected, weights):
     """
     file = foreign.read(path, weights)
     try:
-        tensors, copies = without_copy(timm_names(file.tensors))
-        told = file.described
+        tensors, told = without_copy(timm_names(file.tensors), path), file.described
         found = recognise(tensors, expected) if told is None else (told["name"], told["num_classes"], told["arguments"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if copies:
-        log.info("%s holds its last stage twice; left out the second copy: %s", path, few(copies))
     file = dataclasses.replace(file, tensors=tensors)
     if expected not in (None, found[0]):
         raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
@@ -61,9 +57,11 @@ def _doubts(path, file, name, arguments, gate_bits, architecture):
     if file.described is not None:
         return
     if "gate_bits" in arguments and gate_bits is None:
-        log.warning(
-            "%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, arguments["gate_bits"]
-        )
+        bits = arguments["gate_bits"]
+        log.warning("%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, bits)
+    if name.startswith("meliusnet"):
+        rules = arguments.get("variant", "bitorch")
+        log.info("%s does not say how it pads, pools and shuffles; taking the published rules of %s", path, rules)
     if name in SCALES and architecture is None and not roster.published(name, path):
         log.warning(
             "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
@@ -198,8 +196,8 @@ def from_file(
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
     metadata, architecture = _preprocessed(path, file, metadata, given, bool(nnx.to_flat_state(nnx.state(model, LatentWeight))))
     _doubts(path, file, name, arguments, gate_bits, architecture)
-    binary, temperature = hasattr(model, "temperature"), metadata["temperature"]
-    if binary and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
+    temperature = metadata["temperature"]
+    if temperature is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)
     return model, {**metadata, "epoch": file.epoch or 0, "source": os.path.basename(path)}
 
@@ -226,8 +224,8 @@ def load(
         ones of two.
       given: what the user says of the preprocessing of images, see sidecar.parsed; it wins over all others. None = nothing.
     Returns:
-      (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature", "preprocessing",
-      "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
+      (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature" (None = the network takes
+      none), "preprocessing", "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
     Raises:
       UserError: there is nothing at `path`, it cannot be read, it holds another network than expected, or the network cannot be quantized
         like that (see edition_arguments).

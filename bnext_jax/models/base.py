@@ -1,7 +1,7 @@
 """The base class of all network configs. A config is frozen and hashable."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import nnx
@@ -48,8 +48,11 @@ class TableModel(nnx.Module):
     Attributes:
       config: the network's config, resolved.
       classifier: the last layer, nn.layers.Linear.
+      takes_temperature: whether the binary weights have a temperature. Such a network keeps a Temperature as `temperature`, and its
+        __call__ takes a scalar T as a second argument; None means the network's own.
     """
 
+    takes_temperature: ClassVar[bool] = False
     config: Any
     classifier: Any
 
@@ -58,16 +61,20 @@ class TableModel(nnx.Module):
         """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
         return 1
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits.
 
         Args:
           images: [N,H,W,3], normalized. Their type is the type of the computation.
-          temperature: scalar T of the binary weights; None means the network's own Temperature. Networks without binary weights ignore it.
         Returns:
           [N, num_classes] in float32 (float64 for float64 images).
         """
         raise NotImplementedError
+
+
+def told_temperature(temperature: float | None) -> dict[str, float]:
+    """The entry of a result or of a line of the log: {"temperature": T}, or {} for None, a network that takes no temperature."""
+    return {} if temperature is None else {"temperature": temperature}
 
 
 def check_bits(name: str, value: int | None) -> None:

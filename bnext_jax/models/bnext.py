@@ -103,6 +103,8 @@ class BNext(TableModel):
       rngs: random streams; the network draws its parameters from "params".
     """
 
+    takes_temperature = True
+
     def __init__(self, config: BNextConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config = config = config.resolved(num_classes)
         widths = config.widths

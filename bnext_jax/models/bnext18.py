@@ -65,6 +65,8 @@ class BNext18(TableModel):
       rngs: random streams; the network draws its parameters from "params".
     """
 
+    takes_temperature = True
+
     def __init__(self, config: BNext18Config, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config = config = config.resolved(num_classes)
         widths = config.widths

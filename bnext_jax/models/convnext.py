@@ -144,7 +144,7 @@ class ConvNeXt(TableModel):
                 x = block(x)
         return x
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel. Raises UserError for a height or width that `features` does not take."""
         x = self.features(images)
         return self.classifier(self.head_norm(channel_means(x)))

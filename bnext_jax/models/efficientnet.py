@@ -212,7 +212,7 @@ class EfficientNet(TableModel):
                 x = block(x)
         return self.activation(self.head_norm(self.head(x)))
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel."""
         x = self.features(images)
         return self.classifier(channel_means(x))

@@ -185,7 +185,7 @@ class MeliusNet(TableModel):
         """See TableModel."""
         return (4 if self.stem.norms else 1) * 2 ** len(self.transitions)
 
-    def __call__(self, images: jax.Array) -> jax.Array:  # type: ignore[override]  # it has no temperature
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel. Raises UserError for images that are smaller than total_stride."""
         (height, width), least = images.shape[1:3], self.total_stride
         if min(height, width) < least:

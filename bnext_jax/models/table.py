@@ -66,6 +66,11 @@ def entry(name: str) -> Entry:
     return MODELS[name]
 
 
+def takes_temperature(name: str) -> bool:
+    """Whether the network of a name has a temperature, see TableModel. False for a name that is not in the table."""
+    return name in MODELS and MODELS[name].network.takes_temperature  # type: ignore[attr-defined]  # a class
+
+
 def model_config(name: str, num_classes: int = 1000, **arguments: Any) -> NetworkConfig:
     """Makes the complete config of a network.
 

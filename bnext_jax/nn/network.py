@@ -14,7 +14,7 @@ from flax import nnx
 
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
-from bnext_jax.nn.layers import Switch
+from bnext_jax.nn.layers import Switch, Temperature
 
 
 def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
@@ -47,6 +47,7 @@ class Network:
       bounds: {path: (low, high)} of the parameters that `project` clips after each update.
       decay_groups: {path: "weights" or "rest"} of every parameter.
       latent: {path: WeightQuantizer} of the latent weights.
+      temperature: path of the Temperature; None for a network that takes no temperature.
       switches: {path: (unit, since)} of the switches, see nn.layers.Switch.
       binarizers: paths of the switches without which the latent weights are not binarized.
       own_statistics: paths of the running statistics that are not those of a BatchNorm.
@@ -56,6 +57,7 @@ class Network:
     bounds: dict
     decay_groups: dict
     latent: dict
+    temperature: str | None
     switches: dict
     binarizers: tuple
     own_statistics: tuple
@@ -64,12 +66,12 @@ class Network:
         """Whether the switches in the variables {path: array} let the network binarize its latent weights."""
         return all(bool(variables[path]) for path in self.binarizers)
 
-    def has_exact_signs(self, variables: Mapping[str, jax.Array], temperature: float) -> bool | None:
+    def has_exact_signs(self, variables: Mapping[str, jax.Array], temperature: float | None) -> bool | None:
         """Whether the network multiplies with exact signs at this temperature. None for a network without binary weights.
 
         Args:
           variables: {path: array}, at least the variables that are not parameters.
-          temperature: scalar T of the binary weights.
+          temperature: scalar T of the binary weights; None for a network that takes none.
         """
         if not self.latent:
             return None
@@ -83,12 +85,12 @@ class Network:
         Args:
           variables: {path: array}, all variables of the network.
           images: [N,H,W,3], normalized.
-          temperature: scalar T of the binary weights; None means the network's own Temperature.
+          temperature: scalar T of the binary weights; None means the network's own Temperature. A network that takes none needs None.
         Returns:
           (logits [N,C], {path: array} of the batch statistics after the pass).
         """
         model = nnx.merge(self.graphdef, unflatten(variables))
-        logits = model(images, temperature) if "temperature" in variables else model(images)
+        logits = model(images) if temperature is None else model(images, temperature)
         return logits, flatten(nnx.state(model, nnx.BatchStat))
 
 
@@ -116,6 +118,7 @@ def split(
         bounds={path: pair for path, pair in bounds.items() if pair is not None},
         decay_groups={path: v.get_metadata()["decay"] for path, v in variables.items()},
         latent={path: v.get_metadata()["quantizer"] for path, v in variables.items() if isinstance(v, LatentWeight)},
+        temperature=next((path for path, v in others.items() if isinstance(v, Temperature)), None),
         switches={path: (told["unit"], told["since"]) for path, told in switches.items()},
         binarizers=tuple(path for path, told in switches.items() if told["binarizes"]),
         own_statistics=tuple(path for path in statistics if path.rpartition("/")[0] not in norms),

@@ -88,7 +88,7 @@ class WeightQuantizer(abc.ABC):
         """Latent weights that __call__ turns into signs * scale. signs: [..., O], +1 and -1; scale: [O], see `scale`."""
         return signs * scale
 
-    def is_exact(self, temperature: float) -> bool:
+    def is_exact(self, temperature: float | None) -> bool:
         """Whether __call__ returns exactly signs times scale at this temperature."""
         del temperature
         return True

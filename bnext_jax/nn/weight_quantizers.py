@@ -55,9 +55,9 @@ class AnnealedSign(WeightQuantizer):
         """Applies the forward formula of the class. The result has the shape and type of latent."""
         return _annealed_sign(self.exact_below, latent, temperature)
 
-    def is_exact(self, temperature: float) -> bool:
-        """Whether T < exact_below."""
-        return temperature < self.exact_below
+    def is_exact(self, temperature: float | None) -> bool:
+        """Whether T < exact_below. False without a temperature."""
+        return temperature is not None and temperature < self.exact_below
 
     def initialize(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Draws initial latent weights from a normal distribution with standard deviation `deviation`."""

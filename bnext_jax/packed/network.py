@@ -10,6 +10,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.io.buckets import local_copy
 from bnext_jax.io.paths import to_path
 from bnext_jax.models.base import TableModel
+from bnext_jax.models.table import takes_temperature
 from bnext_jax.packed import build, file
 from bnext_jax.packed.engine import Engine
 from bnext_jax.packed.unpack import check, described_model, restored, simulated
@@ -36,15 +37,15 @@ class PackedNetwork(TableModel):
         """See TableModel."""
         return self.stride
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits, see TableModel. The temperature is ignored: packed weights are exact."""
-        del temperature
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the logits, see TableModel."""
         return self.engine.traced(images)
 
 
 def metadata_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata of a packed network, as io.load.load returns them; "packed" is True. `description` is that of packed.file.read."""
-    return {**description, "temperature": 0.0, "config": None, "packed": True}
+    temperature = 0.0 if takes_temperature(description["model"]["name"]) else None
+    return {**description, "temperature": temperature, "config": None, "packed": True}
 
 
 def _form(description, tensors, form):

@@ -78,15 +78,13 @@ def _check(model: nnx.Module, found: list[Slot], source: str) -> None:
                 " from 0); train it further, then pack it"
             )
     temperatures = [float(value) for value in jax.tree.leaves(nnx.state(model, Temperature))]
-    temperature = max(temperatures, default=1.0)
+    temperature = max(temperatures, default=None)
     for quantizer in quantizers:
         if not quantizer.is_exact(temperature):
             limit = getattr(quantizer, "exact_below", None)
             below = "" if limit is None else f" (they are below {limit:g})"
-            raise UserError(
-                f"the weights of {source} are not exactly binary at its temperature {temperature:g}{below}; train it to the end of its"
-                " schedule, then pack it"
-            )
+            at = "" if temperature is None else f" at its temperature {temperature:g}{below}"
+            raise UserError(f"the weights of {source} are not exactly binary{at}; train it to the end of its schedule, then pack it")
     broken = [slot.name for slot in found if not np.isfinite(np.asarray(slot.variable.get_value(), np.float32)).all()]
     if broken:
         raise UserError(f"{source} has numbers that are not finite in {', '.join(broken[:3])}; its training diverged, or it is damaged")

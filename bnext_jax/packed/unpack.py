@@ -33,9 +33,8 @@ class OneByOne(TableModel):
         """See TableModel."""
         return self.network.total_stride
 
-    def __call__(self, images: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Computes the logits, see TableModel. The temperature is ignored: packed weights are exact."""
-        del temperature
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the logits, see TableModel."""
         return lowering.choose(lambda images: lax.map(lambda image: self.network(image[None])[0], images), self.network, images)
 
 

@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bnext_jax.errors import UserError
 from bnext_jax.io.logs import read_metrics
 from bnext_jax.io.paths import to_path
@@ -33,7 +31,7 @@ def curves(
     title: str = "",
     teachers: Mapping[str, float] | None = None,
 ) -> str:
-    """Draws the values of metrics.jsonl against the epoch, one color a run.
+    """Draws the values of metrics.jsonl against the epoch, one color a run. A panel that no run has values for is left out.
 
     Args:
       workdirs: work directories with logs, at least one.
@@ -49,9 +47,15 @@ def curves(
     for workdir in workdirs:
         runs[str(workdir)] = read_logs(workdir)
     path = picture_path(output or to_path(workdirs[0]) / "curves.png")
-    figure, axes = subplots(2, 3, figsize=(12, 6.2))
     names = _short(list(runs))
-    for axis, (name, keys, logarithmic, factor) in zip(axes.flat, PANELS, strict=True):
+    logged = {key for lines in runs.values() for line in lines for key in line}
+    panels = [panel for panel in PANELS if logged.intersection(key for key, *_ in panel[1])]  # a real network has no signs to flip
+    columns = -(-len(panels) // 2)
+    figure, grid = subplots(2, columns, figsize=(4 * columns, 6.2))
+    axes = {name: axis for (name, *_), axis in zip(panels, grid.flat, strict=False)}
+    for axis in grid.flat[len(panels) :]:
+        axis.remove()
+    for (name, keys, logarithmic, factor), axis in zip(panels, axes.values(), strict=True):
         for lines, colour in zip(runs.values(), COLOURS * len(runs), strict=False):
             for key, _, style in keys:
                 points = [(line["epoch"], factor * line[key]) for line in lines if key in line and (line[key] > 0 or not logarithmic)]
@@ -92,7 +96,11 @@ def _shade_exact(axis: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _legends(
-    figure: "Figure", axes: np.ndarray, names: Mapping[str, str], teachers: Mapping[str, float], runs: Sequence[Sequence[Mapping[str, Any]]]
+    figure: "Figure",
+    axes: Mapping[str, "Axes"],
+    names: Mapping[str, str],
+    teachers: Mapping[str, float],
+    runs: Sequence[Sequence[Mapping[str, Any]]],
 ) -> None:
     """Draws the legends and the teachers' lines, and sets the limits of the top-1 panel."""
     from matplotlib.lines import Line2D
@@ -101,7 +109,7 @@ def _legends(
         handles = [Line2D([], [], color="0.3", linestyle=style, label=label) for _, label, style in keys]
         axis.legend(handles=[*handles, *more], loc="best")
 
-    loss, top1, temperature = axes[0, 0], axes[0, 1], axes[1, 0]
+    loss, top1 = axes[PANELS[0][0]], axes[PANELS[1][0]]
     styles(loss, PANELS[0][1])
     bests = [max((line[key] for line in lines for key in ("test_top1", "train_top1") if key in line), default=0) for lines in runs]
     low = min([*bests, *teachers.values()])
@@ -114,6 +122,5 @@ def _legends(
         handles = [Line2D([], [], color=colour, label=name) for name, colour in zip(names.values(), COLOURS * len(names), strict=False)]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)))
     elif any(line.get("temperature") == 0 for line in runs[0]):
-        temperature.text(
-            0.98, 0.92, "shaded: exact signs (T = 0)", transform=temperature.transAxes, ha="right", fontsize=8, color="#1d6b40"
-        )
+        axis = axes["temperature"]
+        axis.text(0.98, 0.92, "shaded: exact signs (T = 0)", transform=axis.transAxes, ha="right", fontsize=8, color="#1d6b40")

@@ -257,7 +257,7 @@ def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePa
 
     Args:
       model: a network with binary convolutions, with arrays.
-      metadata: the network's metadata; its temperature is drawn as two dashed lines where it lies within the axis.
+      metadata: the network's metadata; its temperature, if it has one, is drawn as two dashed lines where it lies within the axis.
       path: where to write the picture.
     Returns:
       The picture's path.
@@ -270,12 +270,12 @@ def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePa
     figure, axis = subplots(1, 1, figsize=(8, 1.2 + 0.16 * len(values)))
     shown = axis.imshow(100 * table, aspect="auto", cmap="Blues", extent=(-reach, reach, len(values) - 0.5, -0.5), interpolation="nearest")
     temperature, label = metadata["temperature"], "latent weight"
-    if 0 < temperature < reach:
+    if temperature is not None and 0 < temperature < reach:
         label += " (dashed: the temperature, beyond which a binary weight is ±1)"
         for side in (-temperature, temperature):
             axis.axvline(side, color="#1f5fa8", linewidth=1, linestyle="--")
     axis.set_yticks(range(len(values)), list(values), fontsize=6)
     axis.grid(visible=False)
-    tidy(axis, f"latent weights by layer, at temperature {temperature:.3g}", label)
+    tidy(axis, "latent weights by layer" + ("" if temperature is None else f", at temperature {temperature:.3g}"), label)
     figure.colorbar(shown, ax=axis, label="share of the layer's weights (%)", shrink=min(1.0, 20 / len(values)))
     return save(figure, path)

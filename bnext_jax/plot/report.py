@@ -143,9 +143,11 @@ def _cards(
     values = next(iter(counted.values()))
     seconds = sum(sum(v for k, v in line.items() if k in ("step_seconds", "data_wait_seconds")) for line in lines)
     size = values["bytes"]
+    temperature = metadata["temperature"]
+    weights_at = "binary weights" if temperature is None else f"at temperature {temperature:.2g}"
     binary = {
         "degree of binarization": f"{values['degree']:.1f} %",
-        f"at temperature {metadata['temperature']:.2g}": "binary" if found["binary"] else "not yet binary",
+        weights_at: "binary" if found["binary"] else "not yet binary",
     }
     return page.cards({
         f"top-1 over {found['examples']:,} images": f"{found['top1']:.2f} %",

@@ -16,6 +16,7 @@ from bnext_jax.config import Config
 from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.host.progress import Progress
 from bnext_jax.io import checkpoint, compiled
+from bnext_jax.models.base import told_temperature
 from bnext_jax.nn.network import project
 from bnext_jax.training import cluster, preemption, records, watch
 from bnext_jax.training.checkpoints import Checkpoints
@@ -60,7 +61,7 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
       - examples: number of images in the final evaluation.
       - steps: number of finished steps of the run.
       - epochs: number of finished epochs of the run.
-      - temperature: temperature of the last step.
+      - temperature: temperature of the last step, if the network takes one.
       - binary: whether every binary weight is exactly +-1.
       - images: number of images that this call trained on.
       - train_seconds: time of this call's steps and of waiting for data.
@@ -114,7 +115,7 @@ def _trained(run: Run, claim: Claim) -> dict[str, Any]:
         **final,
         "steps": run.done,
         "epochs": run.done // run.steps_per_epoch,
-        "temperature": run.temperature,
+        **told_temperature(run.temperature),
         "binary": watch.is_binary(run.programs.network, run.variables, run.temperature),
         "images": images,
         "train_seconds": seconds,
@@ -242,7 +243,7 @@ def _epoch_values(run: Run, meter: watch.Meter, binary: watch.BinaryWatch, step:
         **{f"train_{name}": 100 * hits / images for name, hits in meter.top1().items()},
         **meter.norms(),
         "learning_rate": meter.last["learning_rate"],
-        "temperature": run.temperature,
+        **told_temperature(run.temperature),
         **binary.look(run.variables, run.temperature, layers=run.config.watch_layers),
         "images_per_second": images / (seconds["step_seconds"] + seconds["data_wait_seconds"]),
         **seconds,
@@ -253,7 +254,8 @@ def _epoch_values(run: Run, meter: watch.Meter, binary: watch.BinaryWatch, step:
 def _tell(progress: Progress, run: Run, done: int, values: Mapping[str, Any]) -> None:
     """Logs one line about the epoch."""
     test = f", test top-1 {values['test_top1']:.2f} %" if "test_top1" in values else ""
+    temperature = f", temperature {values['temperature']:.2g}" if "temperature" in values else ""
     progress.line(
         f"epoch {-(-done // run.steps_per_epoch)}/{run.config.epochs}, loss {values['train_loss']:.4f},"
-        f" top-1 {values['train_top1']:.2f} %{test}, temperature {values['temperature']:.2g}, {values['images_per_second']:.0f} images/s"
+        f" top-1 {values['train_top1']:.2f} %{test}{temperature}, {values['images_per_second']:.0f} images/s"
     )

@@ -55,7 +55,7 @@ class Run:
       weights_digest: checksum of the initial weights, to compare between processes; "" with a single process.
       state: the training state on the devices.
       step: the compiled training step; None before the first prepare_epoch.
-      temperature: the temperature of the last step whose metrics this process has read.
+      temperature: the temperature of the last step whose metrics this process has read; None for a student that takes none.
       done: number of finished steps; the training loop sets it.
     Raises:
       UserError: a part does not fit the configuration: batch size, dataset, teachers, network or initial weights.
@@ -105,7 +105,7 @@ class Run:
             params, batch_stats = start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
         self.weights_digest = comparable({**params, **batch_stats})
         self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
-        self.step, self.temperature = None, 1.0
+        self.step, self.temperature = None, None if self.programs.network.temperature is None else 1.0
 
     def overview(self) -> None:
         """Writes clu's table of all parameters into the work directory, and logs the number of parameters."""
@@ -154,8 +154,8 @@ class Run:
         Args:
           step: number of finished steps.
         Returns:
-          {"model", "step", "epoch", "temperature", "exact_signs" (None without binary weights), "preprocessing", "class_names",
-          "dataset", "precision", "config"}.
+          {"model", "step", "epoch", "temperature" (None without one), "exact_signs" (None without binary weights), "preprocessing",
+          "class_names", "dataset", "precision", "config"}.
         """
         config = self.config
         return {

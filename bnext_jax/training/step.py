@@ -37,7 +37,7 @@ class StepSpec:
       form: form of the distillation loss, see distill.losses.
       group: examples that share batch-norm statistics and the means of the loss; None = the whole batch.
       optimizer: for the learning rate.
-      temperature: for the temperature.
+      temperature: for the temperature; None for a student that takes none.
       accumulate: number of pieces in which the step computes a batch, one after another.
     """
 
@@ -50,7 +50,7 @@ class StepSpec:
     form: str
     group: int | None
     optimizer: OptimizerConfig
-    temperature: TemperatureConfig
+    temperature: TemperatureConfig | None
     accumulate: int = 1
 
 
@@ -125,7 +125,7 @@ def make_step(
         update_norm/GROUP: 2-norm of the change of a group's parameters, projection included.
         param_norm/GROUP: 2-norm of a group's parameters before the update.
         learning_rate: learning rate of the step.
-        temperature: temperature of the step.
+        temperature: temperature of the step, if the student takes one.
     """
     groups = norm_groups(student)
 
@@ -171,7 +171,9 @@ def make_step(
     def step(state, batch, flag, teacher_variables):
         epoch = state["step"] // spec.steps_per_epoch
         rate = schedules.learning_rate(spec.optimizer, spec.epochs, epoch)
-        temperature = schedules.temperature(spec.temperature, spec.epochs, epoch)
+        temperature = None
+        if student.temperature is not None and spec.temperature is not None:
+            temperature = schedules.temperature(spec.temperature, spec.epochs, epoch)
         before = {**state["batch_stats"], **schedules.switches(student.switches, state["step"], epoch)}
         inputs = {name: batch[name] for name in ("image", "label")}
         whole = shardings.gathered(state["params"])
@@ -185,8 +187,8 @@ def make_step(
         # On TPUs that pass moves 28 bytes per parameter instead of 40.
         change = {path: params[path] - p for path, p in state["params"].items()}
         batch_stats = {**before, **stats}
-        if "temperature" in batch_stats:  # stored in the network, so that a checkpoint states its temperature
-            batch_stats["temperature"] = temperature.astype(batch_stats["temperature"].dtype)
+        if temperature is not None:  # stored in the network, so that a checkpoint states its temperature
+            batch_stats[student.temperature] = temperature.astype(batch_stats[student.temperature].dtype)
         new_state = {
             "step": state["step"] + 1,
             "params": params,
@@ -203,7 +205,7 @@ def make_step(
             **group_norms("update_norm", change, groups),
             **group_norms("param_norm", state["params"], groups),
             "learning_rate": rate,
-            "temperature": temperature,
+            **({} if temperature is None else {"temperature": temperature}),
         }
         return new_state, metrics
 

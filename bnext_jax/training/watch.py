@@ -133,12 +133,12 @@ class BinaryWatch:
     def _chosen(self, params):
         return [params[path] for path in self._paths]
 
-    def look(self, variables: Mapping[str, jax.Array], temperature: float, layers: bool = False) -> dict[str, float]:
+    def look(self, variables: Mapping[str, jax.Array], temperature: float | None, layers: bool = False) -> dict[str, float]:
         """Measures the weights, and keeps their signs for the next look.
 
         Args:
           variables: {path: array}, all variables now.
-          temperature: of the binary weights.
+          temperature: of the binary weights; None for a network that takes none.
           layers: also measure each layer.
         Returns:
           {"binary_share", "flip_ratio"}, both in [0, 1]; {} for a network without binary weights. binary_share is 0 while a Switch lets
@@ -148,7 +148,8 @@ class BinaryWatch:
         if not self._paths:
             return {}
         latents = self._chosen(variables)
-        counted, self._before = _count(self._quantizers, latents, self._before, jnp.float32(temperature))
+        annealed = None if temperature is None else jnp.float32(temperature)
+        counted, self._before = _count(self._quantizers, latents, self._before, annealed)
         counted = [counts.astype(int) for counts in jax.device_get(counted)]
         total = sum(latent.size for latent in latents)
         binary, flips, _ = sum(counted)
@@ -159,7 +160,7 @@ class BinaryWatch:
         return found
 
 
-def is_binary(network: "Network", variables: Mapping[str, jax.Array], temperature: float) -> bool:
+def is_binary(network: "Network", variables: Mapping[str, jax.Array], temperature: float | None) -> bool:
     """Whether every binary weight is exactly +-1 (times its channel's scale, if it has one) at this temperature.
 
     False also for a network without binary weights. The arguments are those of BinaryWatch and of its `look`.

@@ -162,7 +162,7 @@ class Repeated(nnx.Module):
     def __init__(self):
         self.layer = Linear(3, 3, rngs=nnx.Rngs(0))
 
-    def __call__(self, images, temperature=None):
+    def __call__(self, images):
         return jax.lax.scan(lambda x, _: (self.layer(x), None), images.mean((1, 2)), length=3)[0]
 
 
@@ -176,7 +176,7 @@ class Attention(nnx.Module):
     def __init__(self):
         self.layer = Linear(3, 4, rngs=nnx.Rngs(0))
 
-    def __call__(self, images, temperature=None):
+    def __call__(self, images):
         x = self.layer(images.mean((1, 2)))
         return x.T @ x
 

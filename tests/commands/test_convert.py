@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from PIL import Image
+from safetensors import safe_open
 
 from bnext_jax import cli as program
 from bnext_jax.distill import roster
@@ -15,6 +17,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.io import checkpoint
 from bnext_jax.io.load import load
 from bnext_jax.io.names.recognise import timm_names
+from bnext_jax.io.save import save
 from bnext_jax.io.torch import torch_files
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
@@ -209,3 +212,18 @@ def test_averaged_weights_are_converted_unless_the_flag_says_raw(run, tmp_path):
     run("convert", f"--source={tmp_path / 'a.ckpt'}", f"--output={tmp_path / 'flax'}")
     refused(run("evaluate", f"--checkpoint={tmp_path / 'flax'}", "--weights=raw"), "is not a PyTorch file", "leave --weights out")
     refused(run("count", "--weights=raw"), "--weights chooses in a PyTorch file")
+
+
+def test_a_network_without_a_temperature_has_none_in_any_result_or_file(run, tmp_path):
+    network = create_model("convnext", 10, widths=(8,), depths=(1,), patch=4, rngs=nnx.Rngs(0))
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    given = "--preprocessing=mean=0.5 std=0.5 input_size=16 crop_pct=1"
+    save(tmp_path / "flax", network)
+    code, result, error = run("convert", f"--source={tmp_path / 'flax'}", f"--output={tmp_path / 'a.safetensors'}")
+    assert code == 0 and result["epoch"] == 0 and "temperature" not in result, error
+    with safe_open(tmp_path / "a.safetensors", "np") as file:
+        assert "temperature" not in file.metadata() and not [name for name in file.keys() if "temperature" in name]  # noqa: SIM118
+    for path in ("flax", "a.safetensors"):
+        assert load(tmp_path / path)[1]["temperature"] is None
+        code, result, error = run("predict", f"--checkpoint={tmp_path / path}", given, tmp_path / "a.png")
+        assert code == 0 and result["epoch"] == 0 and "temperature" not in result, error

@@ -95,7 +95,7 @@ class Tiny(TableModel):
         if batch_norm_group is not ...:
             self.batch_norm_group = batch_norm_group
 
-    def __call__(self, images, temperature=None):
+    def __call__(self, images):
         if not self.use_running_average:
             groups = jnp.abs(images).reshape(-1, self.batch_norm_group or len(images), *images.shape[1:])
             found = groups.max((1, 2, 3)).mean(0).astype(self.largest.dtype)

@@ -1,5 +1,7 @@
 """BNext and BNext18: ablation switches, output shapes, initial values, and arguments that are refused."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,9 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
-from bnext_jax.models.table import abstract_model, create_model
+from bnext_jax.models.table import MODELS, abstract_model, create_model, takes_temperature
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
+from bnext_jax.nn.layers import Temperature
 
 WIDTHS = (8, 8, 16, 16)  # three blocks: plain; ELM attention, widening; plain
 
@@ -81,3 +84,16 @@ def test_bnext18_built_from_its_bare_config_has_the_stem_of_its_number_of_classe
     model = nnx.eval_shape(lambda: BNext18(BNext18Config(), classes, rngs=nnx.Rngs(0)))
     assert model.conv.kernel.shape[:2] == (side, side)
     assert model.config.stem_stride == (2 if classes == 1000 else 1)
+
+
+def test_exactly_the_networks_with_a_temperature_take_one_in_their_call():
+    first = {entry.network: name for name, entry in reversed(MODELS.items()) if entry.arguments or name == "bnext18"}
+    assert len(first) == len({entry.network for entry in MODELS.values()})
+    takers = {"bnext_tiny", "bnext_small", "bnext_middle", "bnext_large", "bnext", "bnext18"}
+    assert {name for name in MODELS if takes_temperature(name)} == takers
+    for network, name in first.items():
+        taken = ["temperature"] if name in takers else []
+        assert list(inspect.signature(network.__call__).parameters) == ["self", "images", *taken]
+        _, state = nnx.split(abstract_model(name, 10))
+        found = [path for path, variable in nnx.to_flat_state(state) if isinstance(variable, Temperature)]
+        assert found == [(part,) for part in taken]

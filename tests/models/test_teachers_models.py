@@ -88,17 +88,6 @@ def test_a_network_may_have_a_single_stage(name):
 
 
 @narrow
-def test_the_temperature_does_not_change_the_program(name):
-    model, images = _abstract(name), jnp.zeros((1, 16, 16, 3))
-    graphdef, state = nnx.split(model)
-
-    def program(temperature):
-        return str(jax.make_jaxpr(lambda state, x: nnx.merge(graphdef, state)(x, temperature))(state, images))
-
-    assert program(None) == program(0.5)
-
-
-@narrow
 def test_half_precision_images_give_float32_logits_near_those_of_float32_images(name):
     model = _drawn(name)
     exact, half = (_logits(model, _images(16, dtype=dtype)) for dtype in (np.float32, np.float16))

@@ -112,7 +112,7 @@ def test_quantizers_are_equal_by_value_and_hash_so_that_jit_traces_once():
 def test_a_weight_is_binary_where_the_convolution_multiplies_by_plus_or_minus_one(temperature):
     expected = np.abs(GRID) >= temperature if temperature else GRID != 0
     np.testing.assert_array_equal(WEIGHT.binary(jnp.asarray(GRID), jnp.float32(temperature)), expected)
-    assert WEIGHT.is_exact(temperature) is (temperature == 0)
+    assert WEIGHT.is_exact(temperature) is (temperature == 0) and not WEIGHT.is_exact(None)
 
 
 def test_a_scaled_weight_is_binary_where_its_magnitude_is_the_channels_scale():

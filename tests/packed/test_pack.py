@@ -111,6 +111,13 @@ def test_a_network_that_is_not_yet_binary_is_refused(name, temperature, limit):
         pack(model, {**metadata, "source": "net.pth"})
 
 
+def test_an_annealed_sign_without_a_temperature_is_not_binary():
+    model, metadata = exact_network(widths=(8, 8))
+    del model.temperature
+    with pytest.raises(UserError, match="the weights of the network are not exactly binary; train it to the end"):
+        pack(model, metadata)
+
+
 @pytest.mark.parametrize("layer", ["conv", "norm1"])
 def test_numbers_that_are_not_finite_are_refused(layer):
     model, metadata = exact_network(widths=(8, 8))

@@ -66,6 +66,25 @@ def test_the_curves_of_two_runs_show_the_values_of_their_logs(run, drawing, tmp_
     assert [text.get_text() for text in drawing["figure"].legends[0].get_texts()] == ["one", "other"]
 
 
+def test_a_network_without_signs_and_temperature_has_no_empty_panels(drawing, tmp_path):
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "train_loss": 2, "train_top1": 50, "learning_rate": 0.1}\n')
+
+    def titles(*folders):
+        curves.curves(folders, tmp_path / "a.png")
+        return [axis.get_title(loc="left") for axis in drawing["figure"].axes]
+
+    assert titles(folder) == ["loss (nats)", "top-1 (%)", "learning rate"]
+    assert len(titles(folder, logged(tmp_path / "binary", 3, 1))) == 6
+
+
+def test_latent_weights_are_drawn_with_the_temperature_only_if_there_is_one(drawing, model, tmp_path):
+    for temperature, title in ((0.25, "latent weights by layer, at temperature 0.25"), (None, "latent weights by layer")):
+        features.weights(model, {"temperature": temperature}, tmp_path / "a.png")
+        assert drawing["figure"].axes[0].get_title(loc="left") == title
+
+
 def test_the_top1_axis_shows_every_run_and_every_teacher(drawing, tmp_path):
     for best, other, teachers, visible in ((96, 63, {}, 63), (96, 95, {"main": 99}, 95), (96, 95, {"main": 70}, 70)):
         folders = [logged(tmp_path / f"{best}{other}{len(teachers)}{visible}{top}", 1, top) for top in (best, other)]

@@ -36,7 +36,8 @@ def statistics(steps):
 @pytest.mark.parametrize("steps", [5, 6, 7, 8, 12])
 def test_after_n_steps_the_state_has_the_switches_and_statistics_of_the_formulas(case, steps):
     with jax.enable_x64(case == "float64"):
-        _, fresh, state, _, compilations = switched.trained(case, steps)
+        _, fresh, state, seen, compilations = switched.trained(case, steps)
+        assert "temperature" not in seen[-1]
         assert fresh["conv/quantizes"] and fresh["bounded"]  # a fresh network is on
         stats = state["batch_stats"]
         for path, first in {"conv/quantizes": BINARY_FROM, "bounded": BOUND_FROM}.items():
@@ -104,7 +105,8 @@ def tiny(monkeypatch, run, digits, tmp_path):
     """tiny(command, words...) runs a command; the table has the network "tiny", binary from epoch 1 and bounded from step 30 on."""
     monkeypatch.setitem(table.MODELS, "tiny", table.Entry(switched.Tiny, switched.TinyConfig, {"binary_from": 1, "bound_from": 30}))
     words = ["--config=configs/digits_student.py:smoke", f"--config.data.directory={digits}", "--config.tensorboard=False",
-             "--config.model.name=tiny", "--config.model.widths=()", "--config.batch_norm_group=16"]  # fmt: skip
+             "--config.model.name=tiny", "--config.model.widths=()", "--config.batch_norm_group=16",
+             "--config.temperature.exact_from=None"]  # fmt: skip
 
     def call(command, *more):
         return run(command, *(words if command == "train" else ()), *more)
@@ -114,14 +116,15 @@ def tiny(monkeypatch, run, digits, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_a_run_says_its_phase_and_is_packed_only_when_it_is_binary(tiny, tmp_path):
-    assert tiny("train", f"--workdir={tmp_path}/whole")[1]["binary"] is True
+    whole = tiny("train", f"--workdir={tmp_path}/whole")[1]
+    assert whole["binary"] is True and "temperature" not in whole and "temperature" not in read_metrics(tmp_path / "whole")[0]
     cut = f"--workdir={tmp_path}/cut"
     code, result, _ = tiny("train", cut, "--config.stop_at_step=22")
     assert (code, result["binary"], result["steps"]) == (0, False, 22)
     (line,) = read_metrics(tmp_path / "cut")
     assert line["binary_share"] == 0 and line["flip_ratio"] > 0
     model, metadata = checkpoint.load_network(tmp_path / "cut")
-    assert metadata["exact_signs"] is False
+    assert metadata["exact_signs"] is False and metadata["temperature"] is None and metadata["config"]["temperature"] is None
     assert not model.conv.quantizes[...] and not model.bounded[...] and (np.asarray(model.bounds[...]) == -1).all()
     evaluated = tiny("evaluate", f"--checkpoint={tmp_path}/cut")[1]
     assert evaluated["binary"] is False and evaluated["top1"] == result["top1"]
@@ -145,6 +148,7 @@ def test_a_packed_file_has_no_switches_and_gives_a_network_with_all_of_them_on(t
     assert tiny("train", f"--workdir={tmp_path}/run")[0] == 0
     code, result, _ = tiny("pack", f"--checkpoint={tmp_path}/run", f"--output={tmp_path}/run.bnext")
     assert code == 0 and result["check"]["difference"] < 1e-5
+    assert load(tmp_path / "run.bnext")[1]["temperature"] is None
     assert read(tmp_path / "run.bnext")[1].keys() >= {"bounds", "largest", "conv/kernel"}
     assert not [name for name in read(tmp_path / "run.bnext")[1] if "quantizes" in name or "bounded" in name]
     model, _ = load(tmp_path / "run.bnext", form="float")

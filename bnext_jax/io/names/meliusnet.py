@@ -6,6 +6,7 @@ there our names follow its pattern.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from bnext_jax.io.names.entry import Entry, affine, keras_norm, norm
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.meliusnet import DEFAULT_STEMS, SIZES, Block, MeliusNet, MeliusNetConfig
 
+log = logging.getLogger(__name__)
 LARQ, BITORCH = "stem_s0_conv/", "features.DenseBlock_"  # how the names of some tensors of a whole network begin
 SHUFFLE = SIZES["meliusnet_a"]["shuffle_groups"]  # the same in all published networks that shuffle
 COPY = "current_dense_block."  # bitorch's state dicts hold the last stage a second time, under this name
@@ -44,7 +46,7 @@ def _larq(model):
         if conv.groups == 1:
             yield Entry(f"stem_s{i}_conv/kernel", conv.kernel, "same")
         for group in range(conv.groups) if conv.groups > 1 else ():
-            yield Entry(f"stem_s{i}_groupconv_conv{group}/kernel", conv.kernel, "same", (group, conv.groups))
+            yield Entry(f"stem_s{i}_groupconv_conv{group}/kernel", conv.kernel, "same", part=(group, conv.groups))
         if model.stem.norms:
             yield from keras_norm(f"stem_s{i}_bn", model.stem.norms[i])
     for i, (stage, transition) in enumerate(itertools.zip_longest(model.stages, model.transitions)):
@@ -73,23 +75,27 @@ def _bitorch(model):
     yield from affine("output", model.classifier, "linear")
 
 
-def without_copy(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Leaves out the second copy of the last stage in a state dict of bitorch. Any other state dict has none.
+def without_copy(tensors: Mapping[str, np.ndarray], source: object) -> dict[str, np.ndarray]:
+    """Leaves out the second copy of the last stage in a state dict of bitorch, and logs it. Any other state dict has none.
 
+    Args:
+      tensors: {name: array}.
+      source: the file, for the log.
     Returns:
-      (the other tensors, the names that were left out).
+      The other tensors.
     Raises:
       UserError: the copy has other values.
     """
-    if not any(name.startswith(BITORCH) for name in tensors):
-        return dict(tensors), []
-    copies = {name: array for name, array in tensors.items() if name.startswith(COPY)}
-    last = f"{BITORCH}{_run(lambda i: any(name.startswith(f'{BITORCH}{i + 1}.') for name in tensors))}."
+    stages = _run(lambda i: any(name.startswith(f"{BITORCH}{i + 1}.") for name in tensors))
+    copies = {name: array for name, array in tensors.items() if stages and name.startswith(COPY)}
+    last = f"{BITORCH}{stages}."
     for name, array in copies.items():
         own = tensors.get(last + name.removeprefix(COPY))
         if own is None or not np.array_equal(own, array, equal_nan=True):
             raise UserError(f"{name} is not a copy of {last}{name.removeprefix(COPY)}; the file is damaged, or holds another network")
-    return {name: array for name, array in tensors.items() if name not in copies}, list(copies)
+    if copies:
+        log.info("%s holds its last stage twice; left out the second copy, %d tensors under %s", source, len(copies), COPY)
+    return {name: array for name, array in tensors.items() if name not in copies}
 
 
 def _run(exists: Callable[[int], Any]) -> int:
@@ -97,7 +103,7 @@ def _run(exists: Callable[[int], Any]) -> int:
     return next(n for n in itertools.count() if not exists(n))
 
 
-def recognised(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
+def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
     """Finds the arguments of a MeliusNet from the names and shapes of its tensors.
 
     They do not tell the groups of a channel shuffle, and larq's do not tell whether there is one. All published networks with groups in

@@ -41,7 +41,7 @@ def network(prefix: str, model: "RealToBinary", _: object) -> Iterator[Entry]:
     yield Entry(f"{ROOT}1_conv2d/kernel", model.conv.kernel, "same")
     yield from keras_norm(f"{ROOT}1_batch_norm", model.norm)
     yield Entry(f"{ROOT}1_prelu/alpha", model.prelu.slope, "last")
-    blocks = [block for stage in model.stages for block in stage]
+    blocks: list[Any] = [block for stage in model.stages for block in stage]
     for number, block in enumerate(blocks, start=2):
         yield from half_block(f"{ROOT}{number}a_", block.a, None)
         yield from half_block(f"{ROOT}{number}b_", block.b, None)

@@ -124,7 +124,7 @@ FAMILIES: tuple[tuple[str, str, Callable[[Any, str | None], tuple[str, int, dict
     (r"layer\d+\.\d+\.(binary_conv|move0)\.", "ReActNet-18", _named("reactnet18", lambda tensors: frame18.recognise(tensors, 4))),
     (r"layer1\.\d", "ResNet-18", _like_resnet18),
     (r"r2b_bnn_block_1_", "Real-to-Binary", lambda tensors, _: real_to_binary.recognise(tensors)),
-    (rf"{re.escape(meliusnet.BITORCH)}\d|{meliusnet.LARQ}", "MeliusNet", _named("meliusnet", meliusnet.recognised)),
+    (rf"{re.escape(meliusnet.BITORCH)}\d|{meliusnet.LARQ}", "MeliusNet", _named("meliusnet", meliusnet.recognise)),
     (r"params/init_conv/", "PokeBNN", _named("pokebnn", pokebnn.recognise)),
     (r"conv_stem\.", "EfficientNet", lambda tensors, _: _efficientnet(tensors)),
     (r"stages\.\d", "ConvNeXt", lambda tensors, _: _convnext(tensors)),
