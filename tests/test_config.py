@@ -12,7 +12,7 @@ from bnext_jax.errors import UserError
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": c.ModelConfig(name="resnet")}, "config.model.name is 'resnet'; one of: bnext_tiny"),
+        ({"model": c.ModelConfig(name="vit")}, "config.model.name is 'vit'; one of: bnext_tiny"),
         ({"epochs": 0}, "config.epochs is 0"),
         ({"seed": -1}, "config.seed is -1; it must be 0 or more"),
         ({"seed": 2**32}, "config.seed is 4294967296; it may be at most 4294967295"),  # JAX would take it for the seed 0

@@ -40,5 +40,5 @@ def test_a_packed_network_computes_the_logits_of_the_float_network(tmp_path, nam
 def test_a_pokebnn_whose_weights_are_still_real_is_not_packed():
     model = varied("pokebnn")
     model.quantized.set_value(np.asarray(False))
-    with pytest.raises(UserError, match="real"):
+    with pytest.raises(UserError, match="not binary yet: its network binarizes them from epoch 2 on"):
         pack(model, without_run(model, described(model)))
