@@ -15,6 +15,7 @@ from jax import lax
 
 from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, plain
+from bnext_jax.nn.grouped import grouped_convolution
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
 from bnext_jax.nn.variables import Buffer, Switch, Temperature  # noqa: F401  layers and networks take them from here
 
@@ -138,7 +139,8 @@ class Conv(nnx.Module):
 
     def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolves x, as __call__ does, with this kernel in place of the layer's own."""
-        y = plain(x, kernel.astype(x.dtype), self.stride, groups=self.groups, pads=self.pads(x))
+        kernel, pads = kernel.astype(x.dtype), self.pads(x)
+        y = plain(x, kernel, self.stride, pads=pads) if self.groups == 1 else grouped_convolution(x, kernel, self.stride, self.groups, pads)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
