@@ -39,6 +39,7 @@ _NAMES = {
     "XnorWeightScale": "bnext_jax.nn.weight_quantizers",
     "AqtWeightSign": "bnext_jax.nn.weight_quantizers",
     "BinaryConv": "bnext_jax.nn.binary_conv",
+    "Switch": "bnext_jax.nn.variables",
     "LatentWeight": "bnext_jax.nn.binary_conv",
     "BatchNorm": "bnext_jax.nn.batch_norm",
     "Conv": "bnext_jax.nn.layers",

@@ -11,7 +11,7 @@ from flax import nnx
 from bnext_jax.analysis import macs
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.binary_conv import LatentWeight
-from bnext_jax.nn.layers import Buffer
+from bnext_jax.nn.variables import Buffer
 
 BITS = {kind: bits for bits, kind in macs.KINDS.items()}  # kind of a layer -> bits of one stored weight
 RESOLUTION = 224  # pixels, height and width of an image by default

@@ -17,7 +17,8 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, check_stride, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import BasicBlock
-from bnext_jax.nn.layers import Buffer, Conv, Linear, PReLU, Temperature, channel_means
+from bnext_jax.nn.layers import Conv, Linear, PReLU, channel_means
+from bnext_jax.nn.variables import Buffer, Temperature
 
 # The stem's width, then the width of each block.
 WIDTHS = {

@@ -12,7 +12,8 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, check_stride, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.bnext_units import KERNEL_QUANTIZER_18, BinaryFeedForward, ElmAttention18
-from bnext_jax.nn.layers import Conv, Linear, PReLU, Temperature, channel_means, max_pool
+from bnext_jax.nn.layers import Conv, Linear, PReLU, channel_means, max_pool
+from bnext_jax.nn.variables import Temperature
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2

@@ -17,9 +17,10 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.layers import Switch, channel_means, spatial
+from bnext_jax.nn.layers import channel_means, spatial
 from bnext_jax.nn.poke_layers import LECUN, SQUEEZE, CalibratedConv, CalibratedLinear, DPReLU, Excitation, Phases, fitted
 from bnext_jax.nn.quantizers import AqtSign
+from bnext_jax.nn.variables import Switch
 from bnext_jax.nn.weight_quantizers import AqtWeightSign
 
 WIDTHS = (64, 128, 256, 512)

@@ -21,9 +21,10 @@ from flax import nnx
 from bnext_jax.nn import epilogue
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.layers import Buffer, Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
+from bnext_jax.nn.layers import Gate, PReLU, accumulation_dtype, average_pool, channel_means, channel_sums
 from bnext_jax.nn.quantizers import SteSign, WeightQuantizer
 from bnext_jax.nn.shortcut import PooledShortcut
+from bnext_jax.nn.variables import Buffer
 from bnext_jax.nn.weight_quantizers import AnnealedSign
 
 SCALE_AT_FIRST = 0.5

@@ -17,7 +17,6 @@ from bnext_jax.errors import UserError
 from bnext_jax.nn.convolution import border, plain
 from bnext_jax.nn.grouped import grouped_convolution
 from bnext_jax.nn.kbit import CLASSIFIER_CLIP, CLIP, Quantizer
-from bnext_jax.nn.variables import Buffer, Switch, Temperature  # noqa: F401  layers and networks take them from here
 
 PRELU_SLOPE = 0.25
 Initializer = Callable[..., jax.Array]  # of (key, shape), as in jax.nn.initializers

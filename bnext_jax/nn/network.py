@@ -14,7 +14,7 @@ from flax import nnx
 
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import LatentWeight
-from bnext_jax.nn.layers import Switch, Temperature
+from bnext_jax.nn.variables import Switch, Temperature
 
 
 def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
@@ -48,7 +48,7 @@ class Network:
       decay_groups: {path: "weights" or "rest"} of every parameter.
       latent: {path: WeightQuantizer} of the latent weights.
       temperature: path of the Temperature; None for a network that takes no temperature.
-      switches: {path: (unit, since)} of the switches, see nn.layers.Switch.
+      switches: {path: (unit, since)} of the switches, see nn.variables.Switch.
       binarizers: paths of the switches without which the latent weights are not binarized.
       own_statistics: paths of the running statistics that are not those of a BatchNorm.
     """

@@ -11,7 +11,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
-from bnext_jax.nn.layers import Switch, Temperature
+from bnext_jax.nn.variables import Switch, Temperature
 from bnext_jax.packed.file import FORMAT, PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
 from bnext_jax.packed.program import program

@@ -14,9 +14,10 @@ from bnext_jax.config import OptimizerConfig, TemperatureConfig
 from bnext_jax.models.base import NetworkConfig, TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
-from bnext_jax.nn.layers import Linear, Switch, channel_means
+from bnext_jax.nn.layers import Linear, channel_means
 from bnext_jax.nn.network import fill, split
 from bnext_jax.nn.quantizers import SteSign, WeightQuantizer
+from bnext_jax.nn.variables import Switch
 from bnext_jax.training import mesh, optimizers
 from bnext_jax.training.step import StepSpec, compile_step, initial_state, make_step
 

@@ -12,7 +12,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.table import MODELS, abstract_model, create_model, takes_temperature
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
-from bnext_jax.nn.layers import Temperature
+from bnext_jax.nn.variables import Temperature
 
 WIDTHS = (8, 8, 16, 16)  # three blocks: plain; ELM attention, widening; plain
 

@@ -12,7 +12,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.models import xnornet
 from bnext_jax.models.table import MODELS, abstract_model, create_model
 from bnext_jax.nn.binary_conv import BinaryConv, LatentWeight
-from bnext_jax.nn.layers import Temperature
+from bnext_jax.nn.variables import Temperature
 from tests.helpers.zoo_small import SMALL
 
 FRAMES = ("bnn18", "xnornet18", "birealnet18", "real_to_binary", "strong_baseline", "reactnet18")

@@ -11,7 +11,7 @@ from bnext_jax.io import checkpoint
 from bnext_jax.io.load import load
 from bnext_jax.io.logs import read_metrics
 from bnext_jax.models import table
-from bnext_jax.nn.layers import Switch
+from bnext_jax.nn.variables import Switch
 from bnext_jax.packed.file import read
 from bnext_jax.packed.pack import pack
 from tests.helpers import switched

@@ -17,7 +17,8 @@ from bnext_jax.models.meliusnet import Block as MeliusBlock
 from bnext_jax.models.meliusnet import MeliusNet
 from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
 from bnext_jax.models.real_to_binary import HalfBlock, RealToBinary, StrongBaseline
-from bnext_jax.nn import bnext_units, layers
+from bnext_jax.nn import bnext_units
+from bnext_jax.nn.variables import Temperature
 
 COUNT = "count"  # the layout of num_batches_tracked
 
@@ -87,5 +88,5 @@ def entries(module: nnx.Module) -> list[Entry]:
         raise UserError(f"no names of another program are known for {type(module).__name__}")
     temperature = getattr(module, "temperature", None)
     if temperature is None:  # a unit or block has no temperature of its own; its caller passes one
-        temperature = layers.Temperature(np.ones((), np.float32))
+        temperature = Temperature(np.ones((), np.float32))
     return list(RULES[type(module)]("", module, temperature))
