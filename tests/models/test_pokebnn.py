@@ -39,7 +39,7 @@ REFUSED = {
     "equal widths": ({"depths": (1, 1), "widths": (64, 64)}, r"different widths than their neighbours; multiplier 1.0 gives \(64, 64\)"),
     "stem": ({"stem_stride": 3}, "stem_stride is 3; a PokeBNN's is 1, 2 or 4, or None"),
     "step": ({"bounds_from_step": -1}, "bounds_from_step is -1; it is a whole number from 0 to 2147483647"),
-    "epoch": ({"quantized_from_epoch": 0.5}, "quantized_from_epoch is 0.5; it is a whole number"),
+    "epoch": ({"quantized_from_epoch": 0.5}, "quantized_from_epoch is 0.5; its type is int"),
 }  # fmt: skip
 
 
