@@ -36,7 +36,15 @@ def pytest_configure():
 
 
 # The slowest files, slowest first. A free pytest worker takes the next file, so no worker starts a slow file at the end.
-LONGEST = ("test_preemption.py", "test_parallel.py", "test_train.py", "test_commands.py", "test_golden_training.py", "test_configs.py")
+LONGEST = (
+    "test_preemption.py",
+    "test_zoo_digits.py",
+    "test_parallel.py",
+    "test_train.py",
+    "test_commands.py",
+    "test_golden_training.py",
+    "test_configs.py",
+)
 
 
 def pytest_collection_modifyitems(items):

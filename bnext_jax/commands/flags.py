@@ -72,7 +72,7 @@ def mapping(name: str, text: str) -> dict[str, object]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"--{name} {one_line(text, 40)!r} is not a dict; write it as \"{{'stem': 'imagenet'}}\"")
+        raise UserError(f"--{name} {one_line(text, 40)!r} is not a dict of plain values; write it as \"{{'stem': 'imagenet'}}\"")
     return value
 
 

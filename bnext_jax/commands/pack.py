@@ -102,7 +102,8 @@ def checked(model: TableModel, path: os.PathLike | str) -> dict[str, Any]:
     if not difference <= CLOSE:
         raise UserError(
             f"the packed network does not compute what the float network does (logits differ by {difference:.2g} of their deviation);"
-            " nothing was written; please report this"
+            " nothing was written. A network that was not trained may have inputs that are exactly 0, which count as +1 in a packed"
+            " network; if this one was trained, please report this"
         )
     form = "engine" if isinstance(loaded, network.PackedNetwork) else "xla"
     return {"form": form, "images": IMAGES, "pixels": side, "difference": difference, "same_top1": same}

@@ -13,13 +13,12 @@ from flax import nnx
 from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
-from bnext_jax.io import buckets, checkpoint, foreign, sidecar
+from bnext_jax.io import buckets, checkpoint, foreign, sidecar, untold
 from bnext_jax.io.names.meliusnet import without_copy
 from bnext_jax.io.names.recognise import recognise, timm_names
 from bnext_jax.io.paths import to_path
 from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.base import BITS, TableModel
-from bnext_jax.models.efficientnet import SCALES
 from bnext_jax.models.table import abstract_model, create_model, model_config
 from bnext_jax.nn.binary_conv import LatentWeight
 from bnext_jax.nn.kbit import Clip
@@ -46,27 +45,6 @@ def _recognised(path, expected, weights):
     if expected not in (None, found[0]):
         raise UserError(f"{path} holds {found[0]} ({found[1]} classes), not {expected}; use --model={found[0]}, or leave --model out")
     return file, found
-
-
-def _doubts(path, file, name, arguments, gate_bits, architecture):
-    """Warns about what tensor names and shapes do not show. A file that describes its own network needs no warning.
-
-    Args:
-      architecture: the network's name by a file beside the weights, or None.
-    """
-    if file.described is not None:
-        return
-    if "gate_bits" in arguments and gate_bits is None:
-        bits = arguments["gate_bits"]
-        log.warning("%s does not say whether its gates have 4 or 8 bits; assuming %d (see convert --gate_bits)", path, bits)
-    if name.startswith("meliusnet"):
-        rules = arguments.get("variant", "bitorch")
-        log.info("%s does not say how it pads, pools and shuffles; taking the published rules of %s", path, rules)
-    if name in SCALES and architecture is None and not roster.published(name, path):
-        log.warning(
-            "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"
-            " the checksum of %s is not that of a known file; assuming %s", path, name,
-        )  # fmt: skip
 
 
 def _preprocessed(path, file, metadata, given, binary):
@@ -195,7 +173,7 @@ def from_file(
         raise UserError(f"{path} describes an impossible network: {name} with {arguments} ({error})") from error
     metadata = checkpoint.without_run(model, {"name": name, "num_classes": classes, "arguments": arguments})
     metadata, architecture = _preprocessed(path, file, metadata, given, bool(nnx.to_flat_state(nnx.state(model, LatentWeight))))
-    _doubts(path, file, name, arguments, gate_bits, architecture)
+    untold.warn(path, file, name, classes, arguments, gate_bits, architecture)
     temperature = metadata["temperature"]
     if temperature is not None and file.temperature is not None and not np.isclose(file.temperature, temperature, rtol=1e-4, atol=0):
         log.warning("%s says temperature %s, its tensors say %s; using that of the tensors", path, file.temperature, temperature)

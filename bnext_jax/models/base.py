@@ -12,6 +12,8 @@ from flax import nnx
 from bnext_jax.errors import UserError
 
 BITS = (4, 8)  # possible bits of a low-bit layer
+DEPTHS = ("depth", "depths", "blocks")  # fields with the number of blocks of a stage, or of all stages
+LARGEST_DEPTH = 100  # more is a mistake, which would take all memory
 
 
 def _tuples(value: Any) -> Any:
@@ -39,9 +41,13 @@ class NetworkConfig:
 
     Fields hold only plain values and tuples, because Flax NNX hashes the static attributes of a module.
 
+    Attributes:
+      schedule: names of fields that say when training changes the network. A run that starts from a trained network may have others.
     Raises:
-      UserError: a value of another type, or values that do not make a network.
+      UserError: a value of another type, more blocks than LARGEST_DEPTH in a stage, or values that do not make a network.
     """
+
+    schedule: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -50,6 +56,8 @@ class NetworkConfig:
                 raise UserError(
                     f"{field.name} is {value!r}; its type is {field.type.__name__ if isinstance(field.type, type) else field.type}"
                 )
+            if field.name in DEPTHS and any(number > LARGEST_DEPTH for number in (value if isinstance(value, tuple) else (value,))):
+                raise UserError(f"{field.name} is {value}; a stage has at most {LARGEST_DEPTH} blocks")
             object.__setattr__(self, field.name, value)
         self.check()
 

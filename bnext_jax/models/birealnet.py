@@ -54,9 +54,6 @@ class Block(nnx.Module):
 class BiRealNet(Frame18):
     """Bi-Real-18: sixteen blocks."""
 
-    def __init__(self, config: BiRealNetConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, num_classes, rngs=rngs)
-
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
         del place

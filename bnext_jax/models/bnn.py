@@ -75,9 +75,6 @@ class Block(nnx.Module):
 class Bnn(Frame18):
     """BNN-18. The stem is conv, max pool, batch norm, hard tanh, in this order."""
 
-    def __init__(self, config: BnnConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, num_classes, rngs=rngs)
-
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
         del place

@@ -14,7 +14,6 @@ from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.layers import Conv, Initializer, Linear, channel_means, max_pool
 
 WIDTHS = (64, 128, 256, 512)
-LARGEST_DEPTH = 100  # blocks of a stage; a larger number is a mistake that would take all memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Frame18Config(NetworkConfig):
         check_stride(self.stem_stride)
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"widths {self.widths} make no network: give the channels of each stage, 1 or more")
-        if not 1 <= self.depth <= LARGEST_DEPTH:
-            raise UserError(f"depth is {self.depth}; it is the number of blocks of each stage, 1 to {LARGEST_DEPTH}")
+        if self.depth < 1:
+            raise UserError(f"depth is {self.depth}; it is the number of blocks of each stage, 1 or more")
 
     def resolved(self, num_classes: int) -> Self:
         """Fills in the stride of the stem. Returns a new config."""
@@ -112,7 +111,7 @@ class Frame18(TableModel):
         return (4 if self.config.stem_stride == 2 else 1) * 2 ** (len(self.stages) - 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Computes the logits, see TableModel. Raises UserError for a height or width that a stride cannot halve."""
+        """Computes the logits, see TableModel. Raises UserError for a side that a shortcut's average pool cannot halve."""
         x = self.stem(images)
         for stage in self.stages:
             for block in stage:

@@ -44,7 +44,7 @@ class Variant(NamedTuple):
     padding: Literal["SAME"] | None  # of the real convolutions; and of the max pools of the transitions, where None means 0
     stem_pool: tuple[Any, ...]  # size, stride and padding
     stem_decay: float  # of the running statistics
-    initializer: Initializer  # of the kernels
+    initializer: Initializer  # of the latent weights
 
 
 XAVIER = variance_scaling(1.0, "fan_avg", "normal")  # not truncated, as in PyTorch
@@ -138,7 +138,7 @@ class Transition(nnx.Module):
         v = VARIANTS[config.variant]
         self.padding, self.shuffle_groups = v.padding or 0, config.shuffle_groups
         self.norm = BatchNorm(inputs)
-        self.conv = Conv(inputs, features, 1, groups=config.conv_groups, initializer=v.initializer, rngs=rngs)
+        self.conv = Conv(inputs, features, 1, groups=config.conv_groups, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [N,H,W,inputs] to [N,H/2,W/2,features], in the type of x. Odd sides: bitorch rounds down, larq up."""
@@ -155,7 +155,7 @@ class Stem(nnx.Module):
         layers = [(3, width, 7, 2, 1)] if config.stem == "imagenet" else [(3, width, 3, 1, 1)]  # inputs, features, size, stride, groups
         if config.stem == "grouped":
             layers = [(3, half, 3, 2, 1), (half, half, 3, 1, 4), (half, width, 3, 1, 8)]
-        convs = [Conv(*sides, groups=groups, padding=v.padding, initializer=v.initializer, rngs=rngs) for *sides, groups in layers]
+        convs = [Conv(*sides, groups=groups, padding=v.padding, rngs=rngs) for *sides, groups in layers]
         norms = [BatchNorm(features, decay=v.stem_decay) for _, features, *_ in layers if config.stem != "cifar"]
         self.convs, self.norms, self.pool = nnx.List(convs), nnx.List(norms), v.stem_pool
 
@@ -178,7 +178,7 @@ class MeliusNet(TableModel):
         self.stages = nnx.List([nnx.List([Block(channels, config, rngs=rngs) for channels in stage]) for stage in inputs])
         self.transitions = nnx.List([Transition(*sides, config, rngs=rngs) for sides in zip(ends, config.transitions, strict=True)])
         self.norm = BatchNorm(last)
-        self.classifier = Linear(last, num_classes, initializer=VARIANTS[config.variant].initializer, rngs=rngs)
+        self.classifier = Linear(last, num_classes, rngs=rngs)
 
     @property
     def total_stride(self) -> int:

@@ -6,7 +6,7 @@ squeeze-and-excitation has 4.
 
 import dataclasses
 import itertools
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ DEPTHS = (3, 4, 6, 3)
 STEM_WIDTHS = (32, 64)  # no multiplier scales them
 STEM_SIZES = {1: 3, 2: 2, 4: 4}  # stride of the stem -> side of its first kernel
 EXPANSION = 4  # output channels of a bottleneck, in widths
-MULTIPLIERS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)  # candidates that a refusal tries
+MULTIPLIERS = (0.25, 0.5, 0.75, 1.0, 2.0)  # what a refusal offers, as far as they fit the widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class PokeBnnConfig(NetworkConfig):
     stem_stride: int | None = None
     bounds_from_step: int = 7500
     quantized_from_epoch: int = 50
+    schedule: ClassVar[tuple[str, ...]] = ("bounds_from_step", "quantized_from_epoch")
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -83,7 +84,8 @@ class PokeBnnConfig(NetworkConfig):
         found = self.features
         if any(one == other for one, other in itertools.pairwise(found)):
             raise UserError(
-                f"the stages of a PokeBNN have different widths than their neighbours; multiplier {self.multiplier} gives {found}"
+                f"multiplier {self.multiplier} gives {found}: two stages in a row have the same width, and a file could not tell where the"
+                " first one ends"
             )
         if torn := _torn(found):
             works = [f"{m:g}" for m in MULTIPLIERS if not _torn(self._features(m)) and min(self._features(m)) >= SQUEEZE]

@@ -85,9 +85,6 @@ class ReActNet18Config(BiRealNetConfig):
 class ReActNet18(Frame18):
     """ReActNet-18: Bi-Real-18 with RSign and RPReLU."""
 
-    def __init__(self, config: ReActNet18Config, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, num_classes, rngs=rngs)
-
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block18:
         """See Frame18."""
         del place

@@ -13,6 +13,7 @@ No batch norm follows a convolution. All paddings are TensorFlow's, all PReLUs K
 
 import dataclasses
 import functools
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,15 @@ class StrongBaselineConfig(Frame18Config):
         super().check()
         if not 1 <= self.resolution <= 2**15:
             raise UserError(f"resolution is {self.resolution}; it is the side of an image in pixels")
+
+    def resolved(self, num_classes: int) -> Self:
+        """Fills in the stride of the stem. Returns a new config. Raises UserError, see the class."""
+        found = super().resolved(num_classes)
+        for stage in range(len(found.widths) - 1):
+            if found.side(stage) % 2:
+                side = f"{found.side(stage)}x{found.side(stage)}"
+                raise UserError(f"resolution {self.resolution} gives maps of {side} pixels, which a stage cannot halve")
+        return found
 
     def side(self, stage: int) -> int:
         """Height and width of a stage's maps, in pixels. A resolved config knows it."""

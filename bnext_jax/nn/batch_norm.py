@@ -14,7 +14,7 @@ NORM_EPSILON = 1e-5
 NORM_DECAY = 0.9  # decay of the running statistics; PyTorch calls it momentum 0.1
 
 
-class Grouped(nnx.Module):
+class GroupStatistics(nnx.Module):
     """A layer whose training statistics are those of groups of examples, averaged over the groups.
 
     Attributes:
@@ -46,7 +46,7 @@ class Grouped(nnx.Module):
         return group
 
 
-class BatchNorm(Grouped):
+class BatchNorm(GroupStatistics):
     """Batch norm with PyTorch's unbiased running variance, computed from per-image sums. Examples share statistics in groups.
 
     A group has n = examples * positions values per channel. It normalizes with mean = sum/n and the biased var = sum_sq/n - mean^2.

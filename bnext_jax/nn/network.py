@@ -116,7 +116,7 @@ def split(
     network = Network(
         graphdef=graphdef,
         bounds={path: pair for path, pair in bounds.items() if pair is not None},
-        decay_groups={path: v.get_metadata()["decay"] for path, v in variables.items()},
+        decay_groups={path: v.get_metadata().get("decay", "rest") for path, v in variables.items()},
         latent={path: v.get_metadata()["quantizer"] for path, v in variables.items() if isinstance(v, LatentWeight)},
         temperature=next((path for path, v in others.items() if isinstance(v, Temperature)), None),
         switches={path: (told["unit"], told["since"]) for path, told in switches.items()},

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 
 from bnext_jax.nn.aqt import UNSET, AqtQuantizer, weight_bound
-from bnext_jax.nn.batch_norm import Grouped
+from bnext_jax.nn.batch_norm import GroupStatistics
 from bnext_jax.nn.convolution import border
 from bnext_jax.nn.kbit import KernelQuantizer
 from bnext_jax.nn.layers import PRELU_SLOPE, Conv, Linear
@@ -40,7 +40,7 @@ class Phases(NamedTuple):
 ALL = Phases()
 
 
-class CalibratedQuantizer(KernelQuantizer, Grouped):
+class CalibratedQuantizer(KernelQuantizer, GroupStatistics):
     """AQT's quantizer of one layer: of its kernel, and of its input with a bound per channel (module aqt has the formulas).
 
     In training, maximum += 0.1 (value - maximum) and minimum likewise, both from 0. `value` is the largest or smallest input of the channel
@@ -59,7 +59,7 @@ class CalibratedQuantizer(KernelQuantizer, Grouped):
     """
 
     def __init__(self, inputs: int, bits: int, axes: tuple[int, ...], *, signed: bool = True) -> None:
-        Grouped.__init__(self)
+        GroupStatistics.__init__(self)
         self.bits, self.axes = bits, axes
         self.kernel_codes, self.input_codes = AqtQuantizer(bits), AqtQuantizer(bits, signed)
         self.maximum, self.minimum = TrainingStatistic(jnp.zeros((inputs,))), TrainingStatistic(jnp.zeros((inputs,)))

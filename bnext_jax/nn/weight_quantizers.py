@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bnext_jax.errors import UserError
+from bnext_jax.nn.aqt import EPSILON, weight_bound
 from bnext_jax.nn.layers import accumulation_dtype
 from bnext_jax.nn.quantizers import AQT_EDGE, WeightQuantizer, check_at_zero, sign
 
@@ -241,6 +242,12 @@ class XnorWeightScale(EstimatedWeight):
         """a, [O]."""
         return channel_magnitude(self._clipped(latent))
 
+    def latent(self, signs: jax.Array, scale: jax.Array) -> jax.Array:
+        """See WeightQuantizer. Raises UserError for the centered rules, whose weights depend on the others."""
+        if self.gradient.startswith("centered"):
+            raise UserError(f"signs and scales do not tell the latent weights of XnorWeightScale(gradient={self.gradient!r})")
+        return signs * scale
+
     def backward(self, latent: jax.Array, gradient: jax.Array) -> jax.Array:
         """See the class."""
         if self.gradient == "straight":
@@ -269,12 +276,13 @@ class AqtWeightSign(EstimatedWeight):
 
     def scale(self, latent: jax.Array) -> jax.Array:
         """M / 2, [O]."""
-        return jnp.abs(latent).max(_axes(latent)) / 2
+        return weight_bound(latent) / 2
 
     def latent(self, signs: jax.Array, scale: jax.Array) -> jax.Array:
-        """Twice the scale: every weight is then its channel's largest, and further training gives it no gradient."""
-        return 2 * signs * scale
+        """See WeightQuantizer. One weight of each channel has the magnitude M, all others M / 2, so that training may change them."""
+        largest = jnp.zeros(signs.shape, bool).at[(0,) * (signs.ndim - 1)].set(True)
+        return signs * scale * jnp.where(largest, 2, 1)
 
     def backward(self, latent: jax.Array, gradient: jax.Array) -> jax.Array:
         """The gradient inside the window, else 0."""
-        return jnp.where(jnp.abs(latent) < (2 * self.scale(latent) + 2.0**-23) * AQT_EDGE, gradient, 0)
+        return jnp.where(jnp.abs(latent) < (weight_bound(latent) + EPSILON) * AQT_EDGE, gradient, 0)

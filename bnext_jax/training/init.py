@@ -9,16 +9,17 @@ import jax
 
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
-from bnext_jax.models.table import entry, model_config
+from bnext_jax.models.base import NetworkConfig
+from bnext_jax.models.table import model_config
 from bnext_jax.nn.network import split
 
 LOW_BITS = ("gate_bits", "stem_bits", "classifier_bits")
 
 
-def _complete(described: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Returns the class of a network and all its arguments, defaults included. For `described` see start_from."""
+def _complete(described: Mapping[str, Any]) -> tuple[type[NetworkConfig], dict[str, Any]]:
+    """Returns the class of a network's config and all its arguments, defaults included. For `described` see start_from."""
     config = model_config(described["name"], described["num_classes"], **described["arguments"])
-    return entry(described["name"]).network, dataclasses.asdict(config)
+    return type(config), dataclasses.asdict(config)
 
 
 def start_from(
@@ -49,7 +50,7 @@ def start_from(
     if cls is not other:
         raise UserError(f"config.init {path} holds {metadata['model']['name']}, but config.model names another network")
     quantizes = theirs.get("gate_bits") is None  # a float network may start a run that has low-bit layers
-    free = LOW_BITS if quantizes else ()
+    free = (*(LOW_BITS if quantizes else ()), *cls.schedule)
     differing = [f"{key} {theirs[key]} (config.model: {ours[key]})" for key in theirs if theirs[key] != ours[key] and key not in free]
     if differing:
         raise UserError(f"config.init {path} holds a network with {', '.join(differing)}; they must be the same")

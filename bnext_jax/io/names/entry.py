@@ -11,7 +11,7 @@ from flax import nnx
 if TYPE_CHECKING:
     from bnext_jax.nn.batch_norm import BatchNorm
     from bnext_jax.nn.depthwise import DepthwiseConv
-from bnext_jax.nn.layers import Conv, Linear
+    from bnext_jax.nn.layers import Conv, Linear
 
 ABSENT = "absent"  # the layout of a variable that the other program does not have: Entry.value when it is read, and not written
 

@@ -111,6 +111,6 @@ def recognise(tensors: Mapping[str, np.ndarray], depth: int) -> tuple[int, dict[
 def recognise_xnornet(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
     """Finds the arguments of an XNOR-Net, see recognise. Its batch norms tell the order of its units."""
     outputs, arguments = recognise(tensors, 2)
-    wide = [i for i in range(2, 9) if f"layer{i}.0.bn1.weight" in tensors]
-    first = any(tensors[f"layer{i}.0.bn1.weight"].shape[0] != tensors[f"layer{i}.0.conv1.weight"].shape[0] for i in wide)
+    stages = range(1, 1 + count(tensors, r"layer(\d+)\.", start=1))
+    first = any(tensors[f"layer{i}.0.bn1.weight"].shape[0] != tensors[f"layer{i}.0.conv1.weight"].shape[0] for i in stages)
     return outputs, {**arguments, "order": "norm_conv"} if first else arguments

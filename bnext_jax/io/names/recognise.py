@@ -1,4 +1,4 @@
-"""Finds the network of a PyTorch state dict from the names and shapes of its tensors."""
+"""Finds the network of a state dict from the names and shapes of its tensors: PyTorch's, Keras's or Flax's names."""
 
 import re
 from collections.abc import Callable, Mapping
