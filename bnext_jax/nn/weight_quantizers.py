@@ -202,7 +202,7 @@ class XnorWeightScale(EstimatedWeight):
 
     Forward: a sign(c), with c = clip(w, -1, 1) and a = mean abs(c) of each output channel. The centered rules first subtract from w its
     mean over the input channels. sign(0) is +1 in the rule "full", else 0.
-    Backward, with g = dL/d(output), n weights of an output channel, I input channels, and sums over an output channel:
+    Backward, with g = dL/d(output), n weights of an output channel, I input channels, and sums over an output channel::
 
         straight           g. A port to PyTorch for ResNet-18, to which the network `xnornet18` is held.
         full               1[abs(w) <= 1] (g a + sign(c) sum(g sign(c)) / n): the derivative with a straight-through sign. The first

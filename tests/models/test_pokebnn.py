@@ -29,14 +29,14 @@ def test_multipliers_whose_widths_divide_make_networks(multiplier):
 
 REFUSED = {
     "1.4": ({"multiplier": 1.4}, r"multiplier 1.4 gives widths that do not divide: a shortcut cannot repeat 64 channels into 356, 356"
-            r" channels into 716; use 0.25 or 0.5 or 0.75 or 1 or 1.25 or 1.5 or 2 or 3 or 4$"),
+            r" channels into 716; use 0.25 or 0.5 or 0.75 or 1 or 2$"),
     "widths": ({"widths": (64, 96), "depths": (1, 1)}, "cannot repeat 256 channels into 384; use other widths"),
     "narrow": ({"multiplier": 0.1}, "multiplier 0.1 with widths .* each product must be 8 or more"),
     "nan": ({"multiplier": float("nan")}, "multiplier nan"),
     "depths": ({"depths": (1, 0)}, r"depths \(1, 0\) are not a PokeBNN"),
     "number of widths": ({"depths": (1,), "widths": (64, 128)}, "give one width a stage"),
     "no width": ({"depths": (1,) * 5}, "give one width a stage"),
-    "equal widths": ({"depths": (1, 1), "widths": (64, 64)}, r"different widths than their neighbours; multiplier 1.0 gives \(64, 64\)"),
+    "equal widths": ({"depths": (1, 1), "widths": (64, 64)}, r"multiplier 1.0 gives \(64, 64\): two stages in a row have the same width"),
     "stem": ({"stem_stride": 3}, "stem_stride is 3; a PokeBNN's is 1, 2 or 4, or None"),
     "step": ({"bounds_from_step": -1}, "bounds_from_step is -1; it is a whole number from 0 to 2147483647"),
     "epoch": ({"quantized_from_epoch": 0.5}, "quantized_from_epoch is 0.5; its type is int"),
