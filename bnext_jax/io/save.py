@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flax import nnx
-
 from bnext_jax.errors import UserError
 from bnext_jax.io import foreign
 from bnext_jax.io.checkpoint import save_network, without_run
@@ -16,7 +14,7 @@ from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.base import TableModel
 from bnext_jax.models.table import MODELS, model_config
 from bnext_jax.nn.network import split
-from bnext_jax.nn.variables import Switch
+from bnext_jax.nn.variables import real_until
 from bnext_jax.packed.network import PackedNetwork
 
 
@@ -48,17 +46,6 @@ def described(model: TableModel) -> dict[str, Any]:
     return {"name": family, "num_classes": classes, "arguments": {k: v for k, v in arguments.items() if v != defaults[k]}}
 
 
-def check_binarizes(model: TableModel, path: os.PathLike | str) -> None:
-    """Raises UserError if a switch leaves the weights of a network real: the names of other programs have no place for a switch."""
-    for _, variable in nnx.to_flat_state(nnx.state(model, Switch)):
-        told = variable.get_metadata()
-        if told["binarizes"] and not variable.get_value():
-            raise UserError(
-                f"the weights of this network are real until {told['unit']} {told['since']} of its training, which {path} could not say;"
-                " train it further, or write a work directory"
-            )
-
-
 def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes a network atomically.
 
@@ -82,7 +69,12 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
     metadata = metadata or without_run(model, described(model))
     told = {key: metadata[key] for key in ("preprocessing", "preprocessing_from") if metadata.get(key)}
     if torch_files.kind(path):
-        check_binarizes(model, path)
+        when = real_until(model)
+        if when is not None:
+            raise UserError(
+                f"the weights of this network are real until {when} of its training, and a PyTorch file cannot say so; train it further, or"
+                " write a work directory"
+            )
         temperature = metadata["temperature"] if hasattr(model, "temperature") else None
         torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"] | told)
     else:

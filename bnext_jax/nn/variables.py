@@ -47,3 +47,12 @@ class Switch(nnx.Variable):
         if unit not in self.UNITS or not isinstance(since, int) or not 0 <= since <= COUNT:
             raise UserError(f"a switch counts steps or epochs from 0 to {COUNT}; got unit {unit!r}, since {since!r}")
         super().__init__(jnp.asarray(value, jnp.bool_), unit=unit, since=since, binarizes=binarizes, **metadata)
+
+
+def real_until(module: nnx.Module) -> str | None:
+    """When a switch that is still off will let a network binarize its weights, for example "epoch 50". None if none is off."""
+    for _, variable in nnx.to_flat_state(nnx.state(module, Switch)):
+        told = variable.get_metadata()
+        if told["binarizes"] and not variable.get_value():
+            return f"{told['unit']} {told['since']}"
+    return None

@@ -80,7 +80,17 @@ class EstimatedWeight(WeightQuantizer):
     """A sign of weights with an estimated gradient, without temperature: the base of the quantizers below.
 
     A subclass has `signs`, `backward`, and `scale` if its weights have one.
+
+    Attributes:
+      bound: each update clips latent weights to [-bound, bound]. None = no clip.
     """
+
+    bound: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(-bound, bound)."""
+        return None if self.bound is None else (-self.bound, self.bound)
 
     def __call__(self, latent: jax.Array, temperature: jax.Array | float | None = None) -> jax.Array:
         """The binary weights, in the shape and type of latent. There is no temperature. See the class."""
@@ -104,10 +114,6 @@ def _axes(latent):
 def channel_magnitude(latent: jax.Array) -> jax.Array:
     """The mean of abs(latent) of each output channel: [..., O] to [O]."""
     return jnp.abs(latent).mean(_axes(latent))
-
-
-def _symmetric(bound):
-    return None if bound is None else (-bound, bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +140,6 @@ class SteWeightSign(EstimatedWeight):
 
     def __post_init__(self):
         check_at_zero(self.at_zero)
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """(-bound, bound)."""
-        return _symmetric(self.bound)
 
     def signs(self, latent: jax.Array) -> jax.Array:
         """sign(latent)."""
@@ -173,11 +174,6 @@ class MagnitudeAwareSign(EstimatedWeight):
 
     def __post_init__(self):
         check_at_zero(self.at_zero)
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """(-bound, bound)."""
-        return _symmetric(self.bound)
 
     def signs(self, latent: jax.Array) -> jax.Array:
         """sign(latent)."""
@@ -219,15 +215,11 @@ class XnorWeightScale(EstimatedWeight):
     """
 
     gradient: str = "full"
+    bound = 1.0
 
     def __post_init__(self):
         if self.gradient not in XNOR_GRADIENTS:
             raise UserError(f"gradient is {self.gradient!r}; one of: {', '.join(XNOR_GRADIENTS)}")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """(-1, 1)."""
-        return (-1.0, 1.0)
 
     def _clipped(self, latent):
         if self.gradient.startswith("centered"):

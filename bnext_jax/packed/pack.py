@@ -11,7 +11,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
-from bnext_jax.nn.variables import Switch, Temperature
+from bnext_jax.nn.variables import Temperature, real_until
 from bnext_jax.packed.file import FORMAT, PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
 from bnext_jax.packed.program import program
@@ -70,13 +70,12 @@ def _check(model: nnx.Module, found: list[Slot], source: str) -> None:
     quantizers = {slot.variable.get_metadata()["quantizer"] for slot in found if slot.kind == BINARY}
     if not quantizers:
         raise UserError(f"{source} has no binary weights; there is nothing to pack")
-    for _, switch in nnx.to_flat_state(nnx.state(model, Switch)):
-        told = switch.get_metadata()
-        if told["binarizes"] and not switch.get_value():
-            raise UserError(
-                f"the weights of {source} are not binary yet: its network binarizes them from {told['unit']} {told['since']} on (counted"
-                " from 0); train it further, then pack it"
-            )
+    when = real_until(model)
+    if when is not None:
+        raise UserError(
+            f"the weights of {source} are not binary yet: its network binarizes them from {when} on (counted from 0); train it further,"
+            " then pack it"
+        )
     temperatures = [float(value) for value in jax.tree.leaves(nnx.state(model, Temperature))]
     temperature = max(temperatures, default=None)
     for quantizer in quantizers:

@@ -4,6 +4,7 @@ import json
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,10 @@ from bnext_jax.io.names.recognise import recognise
 from bnext_jax.io.save import save
 from bnext_jax.io.torch import torch_files
 from bnext_jax.io.torch.state_dict import to_state_dict
+from bnext_jax.nn.network import split
+from bnext_jax.training.init import start_from
 from tests.helpers import golden_files
-from tests.helpers.zoo_small import logits, varied
+from tests.helpers.zoo_small import SMALL, logits, varied
 
 NAMES = {"bnn_18": "bnn18", "xnor_18": "xnornet18", "bireal_18": "birealnet18", "reactnet_18": "reactnet18"}
 AMBIGUOUS = ("bnn18", "xnornet18")
@@ -150,3 +153,33 @@ def test_images_for_1000_classes_are_scaled_as_published(name, resized):
     found = published(name, 1000)
     assert found["eval_transform"] == f"resize({resized})|center_crop(224)"
     assert found["mean"] == [0.485, 0.456, 0.406] and found["std"] == [0.229, 0.224, 0.225]
+
+
+def test_a_pokebnn_whose_weights_are_still_real_is_not_written_as_a_pytorch_file(tmp_path):
+    model = varied("pokebnn")
+    model.quantized.set_value(jnp.asarray(False))
+    with pytest.raises(UserError, match="real until epoch 2 of its training, and a PyTorch file cannot say so"):
+        save(tmp_path / "a.safetensors", model)
+    save(tmp_path / "run", model)
+    assert not load(tmp_path / "run")[0].quantized[...] and not (tmp_path / "a.safetensors").exists()
+
+
+def test_fine_tuning_a_pokebnn_may_change_its_schedule_but_not_its_widths(tmp_path):
+    model = varied("pokebnn")
+    save(tmp_path / "run", model)
+    graphdef, params, rest = split(model, training=False)
+    del graphdef
+    told = {"name": "pokebnn", "num_classes": 10, "arguments": {**SMALL["pokebnn"], "quantized_from_epoch": 0}}
+    found, _ = start_from(tmp_path / "run", told, params, rest)
+    np.testing.assert_array_equal(found["classifier/kernel"], model.classifier.kernel[...])
+    with pytest.raises(UserError, match=r"holds a network with depths"):
+        start_from(tmp_path / "run", {**told, "arguments": {**told["arguments"], "depths": (1, 2, 1)}}, params, rest)
+
+
+def test_what_a_file_does_not_tell_is_said(tmp_path, caplog):
+    for name in ("reactnet_a", "xnornet18"):
+        torch.save({key: torch.from_numpy(np.array(value)) for key, value in to_state_dict(varied(name)).items()}, tmp_path / f"{name}.pth")
+    load(tmp_path / "reactnet_a.pth")
+    load(tmp_path / "xnornet18.pth", "xnornet18")
+    assert "does not say the stride of its stem; assuming 1" in caplog.text
+    assert "does not say whether its shortcuts are binary; assuming real ones, and units in the order conv_norm" in caplog.text

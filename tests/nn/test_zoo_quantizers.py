@@ -151,3 +151,20 @@ def test_impossible_signs_are_refused_in_one_sentence():
             make()
     with pytest.raises(UserError, match="gradient is 'magic'; one of: straight, full, centered, centered_torch7"):
         XnorWeightScale(gradient="magic")
+
+
+@pytest.mark.parametrize(
+    "quantizer", [MagnitudeAwareSign(), XnorWeightScale(), XnorWeightScale(gradient="straight"), AqtWeightSign()], ids=repr
+)
+def test_signs_and_scales_tell_latent_weights_that_give_them_again(quantizer):
+    rng = np.random.default_rng(3)
+    signs, scale = rng.choice([-1.0, 1.0], (3, 3, 4, 5)).astype(np.float32), rng.uniform(0.1, 0.9, 5).astype(np.float32)
+    latent = quantizer.latent(jnp.asarray(signs), jnp.asarray(scale))
+    np.testing.assert_allclose(quantizer(latent), signs * scale, rtol=1e-6)
+    _, gradient = pulled(quantizer, latent, np.ones(signs.shape, np.float32))
+    assert np.count_nonzero(gradient) >= 35 * 5  # of 36 weights of each channel, training may change all but the largest one
+
+
+def test_centered_weights_cannot_be_told_from_signs_and_scales():
+    with pytest.raises(UserError, match="do not tell the latent weights of XnorWeightScale"):
+        XnorWeightScale(gradient="centered").latent(jnp.ones((1, 1, 2, 3)), jnp.ones((3,)))
