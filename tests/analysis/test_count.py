@@ -198,7 +198,7 @@ def test_a_product_of_two_maps_cannot_be_counted():
         (["--model=bnext18", "--gate_bits=4"], "bnext18 has no quantized edition"),
         (["--model=bnext_tiny", "--gate_bits=5"], "--gate_bits is 5"),
         (["--checkpoint=x", "--classes=10"], "--checkpoint or --classes, not both"),
-        (["--model=bnn18", "--arguments=stem=imagenet"], "--arguments 'stem=imagenet' is not a dict; write it as"),
+        (["--model=bnn18", "--arguments=stem=imagenet"], "--arguments 'stem=imagenet' is not a dict of plain values; write it as"),
         (["--model=bnn18", "--arguments={1: 2}"], "--arguments '{1: 2}' is not a dict"),
         (["--model=bnn18", "--arguments={'stem': 'cifar'}"], "model 'bnn18' takes no argument 'stem'"),
         (["--model=bnn18", "--arguments={'depth': '2'}"], "depth is '2'; its type is int"),
