@@ -93,8 +93,12 @@ def test_tensors_that_do_not_fit_give_one_sentence(small, case, build):
 ARGUMENTS = {
     "no such name": ("bnext_huge", {}, "describes no network of this bnext_jax: there is no model 'bnext_huge'"),
     "no such argument": ("bnext", {"width": 3}, "describes no network of this bnext_jax: model 'bnext' takes no argument 'width'"),
-    "a text": ("bnext", {"widths": "ab"}, "describes an impossible network: bnext with"),
-    "a list of texts": ("bnext", {"widths": ["a", "b"]}, "describes an impossible network: bnext with"),
+    "a text": ("bnext", {"widths": "ab"}, "describes no network of this bnext_jax: widths is 'ab'; its type is tuple"),
+    "a list of texts": (
+        "bnext",
+        {"widths": ["a", "b"]},
+        r"describes no network of this bnext_jax: widths is \('a', 'b'\); its type is tuple",
+    ),
     "an argument of the program": ("bnext", {"widths": [8, 8], "rngs": 0}, "describes"),
     "another argument of the program": ("bnext", {"widths": [8, 8], "num_classes": 3}, "describes"),
 }
