@@ -16,18 +16,17 @@ from tests.helpers.zoo_small import SMALL
 
 NARROW = {"widths": (8, 16, 32)}
 # (name, arguments in place of those of SMALL, epochs, top-1 to reach in percent). Chance is 10. Real-to-Binary needs longer, because its
-# running statistics move by 1 % a step.
+# running statistics move by 1 % a step. PokeBNN has a test of its own below.
 RUNS = [
     ("bnn18", NARROW, 8, 75),
     ("xnornet18", NARROW, 8, 75),
     ("birealnet18", NARROW, 8, 70),
     ("real_to_binary", NARROW, 16, 75),
-    ("strong_baseline", NARROW, 16, 80),
+    ("strong_baseline", NARROW, 12, 70),
     ("reactnet18", NARROW, 8, 70),
     ("reactnet_a", {"widths": (16, 32, 32, 32)}, 8, 70),
-    ("meliusnet", {"growth": 8, "variant": "larq"}, 8, 75),
-    ("meliusnet", {"growth": 8, "variant": "bitorch"}, 8, 75),
-    ("pokebnn", {"stem_stride": 2}, 5, 75),
+    ("meliusnet", {"growth": 8, "variant": "larq"}, 6, 70),
+    ("meliusnet", {"growth": 8, "variant": "bitorch"}, 6, 70),
 ]
 
 
@@ -43,7 +42,7 @@ def configured(digits, name, more, epochs):
     return config
 
 
-@pytest.mark.parametrize(("name", "more", "epochs", "top1"), RUNS, ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(("name", "more", "epochs", "top1"), RUNS, ids=lambda value: value if isinstance(value, str) else "-")
 def test_a_small_form_learns_the_digits(digits, tmp_path, name, more, epochs, top1):
     result = train(configured(digits, name, more, epochs).check(), tmp_path / "run")
     assert result["top1"] >= top1 and result["binary"] and "temperature" not in result
@@ -59,16 +58,20 @@ def test_a_small_form_learns_the_digits(digits, tmp_path, name, more, epochs, to
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_a_pokebnn_stopped_in_each_of_its_phases_ends_bit_for_bit_as_the_whole_run(digits, tmp_path):
-    more = {"stem_stride": 2}  # bounds are set at step 30, weights are quantized from epoch 2 on; an epoch has 22 steps
-    whole = train(configured(digits, "pokebnn", more, 3).check(), tmp_path / "whole")
-    for stop, exact in ((20, False), (35, False), (50, True), (0, True)):
-        config = configured(digits, "pokebnn", more, 3)
-        config.stop_at_step = stop
-        result = train(config.check(), tmp_path / "stopped")
+def test_a_pokebnn_stopped_in_each_of_its_phases_ends_as_the_whole_run(digits, tmp_path):
+    def run(folder, stop=0):  # an epoch has 12 steps
+        more = {"stem_stride": 2, "quantized_from_epoch": 1, "bounds_from_step": 20}
+        config = configured(digits, "pokebnn", more, 5)
+        config.data.train_split, config.stop_at_step = "train[:768]", stop
+        return train(config.check(), tmp_path / folder)
+
+    whole = run("whole")
+    assert whole["top1"] >= 50 and "temperature" not in whole
+    for stop, exact in ((8, False), (30, True), (0, True)):
+        result = run("stopped", stop)
         assert (result["binary"], describe(tmp_path / "stopped")["exact_signs"]) == (exact, exact)
     assert result["top1"] == whole["top1"]
-    assert_same_state(tmp_path / "stopped", tmp_path / "whole", 66)
+    assert_same_state(tmp_path / "stopped", tmp_path / "whole", 60)
     variables = jax.tree.map(np.asarray, split(load_network(tmp_path / "whole")[0], training=False)[2])
     bounds = [value for path, value in variables.items() if path.endswith("/bounds")]
     assert len(bounds) == 2 + 3 * 3 * 2 + 1 and all(value.min() >= 0 for value in bounds)  # stem, gates of three bottlenecks, classifier
