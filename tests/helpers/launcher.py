@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 
 from tests.helpers.commands import ROOT
 
@@ -92,6 +93,8 @@ def fork(words, output, environment, settings, module):
         code = program.main(["bnext", *words], result) if module == "main" else importlib.import_module(module).main(*words) or 0
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
+    except Exception:  # os._exit below would swallow it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
