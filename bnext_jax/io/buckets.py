@@ -102,13 +102,20 @@ def watched(place: Path | None, items: Iterator[Any]) -> Iterator[Any]:
       place: a path in the bucket that the items come from; None or a path on a disk is not watched.
       items: an iterator.
     Raises:
-      Unreachable: the bucket has not answered for SILENCE seconds.
+      Unreachable: the bucket has not answered for SILENCE seconds, or refuses.
     """
     if place is None or not place.bucket:
         yield from items
         return
     end = object()
-    while (item := patient(place, lambda: next(items, end))) is not end:
+
+    def following():
+        try:
+            return next(items, end)
+        except (OSError, RuntimeError) as error:  # array_record reports a refusal as RuntimeError
+            raise Unreachable(f"{place} cannot be read ({one_line(error, 160)}); {ADVICE}") from error
+
+    while (item := patient(place, following)) is not end:
         yield item
 
 
