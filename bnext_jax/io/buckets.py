@@ -83,20 +83,26 @@ def patient(place: Path, work: Callable[[], Any]) -> Any:
     return main.result
 
 
-def answered(place: Path, work: Callable[[], Any]) -> Any:
-    """Like `patient`, for work that only a bucket can spoil: every error of its client becomes Unreachable."""
+def answered(place: Path, work: Callable[[], Any], errors: tuple[type[Exception], ...] = (Exception,)) -> Any:
+    """Like `patient`, but errors of the bucket's client become Unreachable.
+
+    Args:
+      place: a path; nothing changes for errors on a disk.
+      work: what to do.
+      errors: what the client raises. The default suits work that only a bucket can spoil: each client has its own exception types.
+    """
     try:
         return patient(place, work)
     except UserError:
         raise
-    except Exception as error:  # each client has its own exception types
+    except errors as error:
         if not place.bucket:
             raise
         raise Unreachable(f"{place} cannot be reached ({one_line(error, 160)}); {ADVICE}") from error
 
 
 def watched(place: Path | None, items: Iterator[Any]) -> Iterator[Any]:
-    """Yields `items`, and waits for each as `patient` does.
+    """Yields `items`, and waits for each as `answered` does.
 
     Args:
       place: a path in the bucket that the items come from; None or a path on a disk is not watched.
@@ -108,14 +114,7 @@ def watched(place: Path | None, items: Iterator[Any]) -> Iterator[Any]:
         yield from items
         return
     end = object()
-
-    def following():
-        try:
-            return next(items, end)
-        except (OSError, RuntimeError) as error:  # array_record reports a refusal as RuntimeError
-            raise Unreachable(f"{place} cannot be read ({one_line(error, 160)}); {ADVICE}") from error
-
-    while (item := patient(place, following)) is not end:
+    while (item := answered(place, lambda: next(items, end), (OSError, RuntimeError))) is not end:  # array_record: RuntimeError
         yield item
 
 

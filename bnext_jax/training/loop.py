@@ -16,7 +16,6 @@ from bnext_jax.config import Config
 from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.host.progress import Progress
 from bnext_jax.io import checkpoint, compiled
-from bnext_jax.io.paths import Path
 from bnext_jax.models.base import told_temperature
 from bnext_jax.nn.network import project
 from bnext_jax.training import cluster, preemption, records, watch
@@ -29,26 +28,18 @@ NOT_FINITE_FILE = "not_finite.json"
 
 
 @contextlib.contextmanager
-def _losses_told(begun: Path | None = None) -> Iterator[None]:
+def _losses_told(begun: bool) -> Iterator[None]:
     """Turns errors that mean "start again" into MachineLost.
 
     If several processes run together, a JAX runtime error means that another process ended. After the run has begun, an Unreachable bucket
-    may come back; before, it is more likely a mistake in the command. Orbax's threads raise the client's own error, sometimes in a call
-    that asks the bucket for nothing.
-
-    Args:
-      begun: the work directory of a run that has begun; None = before that.
+    may come back; before, it is more likely a mistake in the command.
     """
     try:
         yield
     except Unreachable as error:
-        if begun is None:
+        if not begun:
             raise
         raise MachineLost(f"{error}; the run has lost its bucket: start it again") from error
-    except OSError as error:
-        if begun is None or not begun.bucket:
-            raise
-        raise MachineLost(f"{begun} ({one_line(error, 160)}); the run has lost its bucket: start it again") from error
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -93,7 +84,7 @@ def train(config: Config, workdir: os.PathLike | str) -> dict[str, Any]:
         claim = cluster.agree(lambda: stack.enter_context(Claim(workdir, config)))  # released also if another process fails
         folder = claim.folder
         compiled.keep_for_run(folder)
-        with _losses_told():
+        with _losses_told(begun=False):
             run = cluster.agree(lambda: Run(config, folder))
             cluster.check_equal(cluster.agree(run.facts))
             cluster.agree(lambda: check_shared(folder, config))
@@ -107,7 +98,7 @@ def _trained(run: Run, claim: Claim) -> dict[str, Any]:
     with (
         preemption.Preemption() as stop,
         Checkpoints(folder, keep.keep_latest, keep.keep_best, claim.check) as checkpoints,
-        _losses_told(folder),  # inside, so that Checkpoints.__exit__ sees MachineLost and does not wait
+        _losses_told(begun=True),  # inside, so that Checkpoints.__exit__ sees MachineLost and does not wait
     ):
         run.done = start = _resume(run, checkpoints)
         last = min(run.total_steps, config.stop_at_step or run.total_steps)
