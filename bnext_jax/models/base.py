@@ -12,7 +12,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 
 BITS = (4, 8)  # possible bits of a low-bit layer
-DEPTHS = ("depth", "depths", "blocks")  # fields with the number of blocks of a stage, or of all stages
+DEPTH_FIELDS = ("depth", "depths", "blocks")  # fields with the number of blocks of a stage, or of all stages
 LARGEST_DEPTH = 100  # more is a mistake, which would take all memory
 
 
@@ -56,7 +56,7 @@ class NetworkConfig:
                 raise UserError(
                     f"{field.name} is {value!r}; its type is {field.type.__name__ if isinstance(field.type, type) else field.type}"
                 )
-            if field.name in DEPTHS and any(number > LARGEST_DEPTH for number in (value if isinstance(value, tuple) else (value,))):
+            if field.name in DEPTH_FIELDS and any(number > LARGEST_DEPTH for number in (value if isinstance(value, tuple) else (value,))):
                 raise UserError(f"{field.name} is {value}; a stage has at most {LARGEST_DEPTH} blocks")
             object.__setattr__(self, field.name, value)
         self.check()

@@ -6,6 +6,7 @@ There is no activation function. As in the authors' code, the weights have a sca
 """
 
 import dataclasses
+import functools
 
 import jax
 from flax import nnx
@@ -20,6 +21,9 @@ from bnext_jax.nn.weight_quantizers import MagnitudeAwareSign
 INPUT_QUANTIZER = ApproxSign()
 KERNEL_QUANTIZER = MagnitudeAwareSign(at_zero=0, scale_gradient=False)
 INITIALIZER = jax.nn.initializers.uniform(1e-3)  # of [0, 0.001): all latent weights start positive
+binary_conv = functools.partial(  # (inputs, features, size, stride, rngs=)
+    BinaryConv, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER, initializer=INITIALIZER
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +31,6 @@ class BiRealNetConfig(Frame18Config):
     """The arguments of a Bi-Real Net, see Frame18Config. A block has one convolution."""
 
     depth: int = 4
-
-
-def binary_conv(inputs: int, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs) -> BinaryConv:
-    """The binary convolution of Bi-Real Net and of ReActNet."""
-    return BinaryConv(
-        inputs, features, size, stride, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER,
-        initializer=INITIALIZER, rngs=rngs,
-    )  # fmt: skip
 
 
 class Block(nnx.Module):

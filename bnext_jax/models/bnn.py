@@ -9,6 +9,7 @@ The stem and the classifier are real-valued. The authors' code binarizes them to
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from bnext_jax.nn.weight_quantizers import SteWeightSign
 INPUT_QUANTIZER = SteSign(clip_value=float("inf"))  # hard_tanh has the mask
 KERNEL_QUANTIZER = SteWeightSign(clip_value=float("inf"), at_zero=0, bound=1.0)
 INITIALIZER = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+binary_conv = functools.partial(  # (inputs, features, size, stride, rngs=)
+    BinaryConv, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER, initializer=INITIALIZER
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +37,6 @@ class BnnConfig(Frame18Config):
 def hard_tanh(x: jax.Array) -> jax.Array:
     """clip(x, -1, 1). Its derivative is 1 inside and 0 at the limits and outside, as in PyTorch."""
     return jnp.where(jnp.abs(x) < 1, x, jnp.sign(x))
-
-
-def binary_conv(inputs: int, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs) -> BinaryConv:
-    """BNN's binary convolution."""
-    return BinaryConv(
-        inputs, features, size, stride, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER,
-        initializer=INITIALIZER, rngs=rngs,
-    )  # fmt: skip
 
 
 class Shortcut(nnx.Module):

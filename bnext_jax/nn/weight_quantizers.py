@@ -3,6 +3,7 @@
 One number a channel, the scale, is a mean or a maximum over all axes of the kernel but the last, the output channels.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -102,9 +103,9 @@ class EstimatedWeight(WeightQuantizer):
         scale = self.scale(latent)
         return self.signs(latent) if scale is None else self.signs(latent) * scale
 
+    @abc.abstractmethod
     def backward(self, latent: jax.Array, gradient: jax.Array) -> jax.Array:
         """dL/dw from the latent weights w and gradient = dL/d(output), in their shape."""
-        raise NotImplementedError
 
 
 def _axes(latent):

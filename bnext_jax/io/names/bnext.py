@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flax import nnx
 
 from bnext_jax.io.names.entry import Entry, affine, norm
+from bnext_jax.nn.variables import Temperature
 
 if TYPE_CHECKING:
     from bnext_jax.models.bnext import BNext
@@ -13,8 +15,14 @@ if TYPE_CHECKING:
     from bnext_jax.nn.bnext_units import BasicBlock, BinaryUnit
 
 
-def unit(prefix: str, layer: "BinaryUnit", temperature: nnx.Variable) -> Iterator[Entry]:
-    """Yields the entries of a unit. `temperature` is the variable of its network."""
+def _own(temperature):
+    """The variable that the temperatures in a state dict fill. A unit or block alone has none: its caller passes a temperature."""
+    return Temperature(np.ones((), np.float32)) if temperature is None else temperature
+
+
+def unit(prefix: str, layer: "BinaryUnit", temperature: nnx.Variable | None = None) -> Iterator[Entry]:
+    """Yields the entries of a unit. `temperature` is the variable of its network; None = the unit is alone."""
+    temperature = _own(temperature)
     if layer.scale is not None:
         yield Entry(f"{prefix}scale", layer.scale, "channel")
     yield Entry(f"{prefix}move.bias", layer.shift, "channel")
@@ -34,16 +42,17 @@ def unit(prefix: str, layer: "BinaryUnit", temperature: nnx.Variable) -> Iterato
         yield from affine(f"{prefix}se.se.3", layer.gate.expand, "gate")
 
 
-def block(prefix: str, parts: "BasicBlock", temperature: nnx.Variable, elm_attention: bool = True) -> Iterator[Entry]:
-    """Yields the entries of a block. `temperature` is the variable of its network."""
+def block(prefix: str, parts: "BasicBlock", temperature: nnx.Variable | None = None, elm_attention: bool = True) -> Iterator[Entry]:
+    """Yields the entries of a block. `temperature` is the variable of its network; None = the block is alone."""
+    temperature = _own(temperature)
     yield from unit(f"{prefix}{'Attention' if elm_attention else 'FFN_3x3'}.", parts.unit3x3, temperature)
     names = ("FFN",) if len(parts.units1x1) == 1 else ("FFN_1", "FFN_2")
     for name, layer in zip(names, parts.units1x1, strict=True):
         yield from unit(f"{prefix}{name}.", layer, temperature)
 
 
-def bnext(prefix: str, model: "BNext", _: object) -> Iterator[Entry]:
-    """Yields the entries of a BNext. The last argument, a temperature, is not used."""
+def bnext(prefix: str, model: "BNext") -> Iterator[Entry]:
+    """Yields the entries of a BNext."""
     yield from affine("feature.0.conv1", model.stem.conv, "conv")
     yield from norm("feature.0.bn1", model.stem.norm)
     yield Entry("feature.0.prelu.weight", model.stem.prelu.slope, "same")
@@ -53,8 +62,8 @@ def bnext(prefix: str, model: "BNext", _: object) -> Iterator[Entry]:
     yield from affine("fc", model.classifier, "linear")
 
 
-def bnext18(prefix: str, model: "BNext18", _: object) -> Iterator[Entry]:
-    """Yields the entries of a BNext-18. The last argument, a temperature, is not used."""
+def bnext18(prefix: str, model: "BNext18") -> Iterator[Entry]:
+    """Yields the entries of a BNext-18."""
     yield from affine("conv1", model.conv, "conv")
     yield from norm("bn1", model.norm)
     for i, stage in enumerate(model.stages):

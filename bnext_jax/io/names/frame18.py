@@ -3,7 +3,7 @@
 All are PyTorch names. Those of BNN and XNOR-Net are torchvision's for a real ResNet-18, so names and shapes do not tell the three apart.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +15,7 @@ from bnext_jax.models.frame18 import WIDTHS
 if TYPE_CHECKING:
     from bnext_jax.models import birealnet, bnn, reactnet, xnornet
     from bnext_jax.models.frame18 import Frame18
-
-
-def _frame(model, block):
-    yield from affine("conv1", model.conv, "conv")
-    yield from norm("bn1", model.norm)
-    for i, stage in enumerate(model.stages, start=1):
-        for j, one in enumerate(stage):
-            yield from block(f"layer{i}.{j}.", one, None)
-    yield from affine("fc", model.classifier, "linear")
+    from bnext_jax.nn.batch_norm import BatchNorm
 
 
 def _shortcut(prefix: str, first: int, shortcut: Any) -> Iterator[Entry]:
@@ -33,31 +25,33 @@ def _shortcut(prefix: str, first: int, shortcut: Any) -> Iterator[Entry]:
         yield from norm(f"{prefix}downsample.{first + 1}", shortcut.norm)
 
 
-def bnn_block(prefix: str, block: "bnn.Block", _: object) -> Iterator[Entry]:
-    """Yields the entries of a block of a BNN. The last argument, a temperature, is not used."""
-    for number, conv, layer in ((1, block.conv1, block.norm1), (2, block.conv2, block.norm2)):
+def _pair(prefix: str, layers: Sequence[tuple[Any, "BatchNorm"]], shortcut: Any) -> Iterator[Entry]:
+    """A block with two convolutions and their norms, under torchvision's names."""
+    for number, (conv, layer) in enumerate(layers, start=1):
         yield Entry(f"{prefix}conv{number}.weight", conv.kernel, "conv")
         yield from norm(f"{prefix}bn{number}", layer)
-    yield from _shortcut(prefix, 0, block.shortcut)
+    yield from _shortcut(prefix, 0, shortcut)
 
 
-def xnornet_block(prefix: str, block: "xnornet.Block", _: object) -> Iterator[Entry]:
-    """Yields the entries of a block of an XNOR-Net. The last argument, a temperature, is not used."""
-    for number, unit in ((1, block.unit1), (2, block.unit2)):
-        yield Entry(f"{prefix}conv{number}.weight", unit.conv.kernel, "conv")
-        yield from norm(f"{prefix}bn{number}", unit.norm)
-    yield from _shortcut(prefix, 0, block.shortcut)
+def bnn_block(prefix: str, block: "bnn.Block") -> Iterator[Entry]:
+    """Yields the entries of a block of a BNN."""
+    yield from _pair(prefix, ((block.conv1, block.norm1), (block.conv2, block.norm2)), block.shortcut)
 
 
-def birealnet_block(prefix: str, block: "birealnet.Block", _: object) -> Iterator[Entry]:
-    """Yields the entries of a block of a Bi-Real Net. The last argument, a temperature, is not used."""
+def xnornet_block(prefix: str, block: "xnornet.Block") -> Iterator[Entry]:
+    """Yields the entries of a block of an XNOR-Net."""
+    yield from _pair(prefix, [(unit.conv, unit.norm) for unit in (block.unit1, block.unit2)], block.shortcut)
+
+
+def birealnet_block(prefix: str, block: "birealnet.Block") -> Iterator[Entry]:
+    """Yields the entries of a block of a Bi-Real Net."""
     yield Entry(f"{prefix}binary_conv.weights", block.conv.kernel, "flat")
     yield from norm(f"{prefix}bn1", block.norm)
     yield from _shortcut(prefix, 1, block.shortcut)
 
 
-def reactnet18_block(prefix: str, block: "reactnet.Block18", _: object) -> Iterator[Entry]:
-    """Yields the entries of a block of a ReActNet-18. The last argument, a temperature, is not used."""
+def reactnet18_block(prefix: str, block: "reactnet.Block18") -> Iterator[Entry]:
+    """Yields the entries of a block of a ReActNet-18."""
     yield Entry(f"{prefix}move0.bias", block.unit.shift, "channel")
     yield Entry(f"{prefix}binary_conv.weight", block.unit.conv.kernel, "conv")
     yield from norm(f"{prefix}bn1", block.unit.norm)
@@ -67,24 +61,18 @@ def reactnet18_block(prefix: str, block: "reactnet.Block18", _: object) -> Itera
     yield from _shortcut(prefix, 1, block.shortcut)
 
 
-def bnn_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
-    """Yields the entries of a BNN. The other arguments are not used, as in the functions below."""
-    yield from _frame(model, bnn_block)
+def network(block: Callable[..., Iterator[Entry]]) -> Callable[..., Iterator[Entry]]:
+    """The rule of a whole network whose blocks have the rule `block`."""
 
+    def entries(prefix: str, model: "Frame18") -> Iterator[Entry]:
+        yield from affine(f"{prefix}conv1", model.conv, "conv")
+        yield from norm(f"{prefix}bn1", model.norm)
+        for i, stage in enumerate(model.stages, start=1):
+            for j, one in enumerate(stage):
+                yield from block(f"{prefix}layer{i}.{j}.", one)
+        yield from affine(f"{prefix}fc", model.classifier, "linear")
 
-def xnornet_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
-    """Yields the entries of an XNOR-Net."""
-    yield from _frame(model, xnornet_block)
-
-
-def birealnet_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
-    """Yields the entries of a Bi-Real Net."""
-    yield from _frame(model, birealnet_block)
-
-
-def reactnet18_network(prefix: str, model: "Frame18", _: object) -> Iterator[Entry]:
-    """Yields the entries of a ReActNet-18."""
-    yield from _frame(model, reactnet18_block)
+    return entries
 
 
 def recognise(tensors: Mapping[str, np.ndarray], depth: int) -> tuple[int, dict[str, Any]]:

@@ -23,8 +23,8 @@ SHUFFLE = SIZES["meliusnet_a"]["shuffle_groups"]  # the same in all published ne
 COPY = "current_dense_block."  # bitorch's state dicts hold the last stage a second time, under this name
 
 
-def block(prefix: str, parts: Block, _: object, number: int = 1) -> Iterator[Entry]:
-    """Yields the entries of a block. `number` is its place in its stage, from 1. The argument before it, a temperature, is not used."""
+def block(prefix: str, parts: Block, number: int = 1) -> Iterator[Entry]:
+    """Yields the entries of a block. `number` is its place in its stage, from 1."""
     layers = (parts.dense_norm, parts.dense_conv), (parts.improvement_norm, parts.improvement_conv)
     if parts.config.variant == "larq":
         for name, (own_norm, conv) in zip(("dense", "improve"), layers, strict=True):
@@ -36,8 +36,8 @@ def block(prefix: str, parts: Block, _: object, number: int = 1) -> Iterator[Ent
             yield Entry(f"{prefix}{name}.1.weight", conv.kernel, "conv")
 
 
-def network(prefix: str, model: MeliusNet, _: object) -> Iterator[Entry]:
-    """Yields the entries of a MeliusNet. The last argument, a temperature, is not used."""
+def network(prefix: str, model: MeliusNet) -> Iterator[Entry]:
+    """Yields the entries of a MeliusNet."""
     yield from (_larq if model.config.variant == "larq" else _bitorch)(model)
 
 
@@ -51,7 +51,7 @@ def _larq(model):
             yield from keras_norm(f"stem_s{i}_bn", model.stem.norms[i])
     for i, (stage, transition) in enumerate(itertools.zip_longest(model.stages, model.transitions)):
         for j, parts in enumerate(stage):
-            yield from block(f"section_{i}_block_{j}_", parts, None)
+            yield from block(f"section_{i}_block_{j}_", parts)
         if transition is not None:
             yield from keras_norm(f"section_{i}_transition_bn", transition.norm)
             yield Entry(f"section_{i}_transition_pw/kernel", transition.conv.kernel, "same")
@@ -67,7 +67,7 @@ def _bitorch(model):
             yield from norm(f"features.{3 * i + 1}", model.stem.norms[i])
     for i, (stage, transition) in enumerate(itertools.zip_longest(model.stages, model.transitions), start=1):
         for j, parts in enumerate(stage, start=1):
-            yield from block(f"features.DenseBlock_{i}.", parts, None, j)
+            yield from block(f"features.DenseBlock_{i}.", parts, j)
         if transition is not None:
             yield from norm(f"features.Transition_{i}.0", transition.norm)
             yield from affine(f"features.Transition_{i}.{4 if transition.shuffle_groups > 1 else 3}", transition.conv, "conv")

@@ -49,13 +49,12 @@ def _activation(number: int, layer: "DPReLU") -> Iterator[Entry]:
         yield Entry(f"params/DPReLU_{number}/{leaf}", getattr(layer, leaf), "same")
 
 
-def bottleneck(prefix: str, block: "Bottleneck", _: object, number: int = 0, activation: int = 0) -> Iterator[Entry]:
+def bottleneck(prefix: str, block: "Bottleneck", number: int = 0, activation: int = 0) -> Iterator[Entry]:
     """Yields the entries of a bottleneck.
 
     Args:
       prefix: not used; AQT's names have no prefix.
       block: the bottleneck.
-      _: a temperature, not used.
       number: of the bottleneck in its network.
       activation: number of its first DPReLU.
     """
@@ -72,8 +71,8 @@ def bottleneck(prefix: str, block: "Bottleneck", _: object, number: int = 0, act
         yield from _norm(f"bn_split{own}", part.norm2)
 
 
-def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
-    """Yields the entries of a PokeBNN. The prefix and the temperature are not used."""
+def pokebnn(prefix: str, model: "PokeBNN") -> Iterator[Entry]:
+    """Yields the entries of a PokeBNN. The prefix is not used."""
     yield from _layer("init_conv", model.stem)
     yield from _norm("init_bn", model.stem_norm)
     yield from _activation(0, model.stem_activation)
@@ -81,7 +80,7 @@ def pokebnn(prefix: str, model: "PokeBNN", _: object) -> Iterator[Entry]:
     yield from _norm("init_bn_group", model.grouped_norm)
     yield from _activation(1, model.grouped_activation)
     for i, block in enumerate(model.blocks):
-        yield from bottleneck(prefix, block, None, i, 2 + 3 * i)
+        yield from bottleneck(prefix, block, i, 2 + 3 * i)
     yield from _layer("DenseAqt_0", model.classifier, bounds="row")
     for switch in ("bounded", "quantized"):
         yield Entry(switch, getattr(model, switch), ABSENT, value=1)

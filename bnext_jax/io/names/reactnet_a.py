@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from bnext_jax.models.reactnet import BlockA, ReActNetA
 
 
-def block(prefix: str, one: "BlockA", _: object) -> Iterator[Entry]:
-    """Yields the entries of a block. The last argument, a temperature, is not used."""
+def block(prefix: str, one: "BlockA") -> Iterator[Entry]:
+    """Yields the entries of a block."""
     yield Entry(f"{prefix}move11.bias", one.unit3x3.shift, "channel")
     yield Entry(f"{prefix}binary_3x3.weights", one.unit3x3.conv.kernel, "flat")
     yield from norm(f"{prefix}bn1", one.unit3x3.norm)
@@ -30,12 +30,12 @@ def block(prefix: str, one: "BlockA", _: object) -> Iterator[Entry]:
     yield Entry(f"{prefix}move23.bias", one.activation2.after, "channel")
 
 
-def network(prefix: str, model: "ReActNetA", _: object) -> Iterator[Entry]:
-    """Yields the entries of a ReActNet-A. The last argument, a temperature, is not used."""
+def network(prefix: str, model: "ReActNetA") -> Iterator[Entry]:
+    """Yields the entries of a ReActNet-A."""
     yield from affine("feature.0.conv1", model.conv, "conv")
     yield from norm("feature.0.bn1", model.norm)
     for i, one in enumerate(model.blocks, start=1):
-        yield from block(f"feature.{i}.", one, None)
+        yield from block(f"feature.{i}.", one)
     yield from affine("fc", model.classifier, "linear")
 
 

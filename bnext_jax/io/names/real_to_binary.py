@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ROOT = "r2b_bnn_block_"
 
 
-def half_block(prefix: str, half: "HalfBlock", _: object) -> Iterator[Entry]:
-    """Yields the entries of a half-block. The last argument, a temperature, is not used."""
+def half_block(prefix: str, half: "HalfBlock") -> Iterator[Entry]:
+    """Yields the entries of a half-block."""
     yield from keras_norm(f"{prefix}batch_norm", half.norm)
     yield Entry(f"{prefix}conv2d/kernel", half.conv.kernel, "same")
     scale: Any = half.scale
@@ -36,15 +36,15 @@ def half_block(prefix: str, half: "HalfBlock", _: object) -> Iterator[Entry]:
         yield from keras_norm(f"{prefix}shortcut_batch_norm", half.shortcut.norm)
 
 
-def network(prefix: str, model: "RealToBinary", _: object) -> Iterator[Entry]:
-    """Yields the entries of a Real-to-Binary network or a strong baseline. The last argument, a temperature, is not used."""
+def network(prefix: str, model: "RealToBinary") -> Iterator[Entry]:
+    """Yields the entries of a Real-to-Binary network or a strong baseline."""
     yield Entry(f"{ROOT}1_conv2d/kernel", model.conv.kernel, "same")
     yield from keras_norm(f"{ROOT}1_batch_norm", model.norm)
     yield Entry(f"{ROOT}1_prelu/alpha", model.prelu.slope, "last")
     blocks: list[Any] = [block for stage in model.stages for block in stage]
     for number, block in enumerate(blocks, start=2):
-        yield from half_block(f"{ROOT}{number}a_", block.a, None)
-        yield from half_block(f"{ROOT}{number}b_", block.b, None)
+        yield from half_block(f"{ROOT}{number}a_", block.a)
+        yield from half_block(f"{ROOT}{number}b_", block.b)
     yield Entry(f"{ROOT}{len(blocks) + 2}_logits/kernel", model.classifier.kernel, "same")
     yield Entry(f"{ROOT}{len(blocks) + 2}_logits/bias", model.classifier.bias, "same")
 

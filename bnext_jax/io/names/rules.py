@@ -18,7 +18,6 @@ from bnext_jax.models.meliusnet import MeliusNet
 from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
 from bnext_jax.models.real_to_binary import HalfBlock, RealToBinary, StrongBaseline
 from bnext_jax.nn import bnext_units
-from bnext_jax.nn.variables import Temperature
 
 COUNT = "count"  # the layout of num_batches_tracked
 
@@ -46,14 +45,14 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "temperature": (lambda a: a.reshape(1), lambda a, _: a.reshape(())),
 }
 
-# class of a module -> function of (prefix, module, variable of the temperature) that yields its entries
+# class of a module -> function of (prefix, module) that yields its entries
 RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     BNext: bnext.bnext,
     BNext18: bnext.bnext18,
-    bnn.Bnn: frame18.bnn_network,
-    xnornet.XnorNet: frame18.xnornet_network,
-    birealnet.BiRealNet: frame18.birealnet_network,
-    reactnet.ReActNet18: frame18.reactnet18_network,
+    bnn.Bnn: frame18.network(frame18.bnn_block),
+    xnornet.XnorNet: frame18.network(frame18.xnornet_block),
+    birealnet.BiRealNet: frame18.network(frame18.birealnet_block),
+    reactnet.ReActNet18: frame18.network(frame18.reactnet18_block),
     reactnet.ReActNetA: reactnet_a.network,
     RealToBinary: real_to_binary.network,
     StrongBaseline: real_to_binary.network,
@@ -86,7 +85,4 @@ def entries(module: nnx.Module) -> list[Entry]:
     """
     if type(module) not in RULES:
         raise UserError(f"no names of another program are known for {type(module).__name__}")
-    temperature = getattr(module, "temperature", None)
-    if temperature is None:  # a unit or block has no temperature of its own; its caller passes one
-        temperature = Temperature(np.ones((), np.float32))
-    return list(RULES[type(module)]("", module, temperature))
+    return list(RULES[type(module)]("", module))

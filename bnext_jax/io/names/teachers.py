@@ -25,8 +25,8 @@ def _inverted_residual(prefix, block):
     yield from norm(f"{prefix}bn{3 if expands else 2}", block.project_norm)
 
 
-def efficientnet(prefix: str, model: "EfficientNet", _: object) -> Iterator[Entry]:
-    """Yields the entries of an EfficientNet. The last argument, a temperature, is not used."""
+def efficientnet(prefix: str, model: "EfficientNet") -> Iterator[Entry]:
+    """Yields the entries of an EfficientNet."""
     yield from affine(f"{prefix}conv_stem", model.stem, "conv")
     yield from norm(f"{prefix}bn1", model.stem_norm)
     for i, stage in enumerate(model.stages):
@@ -50,8 +50,8 @@ def _convnext_block(prefix, block):
     yield from affine(f"{prefix}mlp.fc2", block.project, "linear")
 
 
-def convnext(prefix: str, model: "ConvNeXt", _: object) -> Iterator[Entry]:
-    """Yields the entries of a ConvNeXt. The last argument, a temperature, is not used."""
+def convnext(prefix: str, model: "ConvNeXt") -> Iterator[Entry]:
+    """Yields the entries of a ConvNeXt."""
     yield from affine(f"{prefix}stem.0", model.stem, "conv")
     yield from _layer_norm(f"{prefix}stem.1", model.stem_norm)
     for i, stage in enumerate(model.stages):
