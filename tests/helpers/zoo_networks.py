@@ -1,7 +1,5 @@
 """Builds the network or the block of a reference output of the folder zoo."""
 
-import json
-
 from flax import nnx
 
 from bnext_jax.models import birealnet, bnn, meliusnet, pokebnn, reactnet, real_to_binary, xnornet
@@ -48,10 +46,6 @@ def _plain(module, x):
 
 def _clipped(module, x):
     return module(bnn.hard_tanh(x))
-
-
-def _shapes(arrays):
-    return {str(name): json.loads(str(shape)) for name, shape in zip(arrays["names"], arrays["shapes"], strict=True)}
 
 
 def _block(cls, prefix="", call=_plain, **options):

@@ -9,9 +9,11 @@ from bnext_jax.nn.aqt import AqtQuantizer, weight_bound
 from bnext_jax.nn.quantizers import ApproxSign, AqtSign, SteSign
 from bnext_jax.nn.weight_quantizers import AqtWeightSign, MagnitudeAwareSign, SteWeightSign, XnorWeightScale
 from tests.helpers import golden_files
+from tests.helpers.golden_blocks import close
 
 pytestmark = pytest.mark.golden
 INF = float("inf")
+TOLERANCE = 1e-6
 AUTHORS = MagnitudeAwareSign(at_zero=0, scale_gradient=False)
 ACTIVATIONS = {
     "bireal": ApproxSign(),
@@ -50,17 +52,12 @@ def names(kind):
         return sorted(key.split(":")[1] for key in archive.files if key.startswith(f"{kind}:") and key.endswith(":y"))
 
 
-def close(ours, reference, what):
-    worst = np.abs(np.asarray(ours, np.float64) - reference).max()
-    assert worst <= 1e-6 * max(np.abs(reference).max(), 0.1), f"{what}: {worst}"
-
-
 @pytest.mark.parametrize("name", names("act"))
 def test_golden_activations_and_their_gradients(name):
     arrays, _ = golden_files.read(PATH)
     y, pullback = jax.vjp(ACTIVATIONS[name], jnp.asarray(arrays["x"]))
-    close(y, arrays[f"act:{name}:y"], "y")
-    close(pullback(jnp.asarray(arrays["gx"]))[0], arrays[f"act:{name}:dx"], "dx")
+    close(y, arrays[f"act:{name}:y"], "y", TOLERANCE)
+    close(pullback(jnp.asarray(arrays["gx"]))[0], arrays[f"act:{name}:dx"], "dx", TOLERANCE)
 
 
 @pytest.mark.parametrize("name", names("weight"))
@@ -68,8 +65,8 @@ def test_golden_weights_and_their_gradients(name):
     arrays, _ = golden_files.read(PATH)
     latent, cotangent = (jnp.asarray(arrays[key].transpose(2, 3, 1, 0)) for key in ("w", "gw"))
     y, pullback = jax.vjp(WEIGHTS[name], latent)
-    close(np.asarray(y).transpose(3, 2, 0, 1), arrays[f"weight:{name}:y"], "y")
-    close(np.asarray(pullback(cotangent)[0]).transpose(3, 2, 0, 1), arrays[f"weight:{name}:dw"], "dw")
+    close(np.asarray(y).transpose(3, 2, 0, 1), arrays[f"weight:{name}:y"], "y", TOLERANCE)
+    close(np.asarray(pullback(cotangent)[0]).transpose(3, 2, 0, 1), arrays[f"weight:{name}:dw"], "dw", TOLERANCE)
 
 
 def test_every_golden_rule_has_a_quantizer():
