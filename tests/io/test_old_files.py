@@ -1,8 +1,8 @@
 """Work directories that older versions wrote (tests/fixtures): their networks give the same logits as then, and their runs resume.
 
 Version 0.1 called the scale of a batch norm `gain`. Until 0.2 every network had a temperature, also a teacher (teacher_0_2, trained with
-config.temperature.decay=0.8). The rest of their layout is the present one. Their checkpoints tell no checksum of their dataset: the files of
-the digits that two machines prepare need not be equal byte for byte.
+config.temperature.decay=0.8). The rest of their layout is the present one. Their checkpoints tell no checksum of their
+dataset: the digits that two machines prepare need not be equal byte for byte.
 """
 
 import json
