@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.config import DistillConfig, OptimizerConfig, TemperatureConfig
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from bnext_jax.training import optimizers
@@ -34,15 +34,13 @@ def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dt
     """
     model = create_model(name, classes, rngs=nnx.Rngs(0), **arguments)
     network, params, batch_stats = split(model, training=True, batch_norm_group=group)
-    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
+    adamw = optimizers.make_optimizer(OptimizerConfig(), network.decay_groups)
     networks, variables = {}, {}
     for role, teacher in zip(("assistant", "main")[-len(teachers) :] if teachers else (), teachers, strict=True):
         networks[role], *parts = split(create_model(teacher, classes, rngs=nnx.Rngs(1)), training=False)
         variables[role] = shardings.put({**parts[0], **parts[1]})
     float32 = jnp.dtype("float32")
-    spec = StepSpec(
-        2502, 512, MEAN, STD, float32, jnp.dtype(teacher_dtype), "product_of_means", group, OptimizerConfig(), TemperatureConfig()
-    )
+    spec = StepSpec(2502, 512, MEAN, STD, float32, jnp.dtype(teacher_dtype), DistillConfig(), group, OptimizerConfig(), TemperatureConfig())
     current = shardings.put_state(initial_state(network, params, batch_stats, adamw))
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8), rng.integers(0, classes, batch, dtype=np.int32)

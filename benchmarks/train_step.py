@@ -60,7 +60,7 @@ def python_of_large(shardings):
     """Measures the Python time of a step with as many arrays as BNext-L's state, each of one element: a jitted, donated update."""
     network, params, batch_stats = split(abstract_model("bnext_large"), training=True)
     small = {part: {path: jnp.zeros((1,)) for path in flat} for part, flat in (("params", params), ("batch_stats", batch_stats))}
-    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
+    adamw = optimizers.make_optimizer(OptimizerConfig(), network.decay_groups)
     current = shardings.put(initial_state(network, small["params"], small["batch_stats"], adamw))
     update = jax.jit(
         lambda tree: jax.tree.map(lambda x: x + 1, tree),

@@ -62,3 +62,55 @@ def check_temperature(part: Any, network: str, takes: bool, epochs: int) -> None
         raise UserError(f"config.temperature.exact_from {share} leaves no whole epoch of {epochs} with exact signs; choose a smaller share")
     if not 0 < part.decay <= 1:
         raise UserError(f"config.temperature.decay is {part.decay}; it must lie in (0, 1]")
+
+
+def check_optimizer(part: Any, epochs: int) -> None:
+    """Checks the optimizer of a configuration and its schedule.
+
+    Args:
+      part: an OptimizerConfig.
+      epochs: length of the run.
+    Raises:
+      UserError: a value is out of range, a field is set that the chosen schedule does not read, or the schedule has no end.
+    """
+    name = "config.optimizer"
+    for field in ("learning_rate", "step_factor", "clip_norm"):
+        if (value := getattr(part, field)) is not None and value <= 0:
+            raise UserError(f"{name}.{field} is {value}; it must be positive")
+    for field in ("beta1", "beta2"):
+        if not 0 <= (rate := getattr(part, field)) < 1:
+            raise UserError(f"{name}.{field} is {rate}; it must lie in [0, 1)")
+    for field in ("warmup_rate", "final_rate", "decay_weights", "decay_rest", "epsilon"):
+        if (value := getattr(part, field)) < 0:
+            raise UserError(f"{name}.{field} is {value}; it must be 0 or more")
+    readers = {"step_epochs": ("steps",), "ahead": ("linear",), "schedule_epochs": ("cosine", "linear")}
+    for field, schedules in readers.items():
+        if getattr(part, field) and part.schedule not in schedules:
+            raise UserError(
+                f"{name}.{field} is set, but only the schedule {' or '.join(schedules)} reads it; {name}.schedule is {part.schedule}"
+            )
+    if list(part.step_epochs) != sorted(set(part.step_epochs)):
+        raise UserError(f"{name}.step_epochs is {part.step_epochs}; the epochs must rise")
+    end = part.schedule_epochs if part.schedule_epochs is not None else epochs
+    if part.schedule in ("cosine", "linear") and part.warmup_epochs >= end:
+        raise UserError(
+            f"{name}.warmup_epochs is {part.warmup_epochs}, and the schedule {part.schedule} ends at epoch {end}; warm up for less"
+        )
+
+
+def check_distillation(part: Any) -> None:
+    """Checks the distillation of a configuration.
+
+    Args:
+      part: a DistillConfig.
+    Raises:
+      UserError: assistants without a main teacher, a weight below 0, or a weight that the form does not read.
+    """
+    if part.assistants and not part.main:
+        raise UserError("config.distill.assistants are given without config.distill.main; name the main teacher too")
+    for field in ("kl_weight", "attention_weight"):
+        value, default = getattr(part, field), {f.name: f.default for f in dataclasses.fields(part)}[field]
+        if not 0 <= value < math.inf:
+            raise UserError(f"config.distill.{field} is {value}; it must be 0 or more")
+        if value != default and part.form != "labels":
+            raise UserError(f"config.distill.{field} is {value}, but only the form labels reads it; config.distill.form is {part.form}")

@@ -5,17 +5,17 @@ The comment on each field's line is what `bnext train --config=FILE --help` prin
 """
 
 import dataclasses
-import json
 import typing
-from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from bnext_jax.bounds import check_numbers, check_temperature
+from bnext_jax.bounds import check_distillation, check_numbers, check_optimizer, check_temperature
 from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 ORIENTATIONS = ("stored", "upright")
-LOSSES = ("product_of_means", "per_instance")
+LOSSES = ("product_of_means", "per_instance", "teacher", "labels")
+OPTIMIZERS = ("adamw", "adam", "radam", "sgd")
+SCHEDULES = ("bnext", "cosine", "linear", "steps")
 
 
 def _field(default: Any, resume: bool) -> Any:
@@ -88,18 +88,28 @@ class DataConfig(ReadOnly):
 
 @dataclasses.dataclass
 class OptimizerConfig(ReadOnly):
-    """AdamW with two weight-decay groups, and a learning rate that changes once an epoch (docs/spec.md, section 3)."""
+    """The optimizer with two weight-decay groups (training.optimizers), and the schedule of its learning rate (training.schedules)."""
 
+    name: str = fixed("adamw")  # adamw (decoupled weight decay); adam, radam or sgd (weight decay is added to the gradients, as L2)
     learning_rate: float = fixed(1e-3)  # learning rate at the end of the warm-up
+    schedule: str = fixed(
+        "bnext"
+    )  # after the warm-up: bnext (an unfinished cosine), cosine, linear, or steps (constant without step_epochs)
+    per_step: bool = fixed(False)  # True = the learning rate changes every step; False = once an epoch
     warmup_epochs: int = fixed(5)  # epochs of linear warm-up
-    warmup_rate: float = fixed(1e-5)  # learning rate of epoch 0
-    final_rate: float = fixed(1e-7)  # learning rate that the cosine would reach at epoch `epochs + warmup_epochs`, after the run's end
+    warmup_rate: float = fixed(1e-5)  # learning rate at the beginning of the warm-up
+    final_rate: float = fixed(1e-7)  # rate at the end of the schedule; the schedule bnext would reach it at epoch `epochs + warmup_epochs`
+    schedule_epochs: int | None = fixed(None)  # epoch at which cosine and linear end; None = the run's end
+    ahead: int = fixed(0)  # epochs that linear runs ahead; 1 as published for Bi-Real Net and ReActNet: the last epoch has final_rate
+    step_epochs: tuple[int, ...] = fixed(())  # epochs at which the schedule steps multiplies the learning rate by step_factor
+    step_factor: float = fixed(0.1)  # factor of the schedule steps
     decay_weights: float = fixed(1e-8)  # weight decay where the PyTorch state dict has four dimensions: convolutions, shift, scale
     decay_rest: float = fixed(1e-3)  # weight decay of all other parameters
-    beta1: float = fixed(0.9)  # decay rate of the first moment
+    decay_until: int | None = fixed(None)  # epoch from which there is no weight decay; None = there always is
+    beta1: float = fixed(0.9)  # decay rate of the first moment; momentum of sgd
     beta2: float = fixed(0.999)  # decay rate of the second moment
     epsilon: float = fixed(1e-8)  # added to the square root of the second moment
-    clip_norm: float = fixed(5.0)  # largest global norm of the gradients; larger gradients are scaled down to it
+    clip_norm: float | None = fixed(5.0)  # largest global norm of the gradients; larger gradients are scaled down to it; None = no limit
 
 
 @dataclasses.dataclass
@@ -112,13 +122,17 @@ class TemperatureConfig(ReadOnly):
 
 @dataclasses.dataclass
 class DistillConfig(ReadOnly):
-    """Knowledge distillation. Without a main teacher the loss is the cross-entropy with the labels."""
+    """Knowledge distillation (distill.losses). Without a main teacher the loss is the cross-entropy with the labels."""
 
     # TAG is a key of bnext_jax.distill.roster.ROSTER; the checksum of FILE is checked
     main: str = fixed("")  # main teacher: a work directory, a PyTorch file, or TAG=FILE (tags: bnext_jax/distill/roster.py); "" = none
     assistants: tuple[str, ...] = fixed(())  # assistants, one after another over equal shares of the run; may include the main teacher
     measure: bool = free(False)  # evaluate every teacher on the evaluation split before the first step
-    form: str = fixed("product_of_means")  # "product_of_means" or "per_instance" (the paper's); one teacher: half its cross-entropy
+    form: str = fixed(
+        "product_of_means"
+    )  # BNext's: product_of_means, or per_instance (the paper's); teacher (it alone); labels (they and it)
+    kl_weight: float = fixed(1.0)  # form labels: weight of the divergence KL(teacher || student)
+    attention_weight: float = fixed(0.0)  # form labels: weight of the difference of the attention maps of all blocks
     precision: str = fixed("auto")  # precision of the teachers' forward pass; "auto" = the student's
 
     def teacher_names(self) -> list[str]:
@@ -146,7 +160,9 @@ class Config(ReadOnly):
     distill: DistillConfig = fixed(DistillConfig)
     checkpoint: CheckpointConfig = free(CheckpointConfig)
     init: str = fixed("")  # fine-tuning: work directory or PyTorch file with the initial weights; "" = random initial weights
+    label_smoothing: float = fixed(0.0)  # share of each label that is spread over all classes, in the cross-entropy with the labels
     init_new_head: bool = fixed(False)  # start with a new classifier if the network of `init` has another number of classes
+    init_fresh_latent: bool = fixed(False)  # do not take the latent weights of `init`: they start at random
     epochs: int = fixed(512)  # length of the run, in epochs
     batch_size: int = fixed(512)  # images per step, over all processes and devices
     eval_batch_size: int = free(512)  # images per evaluation step, over all devices; padding of the last batch does not count
@@ -171,29 +187,30 @@ class Config(ReadOnly):
         check_numbers(self)
         self._check_model()
         positive: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "eval_batch_size": self.eval_batch_size,
-                    "eval_every_epochs": self.eval_every_epochs, "optimizer.learning_rate": self.optimizer.learning_rate,
-                    "optimizer.clip_norm": self.optimizer.clip_norm, "checkpoint.keep_latest": self.checkpoint.keep_latest,
+                    "eval_every_epochs": self.eval_every_epochs, "checkpoint.keep_latest": self.checkpoint.keep_latest,
                     "data.threads": self.data.threads, "accumulate": self.accumulate}  # fmt: skip
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
-        for name, rate in {"beta1": self.optimizer.beta1, "beta2": self.optimizer.beta2}.items():
-            if not 0 <= rate < 1:
-                raise UserError(f"config.optimizer.{name} is {rate}; it must lie in [0, 1)")
+        check_optimizer(self.optimizer, self.epochs)
+        check_distillation(self.distill)
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"config.label_smoothing is {self.label_smoothing}; it is a share of a label, in [0, 1)")
         if not 0 <= self.data.undecodable_share < 1:
             raise UserError(f"config.data.undecodable_share is {self.data.undecodable_share}; it is a share of an epoch, in [0, 1)")
         group = self.batch_norm_group
         if group is not None and (group <= 0 or self.batch_size % group):
             raise UserError(f"config.batch_size {self.batch_size} does not divide into groups of config.batch_norm_group {group}")
         chosen = (("precision", self.precision, PRECISIONS), ("distill.precision", self.distill.precision, PRECISIONS),
-                  ("distill.form", self.distill.form, LOSSES), ("data.orientation", self.data.orientation, ORIENTATIONS))  # fmt: skip
+                  ("distill.form", self.distill.form, LOSSES), ("data.orientation", self.data.orientation, ORIENTATIONS),
+                  ("optimizer.name", self.optimizer.name, OPTIMIZERS),
+                  ("optimizer.schedule", self.optimizer.schedule, SCHEDULES))  # fmt: skip
         for name, value, known in chosen:
             if value not in known:
                 raise UserError(f"config.{name} is {value!r}; one of: {', '.join(known)}")
-        if self.init_new_head and not self.init:
-            raise UserError("config.init_new_head is set without config.init; name the network to start from, or leave it out")
-        if self.distill.assistants and not self.distill.main:
-            raise UserError("config.distill.assistants are given without config.distill.main; name the main teacher too")
+        for name in ("init_new_head", "init_fresh_latent"):
+            if getattr(self, name) and not self.init:
+                raise UserError(f"config.{name} is set without config.init; name the network to start from, or leave it out")
         self._check_temperature()
         if len(self.data.mean) != 3 or len(self.data.std) != 3 or min(self.data.std) <= 0:
             raise UserError("config.data.mean and config.data.std need three numbers each, those of std positive")
@@ -230,69 +247,3 @@ def _check_types(part: Any, prefix: str) -> None:
             raise UserError(f"{prefix}{field.name} is {value}; it may not contain None")
         elif value is None and type(None) not in typing.get_args(field.type):
             raise UserError(f"{prefix}{field.name} is None; it needs a value ({getattr(field.type, '__name__', field.type)})")
-
-
-def to_json(config: Config) -> dict[str, Any]:
-    """Returns the configuration as plain JSON data. Tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def flat_json(config: Config) -> dict[str, Any]:
-    """Returns {"config.data.name": JSON value}: every field under its dotted name."""
-
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in values.items():
-            if isinstance(value, dict) and f"{prefix}{name}" != "config.model.extra":
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return dict(walk(to_json(config), "config."))
-
-
-def from_json(values: Mapping[str, Any], cls: Any = Config) -> Any:
-    """Rebuilds a configuration from the result of `to_json`, without checking it.
-
-    A missing field, which an older version did not have, gets its default. Unknown fields are ignored, and so is the temperature that older
-    versions wrote for a network that takes none.
-
-    Args:
-      values: JSON data.
-      cls: the dataclass to build and return: Config, or one of its parts.
-    """
-    parts: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if field.name not in values:
-            continue
-        value, kinds = values[field.name], [kind for kind in (field.type, *typing.get_args(field.type)) if dataclasses.is_dataclass(kind)]
-        if kinds and value is not None:
-            parts[field.name] = from_json(value, kinds[0])
-        else:
-            parts[field.name] = tuple(value) if isinstance(value, list) else value
-    made = cls(**parts)
-    if cls is Config:
-        from bnext_jax.models.table import takes_temperature  # see _check_model
-
-        made.temperature = made.temperature if takes_temperature(made.model.name) else None
-    return made
-
-
-def changed_fields(saved: Mapping[str, Any], config: Config) -> list[str]:
-    """Returns the fields that differ from a saved configuration although they may not change when a run resumes.
-
-    Args:
-      saved: the saved configuration, from `to_json`.
-      config: the present configuration.
-    Returns:
-      One text a field: "config.seed (was 0, now 1)".
-    """
-
-    def walk(part: Any, old: Any, prefix: str) -> Iterator[str]:
-        for field in dataclasses.fields(part):
-            value, before = getattr(part, field.name), getattr(old, field.name)
-            if dataclasses.is_dataclass(value) and before is not None:
-                yield from walk(value, before, f"{prefix}{field.name}.")
-            elif not field.metadata["resume"] and json.dumps(value, default=repr) != json.dumps(before, default=repr):
-                yield f"{prefix}{field.name} (was {before!r}, now {value!r})"
-
-    return list(walk(config, from_json(saved), "config."))

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from bnext_jax import config as c
+from bnext_jax.config_json import changed_fields, flat_json, from_json, to_json
 from bnext_jax.errors import UserError
 
 
@@ -28,6 +29,18 @@ from bnext_jax.errors import UserError
         ({"precision": "float16"}, "config.precision is 'float16'"),
         ({"distill": c.DistillConfig(main="a", form="sum")}, "config.distill.form is 'sum'"),
         ({"distill": c.DistillConfig(assistants=("a",))}, "without config.distill.main"),
+        ({"distill": c.DistillConfig(kl_weight=2.0)}, "kl_weight is 2.0, but only the form labels reads it"),
+        ({"distill": c.DistillConfig(main="a", form="labels", attention_weight=-1.0)}, "attention_weight is -1.0; it must be 0 or more"),
+        ({"optimizer": c.OptimizerConfig(name="lamb")}, "config.optimizer.name is 'lamb'; one of: adamw, adam, radam, sgd"),
+        ({"optimizer": c.OptimizerConfig(schedule="wsd")}, "config.optimizer.schedule is 'wsd'; one of: bnext, cosine, linear, steps"),
+        ({"optimizer": c.OptimizerConfig(clip_norm=0.0)}, "config.optimizer.clip_norm is 0.0; it must be positive"),
+        ({"optimizer": c.OptimizerConfig(decay_rest=-1e-3)}, "config.optimizer.decay_rest is -0.001; it must be 0 or more"),
+        ({"optimizer": c.OptimizerConfig(step_epochs=(3,))}, "step_epochs is set, but only the schedule steps reads it"),
+        ({"optimizer": c.OptimizerConfig(schedule="cosine", ahead=1)}, "ahead is set, but only the schedule linear reads it"),
+        ({"optimizer": c.OptimizerConfig(schedule="steps", step_epochs=(3, 3))}, "the epochs must rise"),
+        ({"epochs": 5, "optimizer": c.OptimizerConfig(schedule="linear")}, "warmup_epochs is 5, and the schedule linear ends at epoch 5"),
+        ({"label_smoothing": 1.0}, "config.label_smoothing is 1.0; it is a share of a label"),
+        ({"init_fresh_latent": True}, "config.init_fresh_latent is set without config.init"),
         ({"temperature": c.TemperatureConfig(exact_from=1.5)}, "exact_from is 1.5"),
         ({"epochs": 3, "temperature": c.TemperatureConfig(exact_from=0.7)}, "leaves no whole epoch of 3 with exact signs"),
         ({"temperature": c.TemperatureConfig(decay=0.0)}, "decay is 0.0"),
@@ -66,22 +79,22 @@ def test_a_checked_configuration_is_read_only_in_all_its_parts():
 
 
 def test_only_fields_that_define_the_run_count_as_changed():
-    saved = c.to_json(c.Config())
+    saved = to_json(c.Config())
     other = c.Config(seed=1, tensorboard=False, eval_every_epochs=3, data=c.DataConfig(threads=9, train_transform="flip"))
-    assert c.changed_fields(saved, other) == ["config.data.train_transform (was '', now 'flip')", "config.seed (was 0, now 1)"]
-    assert c.changed_fields(saved, c.Config()) == []
+    assert changed_fields(saved, other) == ["config.data.train_transform (was '', now 'flip')", "config.seed (was 0, now 1)"]
+    assert changed_fields(saved, c.Config()) == []
     nested = c.Config(model=c.ModelConfig(extra={"stages": ((1, 3), (6, 5))}))
-    assert c.changed_fields(c.to_json(nested), nested) == []
+    assert changed_fields(to_json(nested), nested) == []
 
 
 def test_fields_missing_in_an_older_saved_config_have_their_defaults():
-    saved = c.to_json(c.Config(seed=5))
+    saved = to_json(c.Config(seed=5))
     del saved["init"], saved["distill"], saved["tensorboard"]
     saved["model"]["start_from"] = ""  # a field of an older version
-    assert c.from_json(saved) == c.Config(seed=5)
-    assert c.changed_fields(saved, c.Config(seed=5)) == []
+    assert from_json(saved) == c.Config(seed=5)
+    assert changed_fields(saved, c.Config(seed=5)) == []
     changed = c.Config(seed=5, init="a")
-    assert c.changed_fields(saved, changed) == ["config.init (was '', now 'a')"]
+    assert changed_fields(saved, changed) == ["config.init (was '', now 'a')"]
 
 
 def test_a_models_arguments_are_those_that_differ_from_the_defaults():
@@ -106,7 +119,7 @@ def test_a_configuration_is_restored_from_its_json_form():
     config = c.Config(
         model=c.ModelConfig(name="bnext", widths=(8, 16), stem_stride=2), distill=c.DistillConfig(main="a", assistants=("b",))
     )
-    assert c.from_json(c.to_json(config)) == config
+    assert from_json(to_json(config)) == config
 
 
 def teacher(**fields):
@@ -116,22 +129,22 @@ def teacher(**fields):
 def test_a_network_without_a_temperature_has_none_in_its_checked_configuration():
     assert teacher().check().temperature is None and c.Config().check().temperature == c.TemperatureConfig(decay=0.9, exact_from=None)
     checked = teacher().check()
-    assert c.to_json(checked)["temperature"] is None and c.flat_json(checked)["config.temperature"] is None
-    assert "config.temperature.decay" not in c.flat_json(checked)
+    assert to_json(checked)["temperature"] is None and flat_json(checked)["config.temperature"] is None
+    assert "config.temperature.decay" not in flat_json(checked)
     again = dataclasses.replace(checked, batch_size=64).check()
-    assert again.temperature is None and c.from_json(c.to_json(checked)) == checked
-    assert c.changed_fields(c.to_json(checked), again) == ["config.batch_size (was 512, now 64)"]
+    assert again.temperature is None and from_json(to_json(checked)) == checked
+    assert changed_fields(to_json(checked), again) == ["config.batch_size (was 512, now 64)"]
 
 
 @pytest.mark.parametrize("old", [c.TemperatureConfig(), c.TemperatureConfig(decay=0.8), c.TemperatureConfig(exact_from=0.5)])
 def test_a_temperature_that_older_versions_saved_for_it_is_no_changed_field(old):
-    saved = c.to_json(teacher(temperature=old))
+    saved = to_json(teacher(temperature=old))
     assert saved["temperature"]["decay"] == old.decay
-    assert c.changed_fields(saved, teacher().check()) == [] and c.from_json(saved).check().temperature is None
+    assert changed_fields(saved, teacher().check()) == [] and from_json(saved).check().temperature is None
 
 
 def test_a_run_that_changes_to_a_network_with_a_temperature_names_both_fields():
-    assert c.changed_fields(c.to_json(teacher().check()), c.Config().check()) == [
+    assert changed_fields(to_json(teacher().check()), c.Config().check()) == [
         "config.model.name (was 'convnext', now 'bnext_tiny')",
         "config.model.extra (was {'widths': [8], 'depths': [1]}, now {})",
         "config.temperature (was None, now TemperatureConfig(decay=0.9, exact_from=None))",

@@ -11,7 +11,7 @@ import pytest
 
 from bnext_jax import cli as program
 from bnext_jax.analysis import count
-from bnext_jax.config import to_json
+from bnext_jax.config_json import to_json
 from bnext_jax.data.augment.transforms import Transform
 from bnext_jax.models.table import abstract_model
 from tests.helpers.commands import ROOT

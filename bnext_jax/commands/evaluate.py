@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from bnext_jax.config import Config, flat_json, from_json
+from bnext_jax.config import Config
+from bnext_jax.config_json import flat_json, from_json
 from bnext_jax.data import pipeline, splits, store
 from bnext_jax.data.preprocessing import CONFIGURATION, Given, changed, of, origin
 from bnext_jax.errors import UserError

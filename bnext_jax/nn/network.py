@@ -78,7 +78,11 @@ class Network:
         return self.binarizes(variables) and all(quantizer.is_exact(temperature) for quantizer in self.latent.values())
 
     def __call__(
-        self, variables: Mapping[str, jax.Array], images: jax.Array, temperature: jax.Array | float | None = None
+        self,
+        variables: Mapping[str, jax.Array],
+        images: jax.Array,
+        temperature: jax.Array | float | None = None,
+        taps: list[jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Runs the forward pass.
 
@@ -86,11 +90,13 @@ class Network:
           variables: {path: array}, all variables of the network.
           images: [N,H,W,3], normalized.
           temperature: scalar T of the binary weights; None means the network's own Temperature. A network that takes none needs None.
+          taps: a list, to which the output of each block is appended; only for a network with TableModel.has_taps.
         Returns:
           (logits [N,C], {path: array} of the batch statistics after the pass).
         """
         model = nnx.merge(self.graphdef, unflatten(variables))
-        logits = model(images) if temperature is None else model(images, temperature)
+        options = {} if taps is None else {"taps": taps}
+        logits = model(images, **options) if temperature is None else model(images, temperature, **options)
         return logits, flatten(nnx.state(model, nnx.BatchStat))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from bnext_jax.analysis import count
 from bnext_jax.analysis.count_rows import summary_rows
 from bnext_jax.commands.evaluate import evaluate, evaluate_network
-from bnext_jax.config import flat_json, from_json
+from bnext_jax.config_json import flat_json, from_json
 from bnext_jax.data import preprocessing, splits
 from bnext_jax.data.augment.transforms import Transform, pixels_of
 from bnext_jax.data.datasets import imagenet

@@ -75,12 +75,12 @@ class Programs:
         self.shardings = shardings
         self.network, *_ = split(model, training=True, batch_norm_group=config.batch_norm_group)
         self.eval_network, *_ = split(model, training=False)
-        self.optimizer = optimizers.adamw(config.optimizer, self.network.decay_groups)
+        self.optimizer = optimizers.make_optimizer(config.optimizer, self.network.decay_groups)
         self.dtype, data = precision_type(config.precision, platform=platform), config.data
         self.spec = StepSpec(
             steps_per_epoch, config.epochs, data.mean, data.std, self.dtype,
-            precision_type(config.distill.precision, self.dtype), config.distill.form, config.batch_norm_group,
-            config.optimizer, config.temperature, config.accumulate,
+            precision_type(config.distill.precision, self.dtype), config.distill, config.batch_norm_group,
+            config.optimizer, config.temperature, config.accumulate, config.label_smoothing,
         )  # fmt: skip
         self.eval_step = self.eval_step_of(self.eval_network, self.dtype)
 

@@ -9,7 +9,8 @@ import jax
 from clu import parameter_overview
 from flax import nnx
 
-from bnext_jax.config import Config, flat_json, to_json
+from bnext_jax.config import Config
+from bnext_jax.config_json import flat_json, to_json
 from bnext_jax.data import faults, pipeline, splits, store
 from bnext_jax.distill.schedule import TeacherSchedule
 from bnext_jax.errors import UserError

@@ -10,27 +10,38 @@ from bnext_jax.config import OptimizerConfig, TemperatureConfig
 
 
 def learning_rate(config: OptimizerConfig, epochs: int, epoch: ArrayLike) -> jax.Array:
-    """Returns the learning rate of an epoch. It is constant within the epoch.
+    """Returns the learning rate of an epoch.
 
-    With warmup = config.warmup_epochs and e = epoch:
+    With e = epoch, warmup = config.warmup_epochs, peak = config.learning_rate, and end = config.schedule_epochs or epochs:
 
-        e < warmup:    warmup_rate + e (learning_rate - warmup_rate) / warmup
-        e >= warmup:   final_rate + 0.5 (learning_rate - final_rate) (1 + cos(pi (e - warmup) / epochs))
+        e < warmup:   warmup_rate + e (peak - warmup_rate) / warmup
+        bnext:        final_rate + 0.5 (peak - final_rate) (1 + cos(pi (e - warmup) / epochs))
+        cosine:       final_rate + 0.5 (peak - final_rate) (1 + cos(pi s)),   s = min(1, (e - warmup) / (end - warmup))
+        linear:       final_rate + (peak - final_rate) (1 - s),               s = min(1, (e + ahead - warmup) / (end - warmup))
+        steps:        peak * step_factor^(number of step_epochs that are at most e)
 
-    The cosine does not finish within the run: it would reach final_rate at epoch `epochs + warmup`, as in the reference.
+    bnext does not finish within the run: it would reach final_rate at epoch `epochs + warmup`, as in the reference.
 
     Args:
       config: the fields named in the formula.
       epochs: length of the run.
-      epoch: integer scalar, traced or not.
+      epoch: scalar, traced or not: a whole number, or with a fraction inside an epoch.
     Returns:
       Scalar, of JAX's default float type.
     """
     epoch = jnp.asarray(epoch) * jnp.ones(())  # converts to the default float type: float64 if x64 is enabled
-    warmup = config.warmup_epochs
-    rising = config.warmup_rate + epoch * (config.learning_rate - config.warmup_rate) / max(warmup, 1)
-    cosine = 1 + jnp.cos(jnp.pi * (epoch - warmup) / epochs)
-    falling = config.final_rate + 0.5 * (config.learning_rate - config.final_rate) * cosine
+    warmup, peak, final = config.warmup_epochs, config.learning_rate, config.final_rate
+    length = (config.schedule_epochs or epochs) - warmup
+    rising = config.warmup_rate + epoch * (peak - config.warmup_rate) / max(warmup, 1)
+    if config.schedule == "steps":
+        passed = sum((epoch >= at).astype(epoch.dtype) for at in config.step_epochs)
+        falling = peak * config.step_factor**passed
+    elif config.schedule == "linear":
+        falling = final + (peak - final) * (1 - jnp.minimum(1.0, (epoch + config.ahead - warmup) / length))
+    else:
+        done = (epoch - warmup) / epochs if config.schedule == "bnext" else jnp.minimum(1.0, (epoch - warmup) / length)
+        cosine = 1 + jnp.cos(jnp.pi * done)
+        falling = final + 0.5 * (peak - final) * cosine
     return jnp.where(epoch < warmup, rising, falling)
 
 

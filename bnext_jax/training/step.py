@@ -1,4 +1,4 @@
-"""The training step as one pure function: student forward, teacher forward, loss, gradients, AdamW, projection.
+"""The training step as one pure function: student forward, teacher forward, loss, gradients, optimizer, projection.
 
 state = {"step", "params", "batch_stats", "opt_state"}      donated
 batch = {"image": [N,H,W,3], uint8, or floating and already normalized; "label": [N] int32}
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.config import DistillConfig, OptimizerConfig, TemperatureConfig
 from bnext_jax.distill import losses
 from bnext_jax.nn.network import Network, project
 from bnext_jax.nn.normalise import normalise
@@ -34,11 +34,12 @@ class StepSpec:
       std: standard deviation of the pixels in [0, 1], per channel.
       dtype: type of the student's activations.
       teacher_dtype: type of the teachers' activations.
-      form: form of the distillation loss, see distill.losses.
+      distill: form and weights of the distillation loss, see distill.losses.
       group: examples that share batch-norm statistics and the means of the loss; None = the whole batch.
       optimizer: for the learning rate.
       temperature: for the temperature; None for a student that takes none.
       accumulate: number of pieces in which the step computes a batch, one after another.
+      label_smoothing: see distill.losses.cross_entropy.
     """
 
     steps_per_epoch: int
@@ -47,15 +48,19 @@ class StepSpec:
     std: tuple
     dtype: jnp.dtype
     teacher_dtype: jnp.dtype
-    form: str
+    distill: DistillConfig
     group: int | None
     optimizer: OptimizerConfig
     temperature: TemperatureConfig | None
     accumulate: int = 1
+    label_smoothing: float = 0.0
 
 
 def initial_state(
-    network: Network, params: Mapping[str, jax.Array], batch_stats: Mapping[str, jax.Array], optimizer: optax.GradientTransformation
+    network: Network,
+    params: Mapping[str, jax.Array],
+    batch_stats: Mapping[str, jax.Array],
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> dict[str, Any]:
     """Returns the training state before the first step: projected parameters, optimizer state at zero.
 
@@ -63,7 +68,7 @@ def initial_state(
       network: the student's training view, which gives the bounds.
       params: {path: array}.
       batch_stats: {path: array} of all variables that are not parameters.
-      optimizer: from training.optimizers.adamw.
+      optimizer: from training.optimizers.make_optimizer.
     Returns:
       {"step": int32 scalar, "params", "batch_stats", "opt_state"}.
     """
@@ -100,7 +105,11 @@ def group_norms(name: str, tree: Mapping[str, jax.Array], groups: Mapping[str, s
 
 
 def make_step(
-    student: Network, teachers: Mapping[str, Network], optimizer: optax.GradientTransformation, spec: StepSpec, shardings: Shardings
+    student: Network,
+    teachers: Mapping[str, Network],
+    optimizer: optax.GradientTransformationExtraArgs,
+    spec: StepSpec,
+    shardings: Shardings,
 ) -> Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]:
     """Makes the training step, a pure function of arrays.
 
@@ -108,7 +117,7 @@ def make_step(
       student: a training view.
       teachers: {"main": Network, "assistant": Network}, evaluation views. There may be one of them or none; without teachers the
         loss is cross-entropy with the labels. Every call of the step takes the teachers' variables as an argument.
-      optimizer: from training.optimizers.adamw.
+      optimizer: from training.optimizers.make_optimizer.
       spec: values of the configuration.
       shardings: the device mesh.
     Returns:
@@ -128,17 +137,22 @@ def make_step(
         temperature: temperature of the step, if the student takes one.
     """
     groups = norm_groups(student)
+    attends = bool(teachers) and spec.distill.attention_weight > 0
 
     def loss_fn(params, batch_stats, batch, temperature, teacher_variables):
         images, labels = normalise(batch["image"], spec.mean, spec.std, spec.dtype), batch["label"]
-        logits, stats = student({**batch_stats, **params}, images, temperature)
-        hits = {"correct": _hits(logits, labels)}
-        if not teachers:
-            return losses.cross_entropy(logits, labels).mean(), (stats, hits)
-        seen = images.astype(spec.teacher_dtype)
-        answers = {role: jax.lax.stop_gradient(teachers[role](teacher_variables[role], seen)[0]) for role in sorted(teachers)}
-        hits |= {f"correct/{role}": _hits(answer, labels) for role, answer in answers.items()}
-        loss = losses.distillation_loss(logits, list(answers.values()), form=spec.form, group=spec.group)
+        maps: list[jax.Array] | None = [] if attends else None
+        logits, stats = student({**batch_stats, **params}, images, temperature, maps)
+        hits, answers, teacher_maps, seen = {"correct": _hits(logits, labels)}, [], [], images.astype(spec.teacher_dtype)
+        for role in sorted(teachers):
+            theirs: list[jax.Array] | None = [] if attends else None
+            answer, _ = teachers[role](teacher_variables[role], seen, None, theirs)
+            hits[f"correct/{role}"] = _hits(answer, labels)
+            answers.append(jax.lax.stop_gradient(answer))
+            teacher_maps.append(jax.lax.stop_gradient(theirs or []))
+        loss = losses.total_loss(
+            logits, labels, answers, maps or [], teacher_maps, spec.distill, smoothing=spec.label_smoothing, group=spec.group
+        )
         return loss, (stats, hits)
 
     def gradients(params, batch_stats, batch, *rest):
@@ -170,7 +184,8 @@ def make_step(
 
     def step(state, batch, flag, teacher_variables):
         epoch = state["step"] // spec.steps_per_epoch
-        rate = schedules.learning_rate(spec.optimizer, spec.epochs, epoch)
+        now = state["step"] / spec.steps_per_epoch if spec.optimizer.per_step else epoch
+        rate = schedules.learning_rate(spec.optimizer, spec.epochs, now)
         temperature = None
         if student.temperature is not None and spec.temperature is not None:
             temperature = schedules.temperature(spec.temperature, spec.epochs, epoch)
@@ -180,7 +195,9 @@ def make_step(
         (loss, (stats, hits)), grads = gradients(whole, before, inputs, temperature, teacher_variables)
         grads = shardings.split(grads)
 
-        direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        until = spec.optimizer.decay_until
+        decays = {} if until is None else {"decays": epoch < until}
+        direction, opt_state = optimizer.update(grads, state["opt_state"], state["params"], **decays)
         moved = {path: p - (rate * direction[path]).astype(p.dtype) for path, p in state["params"].items()}
         params = project(moved, student.bounds)
         # The norm of params - p, not of rate * direction: XLA then computes the norm in the same pass that writes the parameters.

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from bnext_jax.config import Config, changed_fields, to_json
+from bnext_jax.config import Config
+from bnext_jax.config_json import changed_fields, to_json
 from bnext_jax.errors import MachineLost, Unreachable, UserError, one_line
 from bnext_jax.io import buckets, checkpoint, compiled
 from bnext_jax.io.files import write_whole

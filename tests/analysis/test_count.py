@@ -140,7 +140,7 @@ def test_parameters_of_a_small_network_are_the_products_of_its_shapes():
 
 def test_the_size_of_a_training_checkpoint_is_that_of_the_training_state():
     network, params, batch_stats = split(create_model("bnext", 10, widths=(8, 8), rngs=nnx.Rngs(0)), training=True)
-    held = initial_state(network, params, batch_stats, optimizers.adamw(OptimizerConfig(), network.decay_groups))
+    held = initial_state(network, params, batch_stats, optimizers.make_optimizer(OptimizerConfig(), network.decay_groups))
     floats = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype == jnp.float32)
     integers = sum(leaf.nbytes for leaf in jax.tree.leaves(held) if leaf.dtype != jnp.float32)
     found = count.weigh(abstract_model("bnext", 10, widths=(8, 8)))["bytes_checkpoint"]

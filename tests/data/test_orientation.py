@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from bnext_jax.config import Config, DataConfig, changed_fields, from_json, to_json
+from bnext_jax.config import Config, DataConfig
+from bnext_jax.config_json import changed_fields, from_json, to_json
 from bnext_jax.data import splits, store
 from bnext_jax.data.augment import kernels
 from bnext_jax.data.augment.transforms import Transform

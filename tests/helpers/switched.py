@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.config import DistillConfig, OptimizerConfig, TemperatureConfig
 from bnext_jax.models.base import NetworkConfig, TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
@@ -126,8 +126,8 @@ def trained(case, steps, start=None, first=0):
     precision, accumulate, devices = CASES[case]
     dtype = jnp.dtype(precision)
     network, params, stats = split(Tiny(TinyConfig(), CLASSES, rngs=nnx.Rngs(0)), training=True, batch_norm_group=GROUP)
-    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
-    spec = StepSpec(STEPS_PER_EPOCH, EPOCHS, (0, 0, 0), (1, 1, 1), dtype, dtype, "product_of_means", GROUP,
+    adamw = optimizers.make_optimizer(OptimizerConfig(), network.decay_groups)
+    spec = StepSpec(STEPS_PER_EPOCH, EPOCHS, (0, 0, 0), (1, 1, 1), dtype, dtype, DistillConfig(), GROUP,
                     OptimizerConfig(warmup_epochs=0), TemperatureConfig(), accumulate)  # fmt: skip
     shardings = mesh.make_shardings(devices)
     fresh = jax.tree.map(np.array, {**params, **stats})  # the step may donate the arrays themselves

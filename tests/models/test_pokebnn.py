@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.config import DistillConfig, OptimizerConfig, TemperatureConfig
 from bnext_jax.errors import UserError
 from bnext_jax.io.checkpoint import without_run
 from bnext_jax.io.save import described
@@ -106,8 +106,8 @@ def trained():
     """(Network, the states after 0, 1, ... steps, function that goes on from a state and a step to the end)."""
     arguments = {"multiplier": 0.25, "depths": (1,), "bounds_from_step": BOUNDS_FROM, "quantized_from_epoch": QUANTIZED_FROM}
     network, params, stats = split(poke.network(bounds=-1, **arguments), training=True, batch_norm_group=GROUP)
-    adamw = optimizers.adamw(OptimizerConfig(), network.decay_groups)
-    spec = StepSpec(STEPS_PER_EPOCH, 3, (0, 0, 0), (1, 1, 1), jnp.dtype("float32"), jnp.dtype("float32"), "product_of_means", GROUP,
+    adamw = optimizers.make_optimizer(OptimizerConfig(), network.decay_groups)
+    spec = StepSpec(STEPS_PER_EPOCH, 3, (0, 0, 0), (1, 1, 1), jnp.dtype("float32"), jnp.dtype("float32"), DistillConfig(), GROUP,
                     OptimizerConfig(warmup_epochs=0), TemperatureConfig(), 1)  # fmt: skip
     shardings = mesh.make_shardings("")
     start = shardings.put_state(initial_state(network, params, stats, adamw))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bnext_jax.config import OptimizerConfig, TemperatureConfig
+from bnext_jax.config import DistillConfig, OptimizerConfig, TemperatureConfig
 from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn import lowering
@@ -44,10 +44,10 @@ def test_golden_trajectory(path, monkeypatch):
         student, params, stats = split(model, training=True)
         roles = ("assistant", "main") if meta["loss"] == "kd" else ()
         teachers = {role: split(FixedLogits((n, classes)), training=False)[0] for role in roles}
-        adamw = optimizers.adamw(OptimizerConfig(), student.decay_groups)
+        adamw = optimizers.make_optimizer(OptimizerConfig(), student.decay_groups)
         float64 = jnp.dtype("float64")
         spec = StepSpec(meta["steps_per_epoch"], meta["epochs"], (0, 0, 0), (1, 1, 1), float64, float64,
-                        "product_of_means", None, OptimizerConfig(), TemperatureConfig())  # fmt: skip
+                        DistillConfig(), None, OptimizerConfig(), TemperatureConfig())  # fmt: skip
         shardings = mesh.make_shardings()
         current = shardings.put_state(initial_state(student, params, stats, adamw))
         step = compile_step(make_step(student, teachers, adamw, spec, shardings), shardings, current)

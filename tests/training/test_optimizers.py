@@ -1,4 +1,4 @@
-"""The schedules of learning rate and temperature, and AdamW, against the recipe's formulas in plain Python."""
+"""The schedules of learning rate and temperature, and the optimizers, against formulas in plain Python and against PyTorch."""
 
 import math
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from bnext_jax.config import OptimizerConfig, TemperatureConfig
 from bnext_jax.training import optimizers, schedules
@@ -61,7 +62,7 @@ def test_adamw_has_two_decay_groups_and_clips_like_pytorch():
 
     with jax.enable_x64(True):
         current = {k: jnp.asarray(p) for k, p in params.items()}
-        adamw = optimizers.adamw(config, {"kernel": "weights", "bias": "rest"})
+        adamw = optimizers.make_optimizer(config, {"kernel": "weights", "bias": "rest"})
         state = adamw.init(current)
         for g in grads:
             direction, state = adamw.update({k: jnp.asarray(x) for k, x in g.items()}, state, current)
@@ -74,3 +75,68 @@ def test_a_small_gradient_is_not_scaled_up():
     grads = {"a": jnp.array([3.0, 4.0])}
     clipped, _ = optimizers.clip_by_global_norm(50.0).update(grads, ())
     np.testing.assert_array_equal(clipped["a"], [3, 4])
+
+
+PYTORCH = {
+    "adam": lambda groups: torch.optim.Adam(groups, lr=0.01, betas=(0.9, 0.99), eps=1e-9),
+    "radam": lambda groups: torch.optim.RAdam(groups, lr=0.01, betas=(0.9, 0.99), eps=1e-9),
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99), eps=1e-9),
+}
+
+
+@pytest.mark.parametrize("name", PYTORCH)
+def test_every_optimizer_moves_parameters_as_pytorch_does(name):
+    rng = np.random.default_rng(1)
+    start = {"kernel": rng.standard_normal((3, 2)), "bias": rng.standard_normal(2)}
+    grads = [{k: rng.standard_normal(v.shape) for k, v in start.items()} for _ in range(12)]  # RAdam rectifies from the sixth step on
+    theirs = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start.items()}
+    groups = [{"params": [theirs["kernel"]], "weight_decay": 0.3}, {"params": [theirs["bias"]], "weight_decay": 0.05}]
+    optimizer = PYTORCH[name](groups)
+    config = OptimizerConfig(name=name, decay_weights=0.3, decay_rest=0.05, beta2=0.99, epsilon=1e-9, clip_norm=None)
+    with jax.enable_x64(True):
+        ours = {k: jnp.asarray(v) for k, v in start.items()}
+        made = optimizers.make_optimizer(config, {"kernel": "weights", "bias": "rest"})
+        state = made.init(ours)
+        for step, g in enumerate(grads):
+            decays = {} if step < 8 else {"decays": jnp.asarray(step < 10)}  # there is no weight decay in the last two steps
+            direction, state = made.update({k: jnp.asarray(x) for k, x in g.items()}, state, ours, **decays)
+            ours = {k: p - 0.01 * direction[k] for k, p in ours.items()}
+            for group in optimizer.param_groups if step >= 10 else ():
+                group["weight_decay"] = 0.0
+            for k, p in theirs.items():
+                p.grad = torch.tensor(g[k])
+            optimizer.step()
+    for k, p in theirs.items():
+        np.testing.assert_allclose(ours[k], p.detach().numpy(), rtol=1e-6)
+
+
+def rates(epochs, at=None, **fields):
+    """The learning rates of all epochs, or of the given times."""
+    with jax.enable_x64(True):
+        config = OptimizerConfig(**{"warmup_epochs": 0, "final_rate": 0.0, **fields})
+        return [float(schedules.learning_rate(config, epochs, e)) for e in (range(epochs) if at is None else at)]
+
+
+def test_the_linear_schedule_of_birealnet_steps_before_the_epoch_and_ends_at_zero():
+    expected = [1e-3 * (1 - (e + 1) / 256) for e in range(256)]  # docs/zoo.md; the last epoch moves only running statistics
+    assert rates(256, schedule="linear", ahead=1) == pytest.approx(expected, rel=1e-12) and expected[-1] == 0
+
+
+def test_the_linear_schedule_of_pokebnn_ends_before_the_run():
+    found = rates(800, schedule="linear", schedule_epochs=750, learning_rate=6.4e-4, per_step=True, at=[0, 375.5, 749.9, 750, 799])
+    assert found == pytest.approx([6.4e-4, 6.4e-4 * (1 - 375.5 / 750), 6.4e-4 * (1 - 749.9 / 750), 0, 0], rel=1e-9)
+
+
+def test_the_schedule_of_steps_multiplies_the_rate_at_each_given_epoch():
+    found = rates(58, schedule="steps", step_epochs=(20, 35, 45, 50))
+    assert found == pytest.approx([1e-3] * 20 + [1e-4] * 15 + [1e-5] * 10 + [1e-6] * 5 + [1e-7] * 8, rel=1e-12)
+    warm = rates(75, schedule="steps", step_epochs=(40, 60, 70), step_factor=0.3, warmup_epochs=5, warmup_rate=0.0)
+    assert warm[:6] == pytest.approx([0, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3]) and warm[39:41] == pytest.approx([1e-3, 3e-4])
+    assert warm[74] == pytest.approx(2.7e-5)
+    assert rates(4, schedule="steps") == [1e-3] * 4
+
+
+def test_the_cosine_ends_at_the_final_rate():
+    found = rates(100, schedule="cosine", learning_rate=0.1, warmup_epochs=5, warmup_rate=0.0, final_rate=0.01, at=[5, 52.5, 76.25, 100])
+    assert found == pytest.approx([0.1, 0.055, 0.01 + 0.045 * (1 - math.sqrt(0.5)), 0.01])
