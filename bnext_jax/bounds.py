@@ -56,8 +56,8 @@ def check_temperature(part: Any, network: str, takes: bool, epochs: int) -> None
     if part is None:
         raise UserError(f"config.temperature is None, but {network} takes a temperature; leave the field out")
     share = part.exact_from
-    if share is not None and not 0 < share < 1:
-        raise UserError(f"config.temperature.exact_from is {share}; it is a share of the run, between 0 and 1")
+    if share is not None and not 0 <= share < 1:
+        raise UserError(f"config.temperature.exact_from is {share}; it is a share of the run, in [0, 1)")
     if share is not None and share * epochs > epochs - 1:
         raise UserError(f"config.temperature.exact_from {share} leaves no whole epoch of {epochs} with exact signs; choose a smaller share")
     if not 0 < part.decay <= 1:

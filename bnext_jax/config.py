@@ -117,7 +117,7 @@ class TemperatureConfig(ReadOnly):
     """The temperature T of latent weights: decay^epoch, or a schedule for short runs. For a network without one, check() puts None here."""
 
     decay: float = fixed(0.9)  # T is multiplied by this after every epoch; not used with exact_from, nor by a network without T
-    exact_from: float | None = fixed(None)  # s in (0, 1): T = 1e-7^(epoch / (s * epochs)), then 0 (exact signs) from epoch s * epochs on
+    exact_from: float | None = fixed(None)  # s in [0, 1): T = 1e-7^(epoch / (s * epochs)), then 0 (exact signs) from epoch s * epochs on
 
 
 @dataclasses.dataclass

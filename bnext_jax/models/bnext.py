@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import NetworkConfig, TableModel, check_bits, check_stride, default_stride
 from bnext_jax.nn.batch_norm import BatchNorm
-from bnext_jax.nn.bnext_units import BasicBlock
+from bnext_jax.nn.bnext_units import INPUT_QUANTIZER, BasicBlock
 from bnext_jax.nn.layers import Conv, Linear, PReLU, channel_means
 from bnext_jax.nn.variables import Buffer, Temperature
 
@@ -51,6 +51,7 @@ class BNextConfig(NetworkConfig):
       gate_bits: bits of the gates in the quantized edition, 4 or 8; None means float.
       stem_bits: bits of the stem in the quantized edition, 4 or 8; None means float.
       classifier_bits: bits of the classifier in the quantized edition, 4 or 8; None means float.
+      ste_window: half the width of the window in which gradients pass the sign of an activation. BNext has 1.5; inf = everywhere.
     Raises:
       UserError: widths that do not make a BNext, another stride, other bits.
     """
@@ -62,6 +63,8 @@ class BNextConfig(NetworkConfig):
     gate_bits: int | None = None
     stem_bits: int | None = None
     classifier_bits: int | None = None
+    ste_window: float = INPUT_QUANTIZER.clip_value
+    schedule: ClassVar[tuple[str, ...]] = ("ste_window",)
 
     def check(self) -> None:
         """Raises UserError, see the class."""
@@ -69,6 +72,8 @@ class BNextConfig(NetworkConfig):
         check_stride(self.stem_stride)
         for name in ("gate_bits", "stem_bits", "classifier_bits"):
             check_bits(name, getattr(self, name))
+        if not self.ste_window > 0:
+            raise UserError(f"ste_window is {self.ste_window}; it must be positive")
 
     def resolved(self, num_classes: int) -> Self:
         """Fills in the stride of the stem. Returns a new config."""
@@ -119,6 +124,7 @@ class BNext(TableModel):
                     2 if features != inputs and i > 1 else 1,
                     elm_attention=config.elm_attention and i % 2 == 0,
                     info_recoupling=config.info_recoupling,
+                    input_quantizer=dataclasses.replace(INPUT_QUANTIZER, clip_value=config.ste_window),
                     gate_bits=config.gate_bits,
                     rngs=rngs,
                 )

@@ -23,6 +23,7 @@ class Frame18Config(NetworkConfig):
     Attributes:
       stem_stride: 2 is the ImageNet stem (7x7 with stride 2, then 3x3 max pool with stride 2). 1 is the CIFAR stem (3x3 with stride 1,
           no pool). None means 2 with 1000 classes, else 1.
+      stem_pool: False leaves out the max pool of the ImageNet stem, for small images.
       widths: channels of each stage. The stem has the width of the first stage. Every stage but the first halves the map.
       depth: number of blocks of each stage.
     Raises:
@@ -32,6 +33,12 @@ class Frame18Config(NetworkConfig):
     stem_stride: int | None = None
     widths: tuple[int, ...] = WIDTHS
     depth: int = 2
+    stem_pool: bool = True
+
+    @property
+    def stem_factor(self) -> int:
+        """The factor by which the stem of a resolved config downsamples."""
+        return 1 if self.stem_stride == 1 else 4 if self.stem_pool else 2
 
     def check(self) -> None:
         """Raises UserError, see the class."""
@@ -94,8 +101,8 @@ class Frame18(TableModel):
         """
 
     def pooled(self, x: jax.Array) -> jax.Array:
-        """The stem's max pool. The CIFAR stem has none."""
-        return max_pool(x, 3, 2, self.padding or 1) if self.config.stem_stride == 2 else x
+        """The stem's max pool, if it has one."""
+        return max_pool(x, 3, 2, self.padding or 1) if self.config.stem_factor == 4 else x
 
     def stem(self, images: jax.Array) -> jax.Array:
         """Maps images to the input of the first block."""
@@ -108,7 +115,7 @@ class Frame18(TableModel):
     @property
     def total_stride(self) -> int:
         """See TableModel."""
-        return (4 if self.config.stem_stride == 2 else 1) * 2 ** (len(self.stages) - 1)
+        return self.config.stem_factor * 2 ** (len(self.stages) - 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel. Raises UserError for a side that a shortcut's average pool cannot halve."""

@@ -65,6 +65,7 @@ class MeliusNetConfig(NetworkConfig):
       shuffle_groups, conv_groups: groups of the channel shuffle and of the convolution in a transition; 1 = none.
       stem: "grouped": three 3x3 convolutions, the first one with stride 2, and a max pool; "imagenet": a 7x7 convolution with stride 2,
           and a max pool; "cifar": one 3x3 convolution. None means "grouped" with 1000 classes, else "cifar".
+      stem_pool: False leaves out the stem's max pool, for small images. The stem "cifar" has none.
       variant: the reference implementation, a key of VARIANTS.
       pad_value: value of the padded pixels of the binary convolutions, -1, 0 or 1. None means that of the variant.
     Raises:
@@ -80,6 +81,7 @@ class MeliusNetConfig(NetworkConfig):
     stem: str | None = None
     variant: str = "bitorch"
     pad_value: float | None = None
+    stem_pool: bool = True
 
     def check(self) -> None:
         """Raises UserError, see the class."""
@@ -157,15 +159,16 @@ class Stem(nnx.Module):
             layers = [(3, half, 3, 2, 1), (half, half, 3, 1, 4), (half, width, 3, 1, 8)]
         convs = [Conv(*sides, groups=groups, padding=v.padding, rngs=rngs) for *sides, groups in layers]
         norms = [BatchNorm(features, decay=v.stem_decay) for _, features, *_ in layers if config.stem != "cifar"]
-        self.convs, self.norms, self.pool = nnx.List(convs), nnx.List(norms), v.stem_pool
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
+        self.pool = v.stem_pool if config.stem_pool else None
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps images [N,H,W,3] to [N,H/4,W/4,stem_width]; the stem "cifar" to [N,H,W,stem_width]."""
+        """Maps images [N,H,W,3] to [N,H/4,W/4,stem_width]; without a pool to H/2, W/2; the stem "cifar" to [N,H,W,stem_width]."""
         if not self.norms:
             return self.convs[0](images)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             images = jax.nn.relu(norm(conv(images)))
-        return max_pool(images, *self.pool)
+        return max_pool(images, *self.pool) if self.pool else images
 
 
 class MeliusNet(TableModel):
@@ -183,7 +186,7 @@ class MeliusNet(TableModel):
     @property
     def total_stride(self) -> int:
         """See TableModel."""
-        return (4 if self.stem.norms else 1) * 2 ** len(self.transitions)
+        return (1 if not self.stem.norms else 4 if self.stem.pool else 2) * 2 ** len(self.transitions)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits, see TableModel. Raises UserError for images that are smaller than total_stride."""

@@ -80,7 +80,7 @@ class StrongBaselineConfig(Frame18Config):
 
     def side(self, stage: int) -> int:
         """Height and width of a stage's maps, in pixels. A resolved config knows it."""
-        return -(-self.resolution // ((4 if self.stem_stride == 2 else 1) * 2**stage))
+        return -(-self.resolution // (self.stem_factor * 2**stage))
 
 
 class KerasPReLU(PReLU):

@@ -44,6 +44,7 @@ class BinaryUnit(nnx.Module):
       info_recoupling: False removes `scale` and the gate, so r = y.
       norm_kind: type of batch_norm_2's parameters: nnx.Param, or Buffer in a unit that never uses batch_norm_2.
       prelu_kind: type of prelu_1's slope: nnx.Param, or Buffer in a unit that never uses prelu_1.
+      input_quantizer: activation quantizer of the convolution.
       kernel_quantizer: weight quantizer of the convolution.
       gate_bits: bits of a quantized gate, 4 or 8; None means a float gate.
       rngs: random streams; the unit draws its parameters from "params".
@@ -59,6 +60,7 @@ class BinaryUnit(nnx.Module):
         info_recoupling: bool,
         norm_kind: type[nnx.Variable],
         prelu_kind: type[nnx.Variable],
+        input_quantizer: SteSign = INPUT_QUANTIZER,
         kernel_quantizer: WeightQuantizer,
         gate_bits: int | None = None,
         rngs: nnx.Rngs,
@@ -66,7 +68,7 @@ class BinaryUnit(nnx.Module):
         self.stride = stride
         self.shift = nnx.Param(jnp.zeros((inputs,)), decay="weights")
         self.conv = BinaryConv(
-            inputs, features, size, stride, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=kernel_quantizer, rngs=rngs
+            inputs, features, size, stride, input_quantizer=input_quantizer, kernel_quantizer=kernel_quantizer, rngs=rngs
         )
         self.norm1, self.norm2 = BatchNorm(features), BatchNorm(features, kind=norm_kind)
         self.activation1, self.activation2 = PReLU(inputs, kind=prelu_kind), PReLU(features)
@@ -148,6 +150,7 @@ class BinaryFeedForward(BinaryUnit):
         stride: int = 1,
         *,
         info_recoupling: bool = True,
+        input_quantizer: SteSign = INPUT_QUANTIZER,
         kernel_quantizer: WeightQuantizer = KERNEL_QUANTIZER,
         gate_bits: int | None = None,
         rngs: nnx.Rngs,
@@ -155,7 +158,7 @@ class BinaryFeedForward(BinaryUnit):
         norm_kind = nnx.Param if info_recoupling else Buffer
         super().__init__(
             features, features, size, stride, info_recoupling=info_recoupling, norm_kind=norm_kind,
-            prelu_kind=Buffer, kernel_quantizer=kernel_quantizer, gate_bits=gate_bits, rngs=rngs,
+            prelu_kind=Buffer, input_quantizer=input_quantizer, kernel_quantizer=kernel_quantizer, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def parts(
@@ -205,11 +208,18 @@ class ElmAttention(BinaryUnit):
     """
 
     def __init__(
-        self, features: int, stride: int = 1, *, info_recoupling: bool = True, gate_bits: int | None = None, rngs: nnx.Rngs
+        self,
+        features: int,
+        stride: int = 1,
+        *,
+        info_recoupling: bool = True,
+        input_quantizer: SteSign = INPUT_QUANTIZER,
+        gate_bits: int | None = None,
+        rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
             features, features, 3, stride, info_recoupling=info_recoupling, norm_kind=nnx.Param,
-            prelu_kind=nnx.Param, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=gate_bits, rngs=rngs,
+            prelu_kind=nnx.Param, input_quantizer=input_quantizer, kernel_quantizer=KERNEL_QUANTIZER, gate_bits=gate_bits, rngs=rngs,
         )  # fmt: skip
 
     def step(self, x: jax.Array, mean: jax.Array, temperature: jax.Array | float) -> tuple[jax.Array, jax.Array]:
@@ -266,7 +276,7 @@ class BasicBlock(nnx.Module):
       stride: stride of the 3x3 unit, 1 or 2.
       elm_attention: True makes the 3x3 unit ELM attention, False a feed-forward unit.
       rngs: see BinaryUnit.
-      **options: info_recoupling and gate_bits, see BinaryUnit.
+      **options: info_recoupling, input_quantizer and gate_bits, see BinaryUnit.
     """
 
     def __init__(self, inputs: int, features: int, stride: int, *, elm_attention: bool, rngs: nnx.Rngs, **options: Any) -> None:

@@ -51,7 +51,7 @@ def temperature(config: TemperatureConfig, epochs: int, epoch: ArrayLike) -> jax
     Without config.exact_from: decay^epoch. With config.exact_from = s:
 
         epoch < s * epochs:    1e-7^(epoch / (s * epochs))
-        epoch >= s * epochs:   0, which means exact signs
+        epoch >= s * epochs:   0, which means exact signs; with s = 0 from the first step on
 
     Args:
       config: the fields `decay` and `exact_from`.
@@ -64,6 +64,8 @@ def temperature(config: TemperatureConfig, epochs: int, epoch: ArrayLike) -> jax
     if config.exact_from is None:
         return jnp.power(config.decay, epoch)
     anneal = config.exact_from * epochs
+    if not anneal:
+        return 0 * epoch
     return jnp.where(epoch < anneal, jnp.power(1e-7, epoch / anneal), 0.0)
 
 

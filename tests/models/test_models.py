@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bnext_jax.analysis import macs
 from bnext_jax.errors import UserError
 from bnext_jax.models.bnext18 import BNext18, BNext18Config
 from bnext_jax.models.table import MODELS, abstract_model, create_model, takes_temperature
+from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.bnext_units import BinaryFeedForward, ElmAttention
 from bnext_jax.nn.variables import Temperature
 
@@ -97,3 +99,25 @@ def test_exactly_the_networks_with_a_temperature_take_one_in_their_call():
         _, state = nnx.split(abstract_model(name, 10))
         found = [path for path, variable in nnx.to_flat_state(state) if isinstance(variable, Temperature)]
         assert found == [(part,) for part in taken]
+
+
+def test_the_window_of_the_straight_through_estimator_is_an_argument_of_bnext():
+    def windows(**more):
+        model = abstract_model("bnext", 10, widths=(8, 8, 16), **more)
+        return {module.input_quantizer.clip_value for _, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)}
+
+    assert (windows(), windows(ste_window=1.0)) == ({1.5}, {1.0})
+    with pytest.raises(UserError, match="ste_window is 0"):
+        windows(ste_window=0.0)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("birealnet18", {}), ("meliusnet", {"blocks": (1, 1), "transitions": (16,)})])
+def test_a_stem_without_its_max_pool_gives_maps_of_half_the_image(name, arguments):
+    stem = {"stem": "grouped"} if name == "meliusnet" else {"stem_stride": 2}
+    sides = {}
+    for pool in (True, False):
+        model = abstract_model(name, 10, **arguments, **stem, stem_pool=pool)
+        binary = [layer for layer in macs.layers(model, 64, 64) if layer.kind == "binary"]
+        sides[pool], sides[f"{pool} stride"] = binary[0].output[0], model.total_stride
+    deeper = 2 if name == "meliusnet" else 8
+    assert sides == {True: 16, "True stride": 4 * deeper, False: 32, "False stride": 2 * deeper}

@@ -40,6 +40,10 @@ def test_a_short_run_has_exact_signs_from_the_chosen_share_on(share, epochs):
             assert value == pytest.approx(10 ** (-7 * e / (share * epochs)), rel=1e-4) and value >= 1e-7
 
 
+def test_signs_can_be_exact_from_the_first_step_on():
+    assert [float(schedules.temperature(TemperatureConfig(exact_from=0.0), 4, e)) for e in range(4)] == [0, 0, 0, 0]
+
+
 def test_adamw_has_two_decay_groups_and_clips_like_pytorch():
     config = OptimizerConfig(decay_weights=0.1, decay_rest=0.01, clip_norm=2.0)
     rng = np.random.default_rng(0)
