@@ -21,7 +21,7 @@ DIGITS_EFFICIENTNET = {"stem_width": 16, "stem_stride": 1, "head_width": 128, "s
 DIGITS_CONVNEXT = {"widths": (32, 64), "depths": (2, 2), "patch": 2}
 
 
-def _check_form(file: str, form: str, forms: Sequence[str]) -> None:
+def check_form(file: str, form: str, forms: Sequence[str]) -> None:
     """Raises ValueError if `form` is not one of `forms`, the forms of configs/{file}.py."""
     if form not in forms:
         raise ValueError(f"unknown form {form!r} of configs/{file}.py: {', '.join(forms[:-1])} or {forms[-1]}")
@@ -43,7 +43,7 @@ def imagenet(
     Raises:
       ValueError: an unknown form.
     """
-    _check_form(f"imagenet_{name}", form, ("distilled", "labels", "smoke"))
+    check_form(f"imagenet_{name}", form, ("distilled", "labels", "smoke"))
     if form == "smoke":
         return smoke(f"random_resized_crop(32)|flip|{RANDAUGMENT}", "resize(34)|center_crop(32)")
     config = c.Config(
@@ -82,7 +82,7 @@ def cifar(name: str, dataset: str, form: str = "labels") -> c.Config:
     Raises:
       ValueError: an unknown form.
     """
-    _check_form(f"{dataset}_{name}", form, ("labels", "smoke"))
+    check_form(f"{dataset}_{name}", form, ("labels", "smoke"))
     if form == "smoke":
         return smoke("resize(32)|pad_crop(4)|flip", "resize(32)")
     return c.Config(
@@ -123,7 +123,7 @@ def smoke(train_transform: str, eval_transform: str) -> c.Config:
     )
 
 
-def _digits() -> c.DataConfig:
+def digits() -> c.DataConfig:
     """Makes the digits dataset at 16x16 pixels instead of 8x8, so that a map remains after two strides of 2.
 
     In training, images are shifted by up to one pixel.
@@ -142,10 +142,10 @@ def digits_student(form: str = "distilled") -> c.Config:
     Raises:
       ValueError: an unknown form.
     """
-    _check_form("digits_student", form, ("distilled", "labels", "smoke"))
+    check_form("digits_student", form, ("distilled", "labels", "smoke"))
     config = c.Config(
         model=c.ModelConfig(name="bnext", widths=(16, 32, 64, 64)),
-        data=_digits(),
+        data=digits(),
         optimizer=c.OptimizerConfig(learning_rate=5e-3, warmup_epochs=2, warmup_rate=1e-3),
         temperature=c.TemperatureConfig(exact_from=0.75),
         epochs=30,
@@ -175,11 +175,11 @@ def digits_teacher(form: str = "main") -> c.Config:
         "assistant": ("efficientnet", DIGITS_EFFICIENTNET),
         "smoke": ("convnext", {"widths": (8,), "depths": (1,), "patch": 4}),
     }
-    _check_form("digits_teacher", form, tuple(networks))
+    check_form("digits_teacher", form, tuple(networks))
     name, arguments = networks[form]
     return c.Config(
         model=c.ModelConfig(name=name, extra=arguments),
-        data=_digits(),
+        data=digits(),
         optimizer=c.OptimizerConfig(learning_rate=3e-3, warmup_epochs=2, warmup_rate=1e-3, decay_weights=1e-3),
         epochs=2 if form == "smoke" else 15,
         batch_size=64,
