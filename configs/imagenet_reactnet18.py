@@ -1,0 +1,30 @@
+"""ReActNet-18 (Liu et al. 2020, arXiv 2003.03488) on ImageNet-1k: two steps, distilled from ResNet-34.
+
+Published top-1: 65.5 % in the paper, 65.9 % in the authors' repository (docs/zoo.md). We ran only the smoke forms, so the published top-1
+is not reproduced here.
+Each step: 128 epochs of Adam, learning rate 2.5e-3, batch 512, linear to 0 with the published step ahead: the last epoch moves only
+running statistics. The teacher is torchvision's ResNet-34, and there are no labels in the loss. Step 1 has a weight decay of 1e-5 on
+convolutions and shifts, step 2 none. PCA lighting 0.1.
+Step 2 starts from all weights of step 1.
+Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.
+
+    python main.py prepare --config=configs/imagenet_reactnet18.py --manual_dir=DIR    # the two tar files; class folders: --source=DIR
+    python main.py convert --source=resnet34.tv_in1k --output=resnet34.tv_in1k.safetensors    # teacher
+    python main.py train --config=configs/imagenet_reactnet18.py:step1 --workdir=runs/reactnet18_step1    # real weights, binary activations
+    python main.py train --config=configs/imagenet_reactnet18.py:step2 --workdir=runs/reactnet18_step2    # both binary, from step 1
+    python main.py train --config=configs/imagenet_real_to_binary.py:smoke_step0 --workdir=runs/smoke_real_to_binary_step0
+    python main.py train --config=configs/imagenet_reactnet18.py:smoke_step1 --workdir=runs/smoke_reactnet18_step1
+    python main.py train --config=configs/imagenet_reactnet18.py:smoke_step2 --workdir=runs/smoke_reactnet18_step2
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd bnext_jax && . .venv/bin/activate &&
+    python main.py train --config=configs/imagenet_reactnet18.py:step2 --workdir=gs://BUCKET/runs/reactnet18_step2
+    --config.init=gs://BUCKET/runs/reactnet18_step1"    # a pod
+
+What all recipes share (fewer chips, distillation, fine-tuning, a pod): docs/training.md and docs/tpu_pods.md.
+"""
+
+from bnext_jax import recipes_zoo
+
+
+def get_config(form="step2"):
+    """form: "step1", "step2", "smoke_step1" or "smoke_step2"."""
+    return recipes_zoo.reactnet("reactnet18", form)
