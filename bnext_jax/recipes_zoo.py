@@ -153,17 +153,22 @@ def pokebnn(form: str = "1.0x") -> c.Config:
     return _smoke(config, {**small, "quantized_from_epoch": 1})
 
 
-def _smoke(config: c.Config, small: dict[str, Any], *, epochs: int = 8, rate: float | None = None) -> c.Config:
-    """Turns a recipe into a run of seconds: a small network on digits of 16x16 pixels, and the schedule cut to `epochs` in proportion."""
+def shortened(config: c.Config, epochs: int) -> c.OptimizerConfig:
+    """The optimizer of a recipe for a run of so many epochs. The epochs of its schedule move in proportion."""
     share, old = epochs / config.epochs, config.optimizer
-    config.optimizer = dataclasses.replace(
+    return dataclasses.replace(
         old,
-        learning_rate=rate or SMOKE_RATES.get(old.name, 5e-3),
         warmup_epochs=round(share * old.warmup_epochs),
         step_epochs=tuple(sorted({max(1, round(share * epoch)) for epoch in old.step_epochs})),
         schedule_epochs=old.schedule_epochs and round(share * old.schedule_epochs),
         decay_until=old.decay_until and max(1, round(share * old.decay_until)),
     )
+
+
+def _smoke(config: c.Config, small: dict[str, Any], *, epochs: int = 8, rate: float | None = None) -> c.Config:
+    """Turns a recipe into a run of seconds: a small network on digits of 16x16 pixels, its schedule shortened, larger learning rates."""
+    config.optimizer = shortened(config, epochs)
+    config.optimizer.learning_rate = rate or SMOKE_RATES.get(config.optimizer.name, 5e-3)
     extra = {**config.model.extra, **small}
     widths = extra.pop("widths", () if config.model.name in ("meliusnet",) else (8, 16, 32))
     config.model = c.ModelConfig(name=config.model.name, widths=widths, extra=extra)

@@ -1,0 +1,78 @@
+"""The table and the picture of benchmarks/comparison.py: results/comparison.json and docs/measured.png, from results/comparison.jsonl."""
+
+import pathlib
+import statistics
+
+from benchmarks import record
+from benchmarks.comparison_runs import ENTRIES, EXACT_FROM, RATE
+from bnext_jax.plot import figures
+
+PICTURE = pathlib.Path(__file__).parent.parent / "docs" / "measured.png"
+GROUPS = ("BNext", "ablation", "distillation", "ancestor", "own recipe", "ceiling")
+
+
+def write(plan, done, counted):
+    """Writes the table and the picture.
+
+    Args:
+      plan: a comparison_runs.Plan.
+      done: {(key, seed): line of the run}.
+      counted: {key: {"parameters", "binary_macs", "ops", "bytes"}}.
+    """
+    speeds = record.kept("comparison_speed").get("networks", {})
+    rows = {key: row(key, done, counted[key], speeds.get(key, {})) for key in ENTRIES if (key, 0) in done}
+    for key, entry in ENTRIES.items():
+        if key in rows and entry.against in rows:
+            rows[key] |= compared(rows[key], rows[entry.against], entry.against)
+    seconds = sum(line["seconds"] for line in done.values())
+    settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM}
+    record.write("comparison", {"settings": settings, "hours": round(seconds / 3600, 2), "runs": len(done), "rows": rows})
+    draw(rows)
+
+
+def row(key, done, counted, speed):
+    """One row: {"group", "title", "top1", "spread", "values", counts, speeds}. The spread is the standard deviation over the seeds."""
+    lines = [line for (run, _), line in sorted(done.items()) if run == key]
+    values = [line["top1"] for line in lines]
+    return {
+        "group": ENTRIES[key].group,
+        "title": ENTRIES[key].title,
+        "top1": round(statistics.mean(values), 2),
+        "spread": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "values": values,
+        "binary": all(line["binary"] for line in lines) if lines[0]["binary"] is not None else None,
+        "train_seconds": round(statistics.median(sum(line["train_seconds"]) for line in lines), 1),
+        **counted,
+        **speed,
+    }
+
+
+def compared(one, other, name):
+    """The difference of two rows, and its uncertainty: the standard error of the difference of two means, None with a single seed.
+
+    A difference is within noise if it is smaller than twice the standard error.
+    """
+    difference = one["top1"] - other["top1"]
+    if one["spread"] is None or other["spread"] is None:
+        return {"against": name, "difference": round(difference, 2), "error": None}
+    error = (one["spread"] ** 2 / len(one["values"]) + other["spread"] ** 2 / len(other["values"])) ** 0.5
+    return {"against": name, "difference": round(difference, 2), "error": round(error, 2)}
+
+
+def draw(rows):
+    """Draws top-1 of all rows, by group: each seed as a dot, the mean as a bar."""
+    shown = [(key, row) for group in GROUPS for key, row in rows.items() if row["group"] == group]
+    figure, axis = figures.subplots(1, 1, (8, 0.27 * len(shown) + 1))
+    colours = dict(zip(GROUPS, figures.COLOURS, strict=True))
+    for place, (_, one) in enumerate(shown):
+        axis.plot([one["top1"]] * 2, [place - 0.35, place + 0.35], color=colours[one["group"]], linewidth=2.5)
+        axis.plot(one["values"], [place] * len(one["values"]), "o", color=colours[one["group"]], markersize=4, alpha=0.6)
+    base = rows["bnext"]["top1"]
+    axis.axvline(base, color=colours["BNext"], linewidth=0.8, linestyle=":")
+    axis.set_yticks(range(len(shown)), [f"{one['title']}" for _, one in shown])
+    axis.invert_yaxis()
+    for group in GROUPS:
+        axis.plot([], [], "o", color=colours[group], label=group)
+    axis.legend(loc="lower left")
+    figures.tidy(axis, "Fashion-MNIST, top-1 of each seed (dots) and mean (bars)", "top-1 on 10,000 test images (%)")
+    figures.save(figure, PICTURE)
