@@ -11,10 +11,11 @@ LINES = """
 errors bounds host.process host.cache host.machine_code host.progress io.paths io.buckets io.files io.compiled io.logs io.digest
 io.reading io.hdf5_child
 analysis.tables nn.variables
-nn.lowering nn.convolution nn.grouped nn.kbit nn.layers nn.batch_norm nn.quantizers nn.aqt nn.weight_quantizers nn.poke_layers
+nn.lowering nn.convolution nn.grouped nn.kbit nn.layers nn.batch_norm nn.quantizers nn.aqt nn.weight_quantizers nn.real_rules
+nn.poke_layers
 nn.binary_conv nn.shortcut nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.meliusnet models.pokebnn
-models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.table config
+models.stages models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.table config
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
 data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
