@@ -131,7 +131,7 @@ def test_a_half_block_of_real_to_binary_with_tanh_computes_its_formula():
         np.testing.assert_allclose(half(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_real_weights_start_as_pytorchs_in_reactnet_and_as_glorots_in_real_to_binary():
+def test_real_weights_start_as_in_the_reference():
     def kernel(name):
         model = create_model(name, 10, widths=(16, 32), depth=1, rngs=nnx.Rngs(0), **REAL)
         found = [module.kernel for _, module in nnx.iter_modules(model) if isinstance(module, BinaryConv)]
