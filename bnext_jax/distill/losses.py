@@ -8,6 +8,7 @@ the softmax of teacher k's logits. The softmax temperature is 1:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,12 +113,7 @@ def attention_difference(maps: Sequence[jax.Array], teacher_maps: Sequence[jax.A
     Raises:
       UserError: the networks have different numbers of maps, or maps of different sizes.
     """
-    ours, theirs = ([x.shape[1:3] for x in both] for both in (maps, teacher_maps))
-    if ours != theirs:
-        raise UserError(
-            f"attention maps cannot be compared: the student's blocks have maps of {_sides(ours)} pixels, the teacher's {_sides(theirs)};"
-            " choose a teacher with the same blocks, or config.distill.attention_weight=0"
-        )
+    check_sides(maps, teacher_maps)
 
     def attention(x):
         q = jnp.square(x.astype(accumulation_dtype(x.dtype))).mean(-1)
@@ -128,8 +124,15 @@ def attention_difference(maps: Sequence[jax.Array], teacher_maps: Sequence[jax.A
     return sum(differences[1:], differences[0]) / len(differences)
 
 
-def _sides(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join(f"{height}x{width}" for height, width in shapes) or "no"
+def check_sides(maps: Sequence[Any], teacher_maps: Sequence[Any]) -> None:
+    """Raises UserError unless student and teacher have as many feature maps [N,H,W,C], and with the same H and W. Shapes suffice."""
+    ours, theirs = ([x.shape[1:3] for x in both] for both in (maps, teacher_maps))
+    if ours != theirs:
+        student, teacher = (", ".join(f"{height}x{width}" for height, width in both) or "no" for both in (ours, theirs))
+        raise UserError(
+            f"attention maps cannot be compared: the student's blocks have maps of {student} pixels, the teacher's {teacher}; choose a"
+            " teacher with the same blocks, or config.distill.attention_weight=0"
+        )
 
 
 def total_loss(

@@ -56,7 +56,7 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
       metadata: the description that `load` returns; None = made from the model.
     Raises:
       UserError: the path exists, has the suffix of a Keras or Flax file, or cannot be written; the network is not one of
-        models.table.MODELS; or a PyTorch file is asked for while the network's weights are real.
+        models.table.MODELS; or its weights are real where the PyTorch file cannot say so.
 
     Example:
       model = create_model("bnext_tiny", 10, rngs=nnx.Rngs(0))
@@ -74,6 +74,11 @@ def save(path: os.PathLike | str, model: TableModel, metadata: Mapping[str, Any]
             raise UserError(
                 f"the weights of this network are real until {when} of its training, and a PyTorch file cannot say so; train it further, or"
                 " write a work directory"
+            )
+        if not torch_files.has_notes(path) and not getattr(model.config, "binary_weights", True):
+            raise UserError(
+                f"the weights of this network are real (binary_weights=False), and {path} has no place to say so; write NAME.safetensors,"
+                " NAME.pth.tar or a work directory"
             )
         temperature = metadata["temperature"] if hasattr(model, "temperature") else None
         torch_files.write(path, to_state_dict(model), epoch=metadata["epoch"], temperature=temperature, described=metadata["model"] | told)

@@ -44,6 +44,10 @@ def warn(
         log.info("%s does not say how it pads, pools and shuffles; taking the published rules of %s", path, rules)
     if name == "reactnet_a" and classes != CLASSES:
         log.warning("%s does not say the stride of its stem; assuming %d", path, default_stride(classes))
+    if name in ("reactnet18", "real_to_binary", "strong_baseline"):
+        log.warning("%s does not say whether its weights are real, as in the first stages of a training; assuming binary ones", path)
+    if name == "reactnet_a" and not arguments.get("binary_weights", True):
+        log.warning("%s has the names of the first step of a training; assuming real weights", path)
     if name == "xnornet18":
         order = arguments.get("order", "conv_norm")
         log.warning("%s does not say whether its shortcuts are binary; assuming real ones, and units in the order %s", path, order)

@@ -42,12 +42,13 @@ class NetworkConfig:
     Fields hold only plain values and tuples, because Flax NNX hashes the static attributes of a module.
 
     Attributes:
-      schedule: names of fields that say when training changes the network. A run that starts from a trained network may have others.
+      free: names of fields that may have other values in a run than in the trained network that it starts from (config.init). No variable
+        depends on them: they say when training changes the network, or what is binary already.
     Raises:
       UserError: a value of another type, more blocks than LARGEST_DEPTH in a stage, or values that do not make a network.
     """
 
-    schedule: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

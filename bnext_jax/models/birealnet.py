@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from bnext_jax.models.frame18 import Frame18, Frame18Config
+from bnext_jax.models.stages import Maker
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.quantizers import ApproxSign
@@ -34,10 +35,10 @@ class BiRealNetConfig(Frame18Config):
 
 
 class Block(nnx.Module):
-    """A binary convolution with a real shortcut. See the module for the formula."""
+    """A binary convolution with a real shortcut. `conv` makes the convolution. See the module for the formula."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = binary_conv(inputs, features, 3, stride, rngs=rngs)
+    def __init__(self, inputs: int, features: int, stride: int, *, conv: Maker = binary_conv, rngs: nnx.Rngs) -> None:
+        self.conv = conv(inputs, features, 3, stride, rngs=rngs)
         self.norm = BatchNorm(features)
         self.shortcut = PooledShortcut(inputs, features, rngs=rngs) if stride == 2 else None
 
@@ -53,4 +54,4 @@ class BiRealNet(Frame18):
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
         del place
-        return Block(inputs, features, stride, rngs=rngs)
+        return Block(inputs, features, stride, conv=self.config.staged(binary_conv, initializer=None), rngs=rngs)

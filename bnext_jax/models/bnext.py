@@ -64,7 +64,7 @@ class BNextConfig(NetworkConfig):
     stem_bits: int | None = None
     classifier_bits: int | None = None
     ste_window: float = INPUT_QUANTIZER.clip_value
-    schedule: ClassVar[tuple[str, ...]] = ("ste_window",)
+    free: ClassVar[tuple[str, ...]] = ("ste_window",)
 
     def check(self) -> None:
         """Raises UserError, see the class."""

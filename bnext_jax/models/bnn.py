@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnext_jax.models.frame18 import Frame18, Frame18Config
+from bnext_jax.models.stages import Maker
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.quantizers import SteSign
@@ -42,8 +43,8 @@ def hard_tanh(x: jax.Array) -> jax.Array:
 class Shortcut(nnx.Module):
     """The binary shortcut: BN(conv1x1(sign(x)))."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.conv = binary_conv(inputs, features, 1, stride, rngs=rngs)
+    def __init__(self, inputs: int, features: int, stride: int, *, conv: Maker, rngs: nnx.Rngs) -> None:
+        self.conv = conv(inputs, features, 1, stride, rngs=rngs)
         self.norm = BatchNorm(features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,15 +53,15 @@ class Shortcut(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Two binary convolutions with one shortcut. See the module for the formula."""
+    """Two binary convolutions with one shortcut. `conv` makes the convolutions. See the module for the formula."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.conv1 = binary_conv(inputs, features, 3, stride, rngs=rngs)
+    def __init__(self, inputs: int, features: int, stride: int, *, conv: Maker = binary_conv, rngs: nnx.Rngs) -> None:
+        self.conv1 = conv(inputs, features, 3, stride, rngs=rngs)
         self.norm1 = BatchNorm(features)
-        self.conv2 = binary_conv(features, features, 3, rngs=rngs)
+        self.conv2 = conv(features, features, 3, rngs=rngs)
         self.norm2 = BatchNorm(features)
         changes = stride != 1 or inputs != features
-        self.shortcut = Shortcut(inputs, features, stride, rngs=rngs) if changes else None
+        self.shortcut = Shortcut(inputs, features, stride, conv=conv, rngs=rngs) if changes else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [N,H,W,C] in [-1, 1] to [N,H/stride,W/stride,C'] in [-1, 1]."""
@@ -74,7 +75,7 @@ class Bnn(Frame18):
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
         del place
-        return Block(inputs, features, stride, rngs=rngs)
+        return Block(inputs, features, stride, conv=self.config.staged(binary_conv), rngs=rngs)
 
     def stem(self, images: jax.Array) -> jax.Array:
         """See Frame18."""

@@ -9,7 +9,8 @@ import jax
 from flax import nnx
 
 from bnext_jax.errors import UserError
-from bnext_jax.models.base import NetworkConfig, TableModel, check_stride, default_stride
+from bnext_jax.models.base import TableModel, check_stride, default_stride
+from bnext_jax.models.stages import StagedConfig
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.layers import Conv, Initializer, Linear, channel_means, max_pool
 
@@ -17,8 +18,8 @@ WIDTHS = (64, 128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame18Config(NetworkConfig):
-    """The arguments of a network in this frame.
+class Frame18Config(StagedConfig):
+    """The arguments of a network in this frame. Those of its stages are in StagedConfig.
 
     Attributes:
       stem_stride: 2 is the ImageNet stem (7x7 with stride 2, then 3x3 max pool with stride 2). 1 is the CIFAR stem (3x3 with stride 1,
@@ -42,6 +43,7 @@ class Frame18Config(NetworkConfig):
 
     def check(self) -> None:
         """Raises UserError, see the class."""
+        super().check()
         check_stride(self.stem_stride)
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"widths {self.widths} make no network: give the channels of each stage, 1 or more")

@@ -53,7 +53,7 @@ class PokeBnnConfig(NetworkConfig):
     stem_stride: int | None = None
     bounds_from_step: int = 7500
     quantized_from_epoch: int = 50
-    schedule: ClassVar[tuple[str, ...]] = ("bounds_from_step", "quantized_from_epoch")
+    free: ClassVar[tuple[str, ...]] = ("bounds_from_step", "quantized_from_epoch")
 
     @property
     def features(self) -> tuple[int, ...]:

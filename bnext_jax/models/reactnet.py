@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnext_jax.models.base import NetworkConfig, TableModel, check_stride, default_stride
+from bnext_jax.models.base import TableModel, check_stride, default_stride
 from bnext_jax.models.birealnet import BiRealNetConfig, binary_conv
 from bnext_jax.models.bnext import WIDTHS, check_widths
 from bnext_jax.models.frame18 import Frame18
+from bnext_jax.models.stages import Maker, StagedConfig
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.layers import Conv, Linear, PReLU, average_pool, channel_means
 from bnext_jax.nn.shortcut import PooledShortcut
@@ -51,11 +52,11 @@ class RPReLU(nnx.Module):
 
 
 class BinaryUnit(nnx.Module):
-    """BN(conv(RSign(x))), with a size of 1 or 3 and a stride of 1 or 2."""
+    """BN(conv(RSign(x))), with a size of 1 or 3 and a stride of 1 or 2. `conv` makes the convolution."""
 
-    def __init__(self, inputs: int, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, inputs: int, features: int, size: int, stride: int = 1, *, conv: Maker, rngs: nnx.Rngs) -> None:
         self.shift = shift(inputs)
-        self.conv = binary_conv(inputs, features, size, stride, rngs=rngs)
+        self.conv = conv(inputs, features, size, stride, rngs=rngs)
         self.norm = BatchNorm(features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -64,10 +65,10 @@ class BinaryUnit(nnx.Module):
 
 
 class Block18(nnx.Module):
-    """A block of ReActNet-18. See the module for the formula."""
+    """A block of ReActNet-18. `conv` makes its binary convolution. See the module for the formula."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.unit = BinaryUnit(inputs, features, 3, stride, rngs=rngs)
+    def __init__(self, inputs: int, features: int, stride: int, *, conv: Maker = binary_conv, rngs: nnx.Rngs) -> None:
+        self.unit = BinaryUnit(inputs, features, 3, stride, conv=conv, rngs=rngs)
         self.shortcut = PooledShortcut(inputs, features, rngs=rngs) if stride == 2 else None
         self.activation = RPReLU(features)
 
@@ -88,17 +89,17 @@ class ReActNet18(Frame18):
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block18:
         """See Frame18."""
         del place
-        return Block18(inputs, features, stride, rngs=rngs)
+        return Block18(inputs, features, stride, conv=self.config.staged(binary_conv, initializer=None), rngs=rngs)
 
 
 class BlockA(nnx.Module):
-    """A block of ReActNet-A. The width stays or doubles. See the module for the formula."""
+    """A block of ReActNet-A. The width stays or doubles. `conv` makes its binary convolutions. See the module for the formula."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, inputs: int, features: int, stride: int, *, conv: Maker = binary_conv, rngs: nnx.Rngs) -> None:
         self.stride = stride
-        self.unit3x3, self.activation1 = BinaryUnit(inputs, inputs, 3, stride, rngs=rngs), RPReLU(inputs)
+        self.unit3x3, self.activation1 = BinaryUnit(inputs, inputs, 3, stride, conv=conv, rngs=rngs), RPReLU(inputs)
         self.shift = shift(inputs)
-        self.convs = nnx.List(binary_conv(inputs, inputs, 1, rngs=rngs) for _ in range(features // inputs))
+        self.convs = nnx.List(conv(inputs, inputs, 1, rngs=rngs) for _ in range(features // inputs))
         self.norms = nnx.List(BatchNorm(inputs) for _ in range(features // inputs))
         self.activation2 = RPReLU(features)
 
@@ -111,8 +112,8 @@ class BlockA(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReActNetAConfig(NetworkConfig):
-    """The arguments of a ReActNet-A.
+class ReActNetAConfig(StagedConfig):
+    """The arguments of a ReActNet-A. Those of its stages are in StagedConfig.
 
     Attributes:
       widths: channels of the stem, then of each block. Each equals the previous width or is twice as large.
@@ -126,6 +127,7 @@ class ReActNetAConfig(NetworkConfig):
 
     def check(self) -> None:
         """Raises UserError, see the class."""
+        super().check()
         check_widths(self.widths, "ReActNet-A")
         check_stride(self.stem_stride)
 
@@ -147,10 +149,10 @@ class ReActNetA(TableModel):
 
     def __init__(self, config: ReActNetAConfig, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config = config = config.resolved(num_classes)
-        stride = config.stem_stride or 1
+        stride, conv = config.stem_stride or 1, config.staged(binary_conv, initializer=None)
         self.conv, self.norm = Conv(3, config.widths[0], 3, stride, rngs=rngs), BatchNorm(config.widths[0])
         self.blocks = nnx.List(
-            BlockA(inputs, features, 2 if features != inputs and i > 0 else 1, rngs=rngs)
+            BlockA(inputs, features, 2 if features != inputs and i > 0 else 1, conv=conv, rngs=rngs)
             for i, (inputs, features) in enumerate(itertools.pairwise(config.widths))
         )
         self.classifier = Linear(config.widths[-1], num_classes, rngs=rngs)

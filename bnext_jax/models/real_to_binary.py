@@ -21,6 +21,7 @@ from flax import nnx
 
 from bnext_jax.errors import UserError
 from bnext_jax.models.frame18 import Frame18, Frame18Config
+from bnext_jax.models.stages import Maker
 from bnext_jax.nn.batch_norm import BatchNorm
 from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.layers import Linear, PReLU, spatial
@@ -33,6 +34,9 @@ KERNEL_QUANTIZER = SteWeightSign(clip_value=1, bound=1.0)
 GLOROT, HE = jax.nn.initializers.glorot_normal(), jax.nn.initializers.he_normal()
 REDUCTION = 8
 norm = functools.partial(BatchNorm, epsilon=1e-3, decay=0.99)
+binary_conv = functools.partial(  # (inputs, features, size, stride, rngs=)
+    BinaryConv, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER, padding="same", initializer=GLOROT
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +142,15 @@ class HalfBlock(nnx.Module):
       features: output channels.
       stride: 1 or 2.
       side: of the output map in the strong baseline, in pixels; None makes a gate that reads the data.
+      conv: makes the convolution.
       rngs: random streams.
     """
 
-    def __init__(self, inputs: int, features: int, stride: int, *, side: int | None = None, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, inputs: int, features: int, stride: int, *, side: int | None = None, conv: Maker = binary_conv, rngs: nnx.Rngs
+    ) -> None:
         self.norm = norm(inputs)
-        self.conv = BinaryConv(
-            inputs, features, 3, stride, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER, padding="same",
-            initializer=GLOROT, rngs=rngs,
-        )  # fmt: skip
+        self.conv = conv(inputs, features, 3, stride, rngs=rngs)
         self.scale: DataGate | LearnedScale
         self.scale = DataGate(inputs, features, rngs=rngs) if side is None else LearnedScale(features, side)
         self.prelu = KerasPReLU(features)
@@ -165,11 +169,11 @@ class HalfBlock(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Two half-blocks. The first one has the stride and the widening."""
+    """Two half-blocks. The first one has the stride and the widening. For the arguments see HalfBlock."""
 
-    def __init__(self, inputs: int, features: int, stride: int, *, side: int | None = None, rngs: nnx.Rngs) -> None:
-        self.a = HalfBlock(inputs, features, stride, side=side, rngs=rngs)
-        self.b = HalfBlock(features, features, 1, side=side, rngs=rngs)
+    def __init__(self, inputs: int, features: int, stride: int, *, side: int | None, conv: Maker, rngs: nnx.Rngs) -> None:
+        self.a = HalfBlock(inputs, features, stride, side=side, conv=conv, rngs=rngs)
+        self.b = HalfBlock(features, features, 1, side=side, conv=conv, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N,H,W,C] to [N,H/stride,W/stride,C']. Raises UserError, see HalfBlock."""
@@ -189,7 +193,7 @@ class RealToBinary(Frame18):
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
         side = self.config.side(place[0]) if isinstance(self.config, StrongBaselineConfig) else None
-        return Block(inputs, features, stride, side=side, rngs=rngs)
+        return Block(inputs, features, stride, side=side, conv=self.config.staged(binary_conv), rngs=rngs)
 
     def stem(self, images: jax.Array) -> jax.Array:
         """See Frame18."""

@@ -12,6 +12,8 @@ In the port's order the first block reads a map that went through a ReLU. There 
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 from flax import nnx
@@ -29,6 +31,10 @@ AFTER_RELU = SteSign(clip_value=1, inclusive=False, levels=(0, 1))
 KERNEL_QUANTIZER = XnorWeightScale(gradient="straight")
 INITIALIZER = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # Xavier's
 ORDERS = ("conv_norm", "norm_conv")
+binary_conv = functools.partial(  # (inputs, features, size, stride, rngs=)
+    BinaryConv, input_quantizer=INPUT_QUANTIZER, kernel_quantizer=KERNEL_QUANTIZER, initializer=INITIALIZER
+)
+real_conv = functools.partial(Conv, initializer=INITIALIZER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +67,7 @@ class Unit(nnx.Module):
       size: kernel side.
       stride: 1 or 2.
       norm_first: whether the batch norm comes before the sign.
-      binary: False makes a real convolution, without sign.
-      quantizer: of the input.
+      conv: makes the convolution, binary or real.
       rngs: random streams.
     """
 
@@ -74,19 +79,11 @@ class Unit(nnx.Module):
         stride: int,
         *,
         norm_first: bool,
-        binary: bool = True,
-        quantizer: SteSign = INPUT_QUANTIZER,
+        conv: Callable[..., BinaryConv | Conv],
         rngs: nnx.Rngs,
     ) -> None:
         self.norm_first = norm_first
-        self.conv: BinaryConv | Conv
-        if binary:
-            self.conv = BinaryConv(
-                inputs, features, size, stride, input_quantizer=quantizer, kernel_quantizer=KERNEL_QUANTIZER,
-                initializer=INITIALIZER, rngs=rngs,
-            )  # fmt: skip
-        else:
-            self.conv = Conv(inputs, features, size, stride, initializer=INITIALIZER, rngs=rngs)
+        self.conv = conv(inputs, features, size, stride, rngs=rngs)
         self.norm = BatchNorm(inputs if norm_first else features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,7 +92,7 @@ class Unit(nnx.Module):
 
 
 class Block(nnx.Module):
-    """y = unit2(unit1(x)) + shortcut(x). after_relu: whether the input is never negative. See the module and XnorNetConfig."""
+    """y = unit2(unit1(x)) + shortcut(x). after_relu: whether the input is never negative. See the module for the formulas."""
 
     def __init__(
         self,
@@ -103,17 +100,18 @@ class Block(nnx.Module):
         features: int,
         stride: int,
         *,
-        order: str = "conv_norm",
-        binary_shortcut: bool = False,
+        config: XnorNetConfig | None = None,
         after_relu: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        first = order == "norm_conv"
-        quantizer = AFTER_RELU if after_relu and not first else INPUT_QUANTIZER
-        self.unit1 = Unit(inputs, features, 3, stride, norm_first=first, quantizer=quantizer, rngs=rngs)
-        self.unit2 = Unit(features, features, 3, 1, norm_first=first, rngs=rngs)
-        changes = stride != 1 or inputs != features
-        self.shortcut = Unit(inputs, features, 1, stride, norm_first=first, binary=binary_shortcut, rngs=rngs) if changes else None
+        config = config or XnorNetConfig()
+        first, conv = config.order == "norm_conv", config.staged(binary_conv)
+        reads_relu = after_relu and not first
+        conv1 = config.staged(functools.partial(binary_conv, input_quantizer=AFTER_RELU)) if reads_relu else conv
+        self.unit1 = Unit(inputs, features, 3, stride, norm_first=first, conv=conv1, rngs=rngs)
+        self.unit2 = Unit(features, features, 3, 1, norm_first=first, conv=conv, rngs=rngs)
+        changes, conv1x1 = stride != 1 or inputs != features, conv if config.binary_shortcut else real_conv
+        self.shortcut = Unit(inputs, features, 1, stride, norm_first=first, conv=conv1x1, rngs=rngs) if changes else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N,H,W,C] to [N,H/stride,W/stride,C']."""
@@ -128,10 +126,7 @@ class XnorNet(Frame18):
 
     def make_block(self, inputs: int, features: int, stride: int, place: tuple[int, int], *, rngs: nnx.Rngs) -> Block:
         """See Frame18."""
-        return Block(
-            inputs, features, stride, order=self.config.order, binary_shortcut=self.config.binary_shortcut,
-            after_relu=place == (0, 0), rngs=rngs,
-        )  # fmt: skip
+        return Block(inputs, features, stride, config=self.config, after_relu=place == (0, 0), rngs=rngs)
 
     def stem(self, images: jax.Array) -> jax.Array:
         """See Frame18."""

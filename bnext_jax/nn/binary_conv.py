@@ -15,7 +15,7 @@ PADDINGS = ("torch", "same")
 
 
 class LatentWeight(nnx.Param):
-    """A latent weight: the real number behind a binary weight.
+    """A latent weight: the real number behind a binary weight. The kernel of a convolution with real weights is none.
 
     Metadata: `quantizer` (a WeightQuantizer), `bounds` (those of the quantizer), `decay` (the weight-decay group).
     """
@@ -32,14 +32,14 @@ class BinaryConv(nnx.Module):
       size: side of the kernel, odd.
       stride: positive integer, in pixels.
       input_quantizer: an ActivationQuantizer; None means that the input is already quantized.
-      kernel_quantizer: a WeightQuantizer.
+      kernel_quantizer: a WeightQuantizer. With RealWeight() the kernel is a plain nnx.Param, not a LatentWeight.
       padding: "torch" pads size // 2 pixels on all sides. "same" is TensorFlow's rule: ceil(side / stride) output positions, and an odd
           pixel goes to the bottom and to the right.
       pad_value: value of the padded pixels.
       initializer: draws the latent weights, as a function of jax.nn.initializers; None means that the kernel quantizer draws them.
       rngs: random streams; the layer draws its latent weights from "params".
     Raises:
-      UserError: the padding is unknown.
+      UserError: the padding is unknown, or the weights are binary and the input is real.
     """
 
     def __init__(
@@ -58,10 +58,14 @@ class BinaryConv(nnx.Module):
     ) -> None:
         if padding not in PADDINGS:
             raise UserError(f"padding is {padding!r}; one of: {', '.join(PADDINGS)}")
+        binary = kernel_quantizer.bits == 1
+        if binary and input_quantizer is not None and input_quantizer.levels is None:
+            raise UserError(f"a convolution of real inputs, {input_quantizer}, has real weights: its kernel_quantizer is RealWeight()")
         self.stride, self.padding, self.pad_value = stride, padding, pad_value
         self.input_quantizer, self.kernel_quantizer = input_quantizer, kernel_quantizer
         values = (initializer or kernel_quantizer.initialize)(rngs.params(), (size, size, inputs, features))
-        self.kernel = LatentWeight(values, quantizer=kernel_quantizer, bounds=kernel_quantizer.bounds, decay="weights")
+        kind = LatentWeight if binary else nnx.Param
+        self.kernel = kind(values, quantizer=kernel_quantizer, bounds=kernel_quantizer.bounds, decay="weights")
 
     def __call__(
         self,

@@ -51,6 +51,7 @@ class Network:
       switches: {path: (unit, since)} of the switches, see nn.variables.Switch.
       binarizers: paths of the switches without which the latent weights are not binarized.
       own_statistics: paths of the running statistics that are not those of a BatchNorm.
+      has_taps: whether the network can give the output of each block, see TableModel.
     """
 
     graphdef: nnx.GraphDef
@@ -61,6 +62,7 @@ class Network:
     switches: dict
     binarizers: tuple
     own_statistics: tuple
+    has_taps: bool
 
     def binarizes(self, variables: Mapping[str, jax.Array]) -> bool:
         """Whether the switches in the variables {path: array} let the network binarize its latent weights."""
@@ -128,6 +130,7 @@ def split(
         switches={path: (told["unit"], told["since"]) for path, told in switches.items()},
         binarizers=tuple(path for path, told in switches.items() if told["binarizes"]),
         own_statistics=tuple(path for path in statistics if path.rpartition("/")[0] not in norms),
+        has_taps=getattr(model, "has_taps", False),
     )
     return network, flatten(params), flatten(rest)
 

@@ -29,11 +29,11 @@ class ActivationQuantizer(abc.ABC):
     """The interface of activation quantizers. Layers, `count`, `plot features` and the packed engine use it.
 
     Attributes:
-      levels: (low, high), the two values that __call__ returns.
+      levels: (low, high), the two values that __call__ returns. None means that it returns real values.
       at_zero: the value that __call__ returns where its input is exactly 0. It may be a third value.
     """
 
-    levels: tuple[float, float]
+    levels: tuple[float, float] | None
     at_zero: float
 
     @abc.abstractmethod
@@ -54,7 +54,7 @@ class WeightQuantizer(abc.ABC):
     Layers, the training step, `count`, the training log, checkpoints and the packed engine use it.
 
     Attributes:
-      bits: bits of one stored weight.
+      bits: bits of one stored weight. 1 means binary weights, 32 real ones, which no part of bnext_jax counts or packs as binary.
     """
 
     bits = 1
@@ -116,19 +116,19 @@ def check_at_zero(at_zero: float) -> None:
         raise UserError(f"at_zero is {at_zero}; the sign of 0 is -1, 0 or 1")
 
 
-def _shifted(x, shift):
+def shifted(x, shift):
     """x + shift, added in at least float32. In bfloat16, rounding would lose small shifts."""
     return x if shift is None else x.astype(accumulation_dtype(x.dtype)) + shift.astype(accumulation_dtype(x.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _estimated(quantizer, x, shift):
-    return quantizer.forward(_shifted(x, shift)).astype(x.dtype)
+    return quantizer.forward(shifted(x, shift)).astype(x.dtype)
 
 
 def _estimated_backward(quantizer, saved, cotangent):
     x, shift = saved
-    passed = quantizer.backward(_shifted(x, shift), cotangent)
+    passed = quantizer.backward(shifted(x, shift), cotangent)
     if shift is None:
         return passed, None
     # Sums over positions first, then over images. In this order XLA for TPU sums in the pass that writes the gradient of x

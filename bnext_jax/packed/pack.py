@@ -11,6 +11,7 @@ from flax import nnx
 from bnext_jax.errors import UserError
 from bnext_jax.models.base import TableModel
 from bnext_jax.nn.batch_norm import BatchNorm
+from bnext_jax.nn.binary_conv import BinaryConv
 from bnext_jax.nn.variables import Temperature, real_until
 from bnext_jax.packed.file import FORMAT, PROGRAM
 from bnext_jax.packed.layout import BINARY, CODES, NORM, Slot, packed_bits, packed_codes, slots
@@ -68,6 +69,11 @@ def pack(model: TableModel, metadata: Mapping[str, Any]) -> tuple[dict[str, np.n
 def _check(model: nnx.Module, found: list[Slot], source: str) -> None:
     """Raises UserError unless the network has binary weights, all finite and exactly binary at its temperature and step."""
     quantizers = {slot.variable.get_metadata()["quantizer"] for slot in found if slot.kind == BINARY}
+    if not quantizers and any(isinstance(module, BinaryConv) for _, module in nnx.iter_modules(model)):
+        raise UserError(
+            f"the weights of {source} are real: it is a stage of training before the binary one (binary_weights=False); train the network"
+            f" without that argument and with --config.init={source}, then pack it"
+        )
     if not quantizers:
         raise UserError(f"{source} has no binary weights; there is nothing to pack")
     when = real_until(model)

@@ -50,14 +50,15 @@ class Tap:
 
 
 def convolutions(model: nnx.Module) -> dict[str, BinaryConv]:
-    """The binary convolutions that quantize their input.
+    """The convolutions that make their input binary.
 
     Args:
       model: a network, abstract or not.
     Returns:
       {name: BinaryConv} in the order of the paths. A name is the module's path without "/conv" at its end.
     """
-    found = {path: module for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv) and module.input_quantizer}
+    convs = [(path, module) for path, module in nnx.iter_modules(model) if isinstance(module, BinaryConv) and module.input_quantizer]
+    found = {path: conv for path, conv in convs if conv.input_quantizer.levels}  # type: ignore[union-attr]  # it has one
     ordered = sorted(found, key=lambda path: [(isinstance(part, str), part) for part in path])
     return {"/".join(map(str, path)).removesuffix("/conv"): found[path] for path in ordered}
 
@@ -249,6 +250,11 @@ def draw_maps(image: np.ndarray, kept: Mapping[str, np.ndarray], path: pathlib.P
     return save(figure, path)
 
 
+def kind_of_weights(model: nnx.Module) -> str:
+    """ "latent", or "real" in a network whose binary convolutions have real weights yet (models.stages)."""
+    return "latent" if all(conv.kernel_quantizer.bits == 1 for conv in convolutions(model).values()) else "real"
+
+
 def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePath) -> str:
     """Draws the distribution of the latent weights, one row a layer.
 
@@ -269,13 +275,14 @@ def weights(model: nnx.Module, metadata: Mapping[str, Any], path: pathlib.PurePa
     table = np.stack([np.histogram(np.clip(w, -reach, reach), edges)[0] / w.size for w in values.values()])
     figure, axis = subplots(1, 1, figsize=(8, 1.2 + 0.16 * len(values)))
     shown = axis.imshow(100 * table, aspect="auto", cmap="Blues", extent=(-reach, reach, len(values) - 0.5, -0.5), interpolation="nearest")
-    temperature, label = metadata["temperature"], "latent weight"
+    temperature, kind = metadata["temperature"], kind_of_weights(model)
+    label = f"{kind} weight"
     if temperature is not None and 0 < temperature < reach:
         label += " (dashed: the temperature, beyond which a binary weight is ±1)"
         for side in (-temperature, temperature):
             axis.axvline(side, color="#1f5fa8", linewidth=1, linestyle="--")
     axis.set_yticks(range(len(values)), list(values), fontsize=6)
     axis.grid(visible=False)
-    tidy(axis, "latent weights by layer" + ("" if temperature is None else f", at temperature {temperature:.3g}"), label)
+    tidy(axis, f"{kind} weights by layer" + ("" if temperature is None else f", at temperature {temperature:.3g}"), label)
     figure.colorbar(shown, ax=axis, label="share of the layer's weights (%)", shrink=min(1.0, 20 / len(values)))
     return save(figure, path)

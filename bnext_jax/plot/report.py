@@ -29,7 +29,7 @@ from bnext_jax.io.paths import to_path
 from bnext_jax.models.table import abstract_model
 from bnext_jax.plot import page
 from bnext_jax.plot.curves import curves, read_logs
-from bnext_jax.plot.features import draw_maps, fitted, maps_of, names_of_layers, weights
+from bnext_jax.plot.features import draw_maps, fitted, kind_of_weights, maps_of, names_of_layers, weights
 
 if TYPE_CHECKING:
     from bnext_jax.config import Config
@@ -225,7 +225,7 @@ def _features(
     lying = weights(model, metadata, folder / "weights.svg")
     note = "inputs of the binary convolutions: light +1, dark -1, red exactly 0"
     return page.section("Feature maps", page.picture(maps, "binary feature maps"), note=note) + page.section(
-        "Latent weights", page.picture(lying, "latent weights by layer")
+        f"{kind_of_weights(model).capitalize()} weights", page.picture(lying, f"{kind_of_weights(model)} weights by layer")
     )
 
 

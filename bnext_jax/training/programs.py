@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from bnext_jax.config import Config
+from bnext_jax.distill.losses import check_sides
 from bnext_jax.errors import UserError
 from bnext_jax.nn.network import Network, split
 from bnext_jax.training import evaluator, optimizers
@@ -51,6 +52,35 @@ def check_input(network: Network, variables: Mapping[str, Any], shape: tuple[int
     if channels != 3:
         raise UserError(f"the images have {channels} channels, the networks take 3")
     jax.eval_shape(network, variables, images)
+
+
+def check_maps(student: tuple[Network, Mapping[str, Any]], teachers: Mapping[str, tuple[Network, Mapping[str, Any]]], shape: Any) -> None:
+    """Checks that the attention maps of a student and its teachers can be compared. Traces the networks but computes nothing.
+
+    Args:
+      student: (evaluation view, {path: array or its shape}).
+      teachers: {name: the same of a teacher}.
+      shape: (height, width, channels) of the images.
+    Raises:
+      UserError: a network has no feature maps, or the maps of a teacher have other sizes than those of the student.
+    """
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    found = {}
+    for name, (network, variables) in {"": student, **teachers}.items():
+        if not network.has_taps:
+            who = f"the teacher {name} is" if name else "config.model names"
+            raise UserError(
+                f"config.distill.attention_weight needs the maps of all blocks, but {who} a network without them; take a network in the"
+                " frame of ResNet-18, or config.distill.attention_weight=0"
+            )
+
+        def maps(variables, images, network=network):
+            taps: list[jax.Array] = []
+            network(variables, images, None, taps)
+            return taps
+
+        found[name] = jax.eval_shape(maps, variables, images)
+        check_sides(found[""], found[name])
 
 
 class Programs:

@@ -22,7 +22,7 @@ from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from bnext_jax.training import cluster, evaluator, memory, mesh, preemption
 from bnext_jax.training.init import start_from
-from bnext_jax.training.programs import Programs, check_input, train_batch
+from bnext_jax.training.programs import Programs, check_input, check_maps, train_batch
 
 log = logging.getLogger(__name__)
 MEASURED_FILE = "teachers.json"
@@ -102,8 +102,12 @@ class Run:
         _, params, batch_stats = split(model, training=False)
         for shape in {self.train_shape, self.eval_shape}:
             check_input(self.programs.eval_network, {**params, **batch_stats}, shape)
+        if config.distill.main and config.distill.attention_weight:
+            check_maps((self.programs.eval_network, {**params, **batch_stats}), self.schedule.teachers, self.train_shape)
         if config.init:
-            params, batch_stats = start_from(config.init, self.model_spec, params, batch_stats, config.init_new_head)
+            params, batch_stats = start_from(
+                config.init, self.model_spec, params, batch_stats, config.init_new_head, config.init_fresh_latent
+            )
         self.weights_digest = comparable({**params, **batch_stats})
         self.state = self.shardings.put_state(self.programs.initial_state(params, batch_stats))
         self.step, self.temperature = None, None if self.programs.network.temperature is None else 1.0

@@ -183,3 +183,29 @@ def test_what_a_file_does_not_tell_is_said(tmp_path, caplog):
     load(tmp_path / "xnornet18.pth", "xnornet18")
     assert "does not say the stride of its stem; assuming 1" in caplog.text
     assert "does not say whether its shortcuts are binary; assuming real ones, and units in the order conv_norm" in caplog.text
+
+
+def test_a_file_of_reactnet_a_with_real_weights_shows_it_in_its_names(tmp_path, caplog):
+    """As its authors' code writes it in the first step: `.weight`, with PyTorch's axes; the second step has columns `.weights`."""
+    model = varied("reactnet_a", binary_weights=False)
+    tensors = to_state_dict(model)
+    names = [name for name in tensors if "binary_" in name]
+    assert len(names) == 3 + 2 + 2 + 1 and all(name.endswith(".weight") and tensors[name].ndim == 4 for name in names)
+    kernel = np.asarray(model.blocks[0].unit3x3.conv.kernel[...])
+    np.testing.assert_array_equal(tensors["feature.1.binary_3x3.weight"], kernel.transpose(3, 2, 0, 1))
+    torch.save({f"module.{key}": torch.from_numpy(np.array(value)) for key, value in tensors.items()}, tmp_path / "step1.pth")
+    found, metadata = load(tmp_path / "step1.pth")
+    assert metadata["model"]["arguments"]["binary_weights"] is False
+    assert "step1.pth has the names of the first step of a training; assuming real weights" in caplog.text
+    np.testing.assert_array_equal(logits(found), logits(model))
+
+
+def test_a_file_of_reactnet_18_does_not_say_its_step_and_starts_the_second(tmp_path, caplog):
+    model = varied("reactnet18", binary_weights=False)
+    torch.save({key: torch.from_numpy(np.array(value)) for key, value in to_state_dict(model).items()}, tmp_path / "step1.pth")
+    assert "binary_weights" not in load(tmp_path / "step1.pth")[1]["model"]["arguments"]
+    assert "does not say whether its weights are real, as in the first stages of a training; assuming binary ones" in caplog.text
+    told = {"name": "reactnet18", "num_classes": 10, "arguments": SMALL["reactnet18"]}
+    _, params, rest = split(varied("reactnet18"), training=False)
+    found, _ = start_from(tmp_path / "step1.pth", told, params, rest)
+    np.testing.assert_array_equal(found["stages/0/0/unit/conv/kernel"], model.stages[0][0].unit.conv.kernel[...])

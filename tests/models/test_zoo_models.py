@@ -70,7 +70,7 @@ def test_xnornets_first_block_has_signs_zero_and_one_and_its_order_is_an_argumen
 
 
 def test_the_paper_s_order_of_xnornet_puts_the_norm_before_the_sign():
-    block = xnornet.Block(4, 4, 1, order="norm_conv", rngs=nnx.Rngs(0))
+    block = xnornet.Block(4, 4, 1, config=xnornet.XnorNetConfig(order="norm_conv"), rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
     block = nnx.view(block, use_running_average=True)
     block.unit1.norm.bias.set_value(jnp.asarray([100.0, 100.0, -100.0, -100.0]))  # decides every sign of the first convolution

@@ -1,4 +1,8 @@
-"""The authors' PyTorch names for the variables of ReActNet-A."""
+"""The authors' PyTorch names for the variables of ReActNet-A.
+
+The weights of the 3x3 and 1x1 convolutions are columns `.weights` in the second, binary step of their training. In the first step, with
+real weights, they are `.weight`, with PyTorch's axes.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,12 +14,19 @@ from bnext_jax.models.reactnet import WIDTHS_A
 
 if TYPE_CHECKING:
     from bnext_jax.models.reactnet import BlockA, ReActNetA
+    from bnext_jax.nn.binary_conv import BinaryConv
+
+
+def _kernel(name: str, conv: "BinaryConv") -> Entry:
+    if conv.kernel_quantizer.bits == 1:
+        return Entry(f"{name}.weights", conv.kernel, "flat")
+    return Entry(f"{name}.weight", conv.kernel, "conv")
 
 
 def block(prefix: str, one: "BlockA") -> Iterator[Entry]:
     """Yields the entries of a block."""
     yield Entry(f"{prefix}move11.bias", one.unit3x3.shift, "channel")
-    yield Entry(f"{prefix}binary_3x3.weights", one.unit3x3.conv.kernel, "flat")
+    yield _kernel(f"{prefix}binary_3x3", one.unit3x3.conv)
     yield from norm(f"{prefix}bn1", one.unit3x3.norm)
     yield Entry(f"{prefix}move12.bias", one.activation1.before, "channel")
     yield Entry(f"{prefix}prelu1.weight", one.activation1.prelu.slope, "same")
@@ -23,7 +34,7 @@ def block(prefix: str, one: "BlockA") -> Iterator[Entry]:
     yield Entry(f"{prefix}move21.bias", one.shift, "channel")
     doubles = len(one.convs) == 2
     for number, (conv, layer) in enumerate(zip(one.convs, one.norms, strict=True), start=1):
-        yield Entry(f"{prefix}binary_pw{f'_down{number}' if doubles else ''}.weights", conv.kernel, "flat")
+        yield _kernel(f"{prefix}binary_pw{f'_down{number}' if doubles else ''}", conv)
         yield from norm(f"{prefix}bn2{f'_{number}' if doubles else ''}", layer)
     yield Entry(f"{prefix}move22.bias", one.activation2.before, "channel")
     yield Entry(f"{prefix}prelu2.weight", one.activation2.prelu.slope, "same")
@@ -48,4 +59,5 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
     blocks = count(tensors, r"feature\.(\d+)\.") - 1
     widths = [tensors[f"feature.{i}.move11.bias"].shape[1] for i in range(1, 1 + blocks)]
     found = (*widths, tensors[f"feature.{blocks}.move23.bias"].shape[1])
-    return classes(tensors, "fc"), {} if found == WIDTHS_A else {"widths": found}
+    arguments: dict[str, Any] = {} if found == WIDTHS_A else {"widths": found}
+    return classes(tensors, "fc"), {**arguments, "binary_weights": False} if "feature.1.binary_3x3.weight" in tensors else arguments

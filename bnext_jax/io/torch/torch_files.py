@@ -66,6 +66,11 @@ def kind(path: os.PathLike | str) -> str | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
+def has_notes(path: os.PathLike | str) -> bool:
+    """Whether a file of this name, which `write` makes, describes its network. A state dict alone has no place for it."""
+    return kind(path) == SAFE or pathlib.Path(path).name.endswith(WITH_NOTES)
+
+
 def read(path: os.PathLike | str, weights: str | None = None) -> TorchFile:
     """Reads a state dict or a training checkpoint.
 
