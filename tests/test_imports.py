@@ -14,7 +14,8 @@ analysis.tables nn.variables
 nn.lowering nn.convolution nn.grouped nn.kbit nn.layers nn.batch_norm nn.quantizers nn.aqt nn.weight_quantizers nn.poke_layers
 nn.binary_conv nn.shortcut nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.meliusnet models.pokebnn
-models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.table config config_json
+models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.resnet models.table
+config config_json
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
 data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
@@ -27,7 +28,7 @@ io.torch.objects io.torch.pickles io.torch.pickled io.torch.choice io.torch.torc
 io.hdf5 io.flax_files io.foreign
 io.checkpoint
 packed.file packed.layout packed.program packed.pack packed.xla packed.unpack packed.build packed.engine packed.network
-io.sidecar io.untold io.load io.save distill.schedule recipes
+io.sidecar io.untold io.load io.save distill.schedule recipes recipes_zoo
 analysis.macs analysis.count analysis.count_rows analysis.degrees
 tpu.collectives tpu.traffic
 training.cluster training.mesh training.preemption training.optimizers training.schedules training.memory training.watch training.records
