@@ -149,7 +149,7 @@ ANCESTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "reactnet_a": ("ReActNet-A", {"widths": WIDTHS, "stem_stride": 2}),
     "pokebnn": ("PokeBNN", {"depths": (2, 3), "widths": (16, 64), "stem_stride": 2}),
 }
-TWIN = ("resnet18", {**FRAME, "depth": 3})
+TWIN = ("resnet", {**FRAME, "depths": (3, 3)})
 
 ENTRIES: dict[str, Entry] = {
     "bnext": Entry("BNext", "BNext, narrow", bnext(), against=""),
@@ -160,8 +160,10 @@ ENTRIES: dict[str, Entry] = {
     "window_3": Entry("ablation", "STE window 3 in place of 1.5", bnext(ste_window=3.0)),
     "hard": Entry("ablation", "exact signs from the start, not annealed", hard),
     "twin": Entry("ceiling", "real-valued ResNet in the ancestors' widths", network(TWIN[0], **TWIN[1])),
-    "small": Entry("teacher", "small real-valued ResNet", network("resnet18", **{**TWIN[1], "widths": (16, 32), "depth": 1}), against=""),
-    "wide": Entry("teacher", "wide real-valued ResNet", network("resnet18", **{**TWIN[1], "widths": (48, 96), "depth": 2}), against=""),
+    "small": Entry(
+        "teacher", "small real-valued ResNet", network("resnet", **{**TWIN[1], "widths": (16, 32), "depths": (1, 1)}), against=""
+    ),
+    "wide": Entry("teacher", "wide real-valued ResNet", network("resnet", **{**TWIN[1], "widths": (48, 96), "depths": (2, 2)}), against=""),
     "one_teacher": Entry("distillation", "one teacher (wide)", taught("wide"), needs=("wide",)),
     "two_product": Entry("distillation", "two teachers, product of means", taught("wide", "small"), needs=("wide", "small")),
     "two_instance": Entry(

@@ -127,7 +127,8 @@ def real_to_binary(form: str = "step3") -> c.Config:
         extra: dict[int, dict[str, Any]] = {1: {**REAL, "activation": "tanh"}, 2: {**REAL}, 3: {}}
         config.model.extra = extra[step]
         config.init = before if step == 3 else ""
-    return _smoke(config, {"depth": 1}, epochs=12, rate=1e-3 if step == 3 else None) if smoke else config
+    small: dict[str, Any] = {"depth": 1} if step else {"depths": (1, 1, 1)}
+    return _smoke(config, small, epochs=12, rate=1e-3 if step == 3 else None) if smoke else config
 
 
 def meliusnet(form: str = "22") -> c.Config:

@@ -15,7 +15,8 @@ nn.lowering nn.convolution nn.grouped nn.kbit nn.layers nn.batch_norm nn.quantiz
 nn.poke_layers
 nn.binary_conv nn.shortcut nn.epilogue nn.depthwise nn.bnext_units nn.normalise nn.network
 models.base models.bnext models.bnext18 models.convnext models.efficientnet models.meliusnet models.pokebnn
-models.stages models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.table
+models.stages models.frame18 models.bnn models.xnornet models.birealnet models.reactnet models.real_to_binary models.resnet
+models.table
 config config_json
 distill.losses distill.roster
 data.datasets.imagenet data.preprocessing

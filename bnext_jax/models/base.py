@@ -84,9 +84,11 @@ class TableModel(nnx.Module):
       classifier: the last layer, nn.layers.Linear.
       takes_temperature: whether the binary weights have a temperature. Such a network keeps a Temperature as `temperature`, and its
         __call__ takes a scalar T as a second argument; None means the network's own.
+      has_taps: whether __call__ takes `taps`, a list to which it appends the output of each block, in order; None appends nothing.
     """
 
     takes_temperature: ClassVar[bool] = False
+    has_taps: ClassVar[bool] = False
     config: Any
     classifier: Any
 

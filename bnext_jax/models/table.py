@@ -21,6 +21,8 @@ from bnext_jax.models.meliusnet import MeliusNet, MeliusNetConfig
 from bnext_jax.models.pokebnn import PokeBNN, PokeBnnConfig
 from bnext_jax.models.reactnet import ReActNet18, ReActNet18Config, ReActNetA, ReActNetAConfig
 from bnext_jax.models.real_to_binary import RealToBinary, RealToBinaryConfig, StrongBaseline, StrongBaselineConfig
+from bnext_jax.models.resnet import SIZES as RESNETS
+from bnext_jax.models.resnet import ResNet, ResNetConfig
 from bnext_jax.models.xnornet import XnorNet, XnorNetConfig
 
 
@@ -56,6 +58,8 @@ MODELS = {
     "efficientnet": Entry(EfficientNet, EfficientNetConfig, {}),  # takes stages=(...), stem_width, head_width
     **{name: Entry(ConvNeXt, ConvNeXtConfig, size) for name, size in SIZES.items()},
     "convnext": Entry(ConvNeXt, ConvNeXtConfig, {}),  # takes widths=(...), depths=(...)
+    **{name: Entry(ResNet, ResNetConfig, size) for name, size in RESNETS.items()},
+    "resnet": Entry(ResNet, ResNetConfig, {}),  # takes depths=(...), widths=(...), bottleneck=...
     "pokebnn": Entry(PokeBNN, PokeBnnConfig, {}),  # takes multiplier=..., depths=(...), widths=(...)
 }
 
@@ -107,8 +111,8 @@ def create_model(name: str, num_classes: int = 1000, *, rngs: nnx.Rngs, **argume
       name: a key of MODELS. BNext: bnext_tiny, bnext_small, bnext_middle, bnext_large, bnext18, or "bnext" with widths=(...). Its
           ancestors: bnn18, xnornet18, birealnet18, real_to_binary, strong_baseline, reactnet18, reactnet_a, meliusnet22, 23, 29, 42, 59,
           meliusnet_a, _b, _c, or "meliusnet" with blocks=(...) and transitions=(...), pokebnn with multiplier=... Teachers:
-          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, or "efficientnet" and "convnext" with
-          arguments.
+          efficientnet_b0, efficientnet_b2, efficientnet_b4, tf_efficientnet_lite0, convnext_tiny, resnet18, resnet34, resnet50, or
+          "efficientnet", "convnext" and "resnet" with arguments.
       num_classes: outputs of the classifier.
       rngs: nnx.Rngs with a "params" stream or a default seed.
       **arguments: fields of the network's config, see model_config.

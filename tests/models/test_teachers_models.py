@@ -1,4 +1,4 @@
-"""EfficientNet and ConvNeXt: shapes, numbers of parameters, gradients and wrong arguments."""
+"""EfficientNet, ConvNeXt and ResNet: shapes, numbers of parameters, gradients and wrong arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from bnext_jax.io.names.rules import entries
 from bnext_jax.io.torch.state_dict import from_state_dict, to_state_dict
 from bnext_jax.models.convnext import Block
 from bnext_jax.models.efficientnet import scaled_width
-from bnext_jax.models.table import abstract_model
+from bnext_jax.models.table import abstract_model, create_model
+from bnext_jax.nn.batch_norm import BatchNorm
 
 CLASSES = 10
 NARROW = {
@@ -21,6 +22,7 @@ NARROW = {
         "stages": ((1, 3, 1, 8, 1), (4, 5, 2, 16, 1)),
     },
     "convnext": {"widths": (8, 16), "depths": (1, 1)},
+    "resnet": {"widths": (8, 16), "depths": (1, 1), "bottleneck": True},
 }
 PARAMETERS = {
     "efficientnet_b0": 5_288_548,
@@ -28,6 +30,9 @@ PARAMETERS = {
     "efficientnet_b4": 19_341_616,
     "tf_efficientnet_lite0": 4_652_008,
     "convnext_tiny": 28_589_128,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
 }
 narrow = pytest.mark.parametrize("name", NARROW)
 
@@ -83,7 +88,11 @@ def test_narrow_network_maps_images_to_one_logit_per_class(name, side):
 
 @narrow
 def test_a_network_may_have_a_single_stage(name):
-    one = {"efficientnet": {"stages": ((1, 3, 1, 8, 1),)}, "convnext": {"widths": (8,), "depths": (1,)}}
+    one = {
+        "efficientnet": {"stages": ((1, 3, 1, 8, 1),)},
+        "convnext": {"widths": (8,), "depths": (1,)},
+        "resnet": {"widths": (8,), "depths": (1,)},
+    }
     assert _logits(_drawn(name, **one[name]), _images(16)).shape == (4, CLASSES)
 
 
@@ -104,7 +113,7 @@ def test_every_parameter_has_a_nonzero_gradient_in_training_mode(trained):
 def test_training_counts_one_batch_in_each_batch_norm_and_convnext_has_none(trained):
     name, _, _, statistics = trained
     counts = [int(value) for path, value in statistics.items() if path[-1] == "batches"]
-    assert counts == [1] * {"efficientnet": 7, "convnext": 0}[name]
+    assert counts == [1] * {"efficientnet": 7, "convnext": 0, "resnet": 9}[name]
 
 
 @narrow
@@ -156,6 +165,25 @@ def test_efficientnet_rounds_halves_of_odd_sizes_up():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "side"), [({"stem_stride": 1}, 9), ({"stem_stride": 2, "stem_pool": False}, 5), ({"stem_stride": 2}, 3)]
+)
+def test_resnet_rounds_halves_of_odd_sizes_up_behind_each_of_its_stems(arguments, side):
+    taps = []
+    jax.eval_shape(lambda: _drawn("resnet", **arguments)(jnp.zeros((4, 17, 15, 3)), taps=taps))
+    assert [tap.shape[1] for tap in taps] == [{9: 17, 5: 9, 3: 5}[side], side]
+
+
+def test_resnet_starts_as_in_torchvision():
+    model = create_model("resnet", 10, widths=(16, 32), depths=(1, 1), rngs=nnx.Rngs(0))
+    kernel = np.asarray(model.stages[1][0].units[0].conv.kernel[...])  # normal, with variance 2 / (outputs x 9)
+    assert abs(kernel.std() / np.sqrt(2 / (9 * 32)) - 1) < 0.05 and np.abs(kernel).max() > 3 * kernel.std()
+    assert np.abs(model.classifier.kernel[...]).max() <= 32**-0.5 and np.abs(model.classifier.bias[...]).max() <= 32**-0.5
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, BatchNorm):
+            assert set(layer.scale[...].tolist()) == {1.0} and set(layer.bias[...].tolist()) == {0.0}
+
+
+@pytest.mark.parametrize(
     ("name", "arguments"),
     [
         ("efficientnet", {"stages": ()}),
@@ -165,6 +193,11 @@ def test_efficientnet_rounds_halves_of_odd_sizes_up():
         ("convnext", {"widths": (8,), "depths": (1, 1)}),
         ("convnext", {"widths": (), "depths": ()}),
         ("convnext", {"widths": (8, 0), "depths": (1, 1)}),
+        ("resnet", {"widths": (8,), "depths": (1, 1)}),
+        ("resnet", {"depths": (1, 0)}),
+        ("resnet", {"widths": (), "depths": ()}),
+        ("resnet", {"depths": (1, 101)}),
+        ("resnet", {"stem_stride": 4}),
     ],
 )
 def test_wrong_arguments_raise_user_error(name, arguments):

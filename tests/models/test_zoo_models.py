@@ -12,6 +12,7 @@ from bnext_jax.errors import UserError
 from bnext_jax.models import xnornet
 from bnext_jax.models.table import MODELS, abstract_model, create_model
 from bnext_jax.nn.binary_conv import BinaryConv, LatentWeight
+from bnext_jax.nn.network import split
 from bnext_jax.nn.variables import Temperature
 from tests.helpers.zoo_small import SMALL
 
@@ -21,6 +22,12 @@ FRAMES = ("bnn18", "xnornet18", "birealnet18", "real_to_binary", "strong_baselin
 def shape(model, *images):
     graphdef, state = nnx.split(model)
     return jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), nnx.as_pure(state), jax.ShapeDtypeStruct(images, jnp.float32)).shape
+
+
+def drawn(path, leaf):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return jnp.asarray((path.endswith(("scale", "var"))) + np.random.default_rng(len(path)).uniform(-0.5, 0.5, leaf.shape), leaf.dtype)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -36,9 +43,33 @@ def test_any_number_of_classes_and_any_size_that_the_strides_divide(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_without_temperature_has_none_in_its_signature_and_its_variables(name):
     model = abstract_model(name, 10, **SMALL[name])
-    assert list(inspect.signature(model).parameters) == ["images"]
+    assert list(inspect.signature(model).parameters) == (["images", "taps"] if model.has_taps else ["images"])
     assert not nnx.to_flat_state(nnx.state(model, Temperature))
     assert nnx.to_flat_state(nnx.state(model, LatentWeight))
+
+
+@pytest.mark.parametrize("name", ["real_to_binary", "resnet18"])
+def test_taps_are_the_outputs_of_the_eight_blocks_and_change_no_logits(name):
+    model = abstract_model(name, 10, widths=(8, 16, 24, 32))
+    network, params, rest = split(model, training=False)
+    variables = {path: drawn(path, leaf) for path, leaf in {**params, **rest}.items()}
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 16, 3)), jnp.float32)
+
+    def run(variables):
+        taps = []
+        return network(variables, images)[0], network(variables, images, taps=taps)[0], taps
+
+    plain, tapped, taps = jax.jit(run)(variables)
+    assert [tap.shape for tap in taps] == [(2, side, side, width) for side, width in ((16, 8), (8, 16), (4, 24), (2, 32)) for _ in range(2)]
+    np.testing.assert_array_equal(plain, tapped)
+    classifier = {key: variables[f"classifier/{key}"] for key in ("kernel", "bias")}
+    np.testing.assert_allclose(taps[-1].mean((1, 2)) @ classifier["kernel"] + classifier["bias"], plain, rtol=1e-4, atol=1e-4)
+    assert np.std(plain) > 0
+
+
+def test_networks_without_taps_say_so():
+    assert {name for name in SMALL if MODELS[name].network.has_taps} == set(FRAMES)
+    assert not any(MODELS[name].network.has_taps for name in ("bnext18", "bnext", "convnext", "efficientnet"))
 
 
 @pytest.mark.parametrize(
@@ -115,5 +146,5 @@ def test_images_that_do_not_fit_are_refused():
 
 def test_every_binary_network_of_the_table_has_a_small_form_in_the_tests():
     families = {MODELS[name].network for name in SMALL}
-    teachers = {MODELS[name].network for name in ("convnext", "efficientnet")}
+    teachers = {MODELS[name].network for name in ("convnext", "efficientnet", "resnet")}
     assert {entry.network for entry in MODELS.values()} - teachers - families == {MODELS["bnext"].network, MODELS["bnext18"].network}

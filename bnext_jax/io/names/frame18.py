@@ -13,7 +13,7 @@ from bnext_jax.models.base import default_stride
 from bnext_jax.models.frame18 import WIDTHS
 
 if TYPE_CHECKING:
-    from bnext_jax.models import birealnet, bnn, reactnet, xnornet
+    from bnext_jax.models import birealnet, bnn, reactnet, resnet, xnornet
     from bnext_jax.models.frame18 import Frame18
     from bnext_jax.nn.batch_norm import BatchNorm
 
@@ -25,8 +25,8 @@ def _shortcut(prefix: str, first: int, shortcut: Any) -> Iterator[Entry]:
         yield from norm(f"{prefix}downsample.{first + 1}", shortcut.norm)
 
 
-def _pair(prefix: str, layers: Sequence[tuple[Any, "BatchNorm"]], shortcut: Any) -> Iterator[Entry]:
-    """A block with two convolutions and their norms, under torchvision's names."""
+def _convolutions(prefix: str, layers: Sequence[tuple[Any, "BatchNorm"]], shortcut: Any) -> Iterator[Entry]:
+    """A block's convolutions and their norms, under torchvision's names."""
     for number, (conv, layer) in enumerate(layers, start=1):
         yield Entry(f"{prefix}conv{number}.weight", conv.kernel, "conv")
         yield from norm(f"{prefix}bn{number}", layer)
@@ -35,12 +35,17 @@ def _pair(prefix: str, layers: Sequence[tuple[Any, "BatchNorm"]], shortcut: Any)
 
 def bnn_block(prefix: str, block: "bnn.Block") -> Iterator[Entry]:
     """Yields the entries of a block of a BNN."""
-    yield from _pair(prefix, ((block.conv1, block.norm1), (block.conv2, block.norm2)), block.shortcut)
+    yield from _convolutions(prefix, ((block.conv1, block.norm1), (block.conv2, block.norm2)), block.shortcut)
 
 
 def xnornet_block(prefix: str, block: "xnornet.Block") -> Iterator[Entry]:
     """Yields the entries of a block of an XNOR-Net."""
-    yield from _pair(prefix, [(unit.conv, unit.norm) for unit in (block.unit1, block.unit2)], block.shortcut)
+    yield from _convolutions(prefix, [(unit.conv, unit.norm) for unit in (block.unit1, block.unit2)], block.shortcut)
+
+
+def resnet_block(prefix: str, block: "resnet.Block") -> Iterator[Entry]:
+    """Yields the entries of a block of a ResNet."""
+    yield from _convolutions(prefix, [(unit.conv, unit.norm) for unit in block.units], block.shortcut)
 
 
 def birealnet_block(prefix: str, block: "birealnet.Block") -> Iterator[Entry]:

@@ -17,6 +17,8 @@ from bnext_jax.models.meliusnet import Block as MeliusBlock
 from bnext_jax.models.meliusnet import MeliusNet
 from bnext_jax.models.pokebnn import Bottleneck, PokeBNN
 from bnext_jax.models.real_to_binary import HalfBlock, RealToBinary, StrongBaseline
+from bnext_jax.models.resnet import Block as ResNetBlock
+from bnext_jax.models.resnet import ResNet
 from bnext_jax.nn import bnext_units
 
 COUNT = "count"  # the layout of num_batches_tracked
@@ -56,6 +58,7 @@ RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     reactnet.ReActNetA: reactnet_a.network,
     RealToBinary: real_to_binary.network,
     StrongBaseline: real_to_binary.network,
+    ResNet: frame18.network(frame18.resnet_block),
     EfficientNet: teachers.efficientnet,
     ConvNeXt: teachers.convnext,
     MeliusNet: meliusnet.network,
@@ -70,6 +73,7 @@ RULES: dict[type[nnx.Module], Callable[..., Iterator[Entry]]] = {
     xnornet.Block: frame18.xnornet_block,
     birealnet.Block: frame18.birealnet_block,
     reactnet.Block18: frame18.reactnet18_block,
+    ResNetBlock: frame18.resnet_block,
     reactnet.BlockA: reactnet_a.block,
     HalfBlock: real_to_binary.half_block,
 }
