@@ -22,7 +22,7 @@ distill.losses distill.roster
 data.datasets.imagenet data.preprocessing
 data.augment.kernels data.decode.jpeg_blocks data.decode.jpeg_codes data.decode.jpeg data.decode.reading data.decode.photo
 data.augment.operations data.augment.randaugment data.augment.transforms
-data.store data.datasets.digits data.datasets.folders
+data.store data.datasets.digits data.datasets.folders data.datasets.idx
 data.prepare data.splits data.faults data.pipeline
 io.names.entry io.names.bnext io.names.teachers io.names.frame18 io.names.reactnet_a io.names.real_to_binary io.names.pokebnn
 io.names.meliusnet io.names.rules io.names.recognise io.torch.state_dict io.torch.inference

@@ -167,11 +167,17 @@ COMMANDS = {
         (
             _config(),
             Flag("source", "folder of images in class folders: DIR/train/CLASS/IMAGE, and DIR/val or DIR/test", "DIR", path),
-            Flag("manual_dir", "folder of files that you must download yourself: for ImageNet its two tar files", "DIR", path),
+            Flag(
+                "manual_dir",
+                "folder of files that you have already: for ImageNet two tar files, for MNIST and its like four IDX files (plain or .gz)",
+                "DIR",
+                path,
+            ),
         ),
         (
             "prepare --config=configs/cifar10_bnext18.py",
             "prepare --config=configs/imagenet_bnext_tiny.py --manual_dir=DOWNLOADS",
+            "prepare --config=configs/fashion.py --manual_dir=/usr/share/datasets/fashion-mnist",
         ),
         "bnext_jax.data.prepare",
         "prepare_config",

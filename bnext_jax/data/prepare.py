@@ -39,7 +39,8 @@ def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None 
     Args:
       data: names the dataset and its directory.
       source: a folder of class folders (data.datasets.folders) to make the dataset from; None: a dataset of TFDS, or digits.
-      manual_dir: folder with the files that TFDS cannot download; for ImageNet, its two tar files.
+      manual_dir: folder with the files that TFDS cannot download; for ImageNet, its two tar files. A folder of IDX files makes the dataset
+        of them (data.datasets.idx).
     Returns:
       {"dataset": name, "directory": path, "splits": {name: number of examples}, "classes": number, "bytes": size of all files,
       "sha256": checksum of the manifest's list of files}.
@@ -94,7 +95,7 @@ def _write_on_disk(data: DataConfig, root: Path, source: str | None, manual_dir:
     for left in (root / data.name).glob("incomplete.*"):
         log.info("removing %s, left by a preparation that was interrupted", left)
         left.rmtree()
-    builder = _builder(data, root, source)
+    builder = _builder(data, root, source, manual_dir)
     class_names(builder, data.name)
     if data.name == IMAGENET and not source:
         _check_imagenet_files(manual_dir)
@@ -120,9 +121,17 @@ def _write_on_disk(data: DataConfig, root: Path, source: str | None, manual_dir:
     return to_path(builder.data_path)
 
 
-def _builder(data: DataConfig, root: Path, source: str | None) -> "tfds.core.DatasetBuilder":
-    """Makes the TFDS builder that writes the dataset. Raises UserError if TFDS does not know the name."""
+def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str | None) -> "tfds.core.DatasetBuilder":
+    """Makes the TFDS builder that writes the dataset. Raises UserError if TFDS does not know the name, or if IDX files are damaged."""
     import tensorflow_datasets as tfds
+
+    if manual_dir and not pathlib.Path(manual_dir).is_dir():
+        raise UserError(f"--manual_dir {manual_dir} is no folder")
+    if manual_dir and data.name != IMAGENET and not source:
+        from bnext_jax.data.datasets import idx
+
+        if idx.holds_idx(manual_dir):
+            return idx.make_builder(data.name, os.fspath(root), manual_dir, FILE_FORMAT)
 
     if source:
         from bnext_jax.data.datasets.folders import make_builder

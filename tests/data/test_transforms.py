@@ -158,6 +158,8 @@ def test_flip_mirrors_half_of_the_images():
         ("blur(3)", "'blur\\(3\\)' in 'blur\\(3\\)' is unknown"),
         ("flip|resize", "'resize' .* takes one whole number"),
         ("flip(2)", "takes no argument"),
+        ("lighting", "'lighting' .* takes one positive number"),
+        ("lighting(-0.1)", "takes one positive number"),
         ("resize(1 6)", "takes one whole number"),
         ("randaugment(rand-m7)", "randaugment\\(rand-m7\\) is unknown"),
     ],
@@ -165,3 +167,45 @@ def test_flip_mirrors_half_of_the_images():
 def test_a_wrong_transform_line_is_refused(line, message):
     with pytest.raises(UserError, match=message):
         Transform(line)
+
+
+def test_lighting_adds_one_color_that_follows_the_principal_components():
+    deviation, eigenvalues = 0.1, [0.2175, 0.0188, 0.0045]
+    vectors = [(-0.5675, -0.5808, -0.5836), (0.7192, -0.0045, -0.6948), (0.4009, -0.8140, 0.4203)]
+    image = np.full((2, 3, 3), 128, np.uint8)
+    shifts, rng = [], random.Random(0)
+    for _ in range(4000):
+        found = Transform("lighting(0.1)")(image, rng).astype(int) - 128
+        assert (found == found[0, 0]).all()  # every pixel moves by the same color
+        shifts.append(found[0, 0])
+    covariance = sum(255**2 * deviation**2 * value**2 * np.outer(v, v) for value, v in zip(eigenvalues, vectors, strict=True))
+    np.testing.assert_allclose(np.cov(np.array(shifts).T), covariance + np.eye(3) / 12, atol=0.08 * covariance.max())  # 1/12: rounding
+    assert np.abs(np.mean(shifts, axis=0)).max() < 4 * np.sqrt(covariance.max() / 4000)
+
+
+def test_lighting_draws_six_numbers_and_cuts_at_black_and_white():
+    class Given:
+        """Gives chosen numbers in place of random ones: v = 0.1 sqrt(-2 log(1/2)) (1, -1, 0)."""
+
+        def __init__(self):
+            self.numbers = iter([0.5, 0.0, 0.5, 0.5, 0.0, 0.25])
+
+        def random(self):
+            return next(self.numbers)
+
+    given, size = Given(), 0.1 * math.sqrt(2 * math.log(2))
+    image = np.array([[[0, 128, 255], [250, 3, 9]]], np.uint8)
+    found = Transform("lighting(0.1)")(image, given)
+    color = [255 * size * (a * 0.2175 - b * 0.0188) for a, b in ((-0.5675, 0.7192), (-0.5808, -0.0045), (-0.5836, -0.6948))]
+    np.testing.assert_array_equal(found, np.clip(np.rint(image + np.array(color)), 0, 255))
+    assert list(given.numbers) == [] and color[0] < -3 and found[0, 0, 0] == 0
+
+
+def test_a_flip_after_lighting_mirrors_the_lit_image():
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    for seed in range(6):
+        rng = random.Random(seed)
+        lit = Transform("random_resized_crop(4)|lighting(0.1)")(image, rng)
+        mirrored = rng.random() < 0.5
+        found = Transform("random_resized_crop(4)|lighting(0.1)|flip")(image, random.Random(seed))
+        np.testing.assert_array_equal(found, lit[:, ::-1] if mirrored else lit)

@@ -5,6 +5,7 @@ flip                    mirrors left to right with probability 1/2
 randaugment(text)       applies a timm policy, see data.augment.randaugment
 resize(s)               Pillow's bicubic with antialiasing: shorter side s, longer side int(s * long / short)
 center_crop(s)          crops s x s pixels, offset = (size - s)/2 rounded half to even
+lighting(d)             shifts all pixels along the principal colors of ImageNet, by normal draws of standard deviation d
 pad_crop(p)             adds p pixels of zeros on all sides, then takes a random crop of the original size
 
 The input is uint8 [H,W,3] or a data.decode.photo.Photo. Each image has its own random.Random. The transforms use only its method
@@ -28,6 +29,9 @@ from bnext_jax.errors import UserError
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 TRIES = 10  # random rectangles that draw_box tries
 MIRRORED = 0.5  # probability of flip
+# Principal components of ImageNet's colors, for pixels in [0, 1] (Krizhevsky et al. 2012): columns of E, and their eigenvalues.
+COLOURS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 OBLONG = 8  # if the resized image has more than 8 times the pixels of the crop, only the crop is computed
 
 
@@ -168,6 +172,31 @@ def flip(image: np.ndarray | Photo, rng: random.Random) -> np.ndarray:
     return operations.mirror(np.ascontiguousarray(image)) if rng.random() < MIRRORED else image
 
 
+def _normal(rng):
+    """Draws a standard normal number from two uniform ones (Box and Muller): sqrt(-2 log(1 - u)) cos(2 pi v)."""
+    radius = math.sqrt(-2 * math.log(1 - rng.random()))
+    return radius * math.cos(2 * math.pi * rng.random())
+
+
+def lighting(image: np.ndarray | Photo, rng: random.Random, deviation: float) -> np.ndarray:
+    """Adds one color to all pixels of an image (Krizhevsky et al. 2012, section 4.1).
+
+    With v three normal draws of the given standard deviation, pixels in 0 to 255 get 255 E (v * EIGENVALUES) added. They are rounded, and
+    cut to 0 to 255. The published code of Bi-Real Net and ReActNet adds the color without the factor 255, so that it hardly changes a
+    pixel; this function does what the method means.
+
+    Args:
+      image: uint8 [H,W,3] or a Photo.
+      rng: only its method random() is used, six times.
+      deviation: standard deviation of v.
+    Returns:
+      uint8 [H,W,3].
+    """
+    drawn = np.array([deviation * _normal(rng) for _ in range(3)])
+    shifted = pixels_of(image) + np.float32(255 * COLOURS @ (drawn * EIGENVALUES))
+    return np.clip(np.rint(shifted), 0, 255).astype(np.uint8)
+
+
 def randaugment(image: np.ndarray | Photo, rng: random.Random, policy: RandAugment) -> np.ndarray:
     """Applies a RandAugment policy: -> uint8 [H,W,3], the same size."""
     return policy(np.ascontiguousarray(pixels_of(image)), rng)
@@ -179,6 +208,12 @@ def _whole(text):
     return int(text)
 
 
+def _positive(text):
+    if not 0 < (number := float(text)) < math.inf:
+        raise ValueError
+    return number
+
+
 # name -> (transform, parser of the text in brackets; None: the transform takes no argument)
 OPERATIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[[str], Any] | None]] = {
     "random_resized_crop": (random_resized_crop, _whole),
@@ -187,6 +222,7 @@ OPERATIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[[str], Any] | No
     "resize": (resize, _whole),
     "center_crop": (center_crop, _whole),
     "pad_crop": (pad_crop, _whole),
+    "lighting": (lighting, _positive),
 }
 
 
@@ -216,7 +252,8 @@ class Transform:
             except UserError:
                 raise
             except (ValueError, AttributeError) as error:  # not a number, or no brackets
-                raise UserError(f"transform {part!r} in {line!r} takes one whole number") from error
+                wanted = "positive number" if make is _positive else "whole number"
+                raise UserError(f"transform {part!r} in {line!r} takes one {wanted}") from error
             if not make and match[2] is not None:
                 raise UserError(f"transform {part!r} in {line!r} takes no argument")
             if function is center_crop and self.steps and self.steps[-1][0] is resize:
