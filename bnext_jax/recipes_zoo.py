@@ -52,7 +52,7 @@ def bnn18(form: str = "labels") -> c.Config:
     check_form("imagenet_bnn18", form, ("labels", "smoke"))
     sgd = {"name": "sgd", "learning_rate": 0.1, "schedule": "steps", "step_epochs": (30, 60, 90), "decay_until": 60}
     config = _imagenet("bnn18", {**sgd, "decay_weights": 1e-4, "decay_rest": 1e-4}, epochs=100, batch=256)
-    return _smoke(config, {"depth": 1}) if form == "smoke" else config
+    return _smoke(config, {"depth": 1}, rate=3.0) if form == "smoke" else config
 
 
 def xnornet18(form: str = "labels") -> c.Config:
@@ -128,7 +128,7 @@ def real_to_binary(form: str = "step3") -> c.Config:
         config.model.extra = extra[step]
         config.init = before if step == 3 else ""
     small: dict[str, Any] = {"depth": 1} if step else {"depths": (1, 1, 1)}
-    return _smoke(config, small, epochs=12, rate=1e-3 if step == 3 else None) if smoke else config
+    return _smoke(config, small, epochs=(8, 12, 12, 16)[step]) if smoke else config
 
 
 def meliusnet(form: str = "22") -> c.Config:
@@ -137,7 +137,7 @@ def meliusnet(form: str = "22") -> c.Config:
     radam = {"name": "radam", "learning_rate": 2e-3, "schedule": "cosine"}
     config = _imagenet(MELIUSNETS.get(form, "meliusnet"), radam, epochs=120, batch=64)
     small = {"blocks": (1, 1, 1), "transitions": (32, 32), "growth": 16, "stem_width": 16}
-    return _smoke(config, small) if form == "smoke" else config
+    return _smoke(config, small, rate=1e-2) if form == "smoke" else config
 
 
 def pokebnn(form: str = "1.0x") -> c.Config:
@@ -151,7 +151,7 @@ def pokebnn(form: str = "1.0x") -> c.Config:
         return config
     config.distill, config.precision = c.DistillConfig(main=SMOKE_TEACHER, form="teacher"), "auto"
     small = {"multiplier": 0.25, "depths": (1, 1, 1), "widths": (32, 64, 128), "stem_stride": 2, "bounds_from_step": 20}
-    return _smoke(config, {**small, "quantized_from_epoch": 1})
+    return _smoke(config, {**small, "quantized_from_epoch": 1}, epochs=5)
 
 
 def shortened(config: c.Config, epochs: int) -> c.OptimizerConfig:

@@ -7,7 +7,6 @@ import shlex
 import pytest
 
 from bnext_jax import cli as program
-from bnext_jax.training.loop import train
 
 LABELS, REAL = ("labels", "smoke"), {"binary_weights": False}
 REACT = ("step1", "step2", "smoke_step1", "smoke_step2")
@@ -120,19 +119,3 @@ def test_the_docstring_has_the_published_figures_and_commands_that_parse(file):
     assert set(needed) <= trained.keys()  # every step that another one begins with is trained by a command above
     assert {made.distill.main.partition("=")[2] for made in trained.values() if "=" in made.distill.main} == fetched
     assert len(trained) >= 3
-
-
-# (file, form) -> top-1 in percent that the smoke form reaches on digits; chance is 10
-SMOKE = [
-    ("imagenet_real_to_binary", "smoke_step0", 90),
-    ("imagenet_real_to_binary", "smoke_step1", 80),
-]
-
-
-def test_the_smoke_forms_learn_digits_one_step_after_another(digits, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for file, form, top1 in SMOKE:
-        made = config(file, form)
-        made.data.directory = digits
-        folder = "runs/smoke_" + file.removeprefix("imagenet_") + form.removeprefix("smoke")
-        assert train(made.check(), folder)["top1"] >= top1, (file, form)
