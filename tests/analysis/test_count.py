@@ -82,12 +82,12 @@ def test_resnets_of_basic_blocks_have_the_macs_of_their_shapes(name, depths, par
         area, before = (56 >> stage) ** 2, c if stage == 0 else c // 2
         shortcut = before * c if stage else 0
         expected += area * (3 * 3 * before * c + shortcut + (2 * depth - 1) * 3 * 3 * c * c)
-    found = count_command(model=name)[name]
+    found = count_command(model=[name])[name]
     assert found["macs"] == {"binary": 0, "int8": 0, "int4": 0, "float": expected}
     assert (found["parameters"], found["binary_weights"]) == (parameters, 0)
 
 
-def test_resnet50_has_the_macs_of_its_shapes_with_the_stride_in_the_middle_convolution():
+def test_resnet50_has_the_macs_of_its_shapes_with_the_stride_in_3x3():
     expected, inputs = 112 * 112 * 7 * 7 * 3 * 64 + 2048 * 1000, 64
     for stage, (c, depth) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
         side = 56 >> stage
@@ -96,7 +96,7 @@ def test_resnet50_has_the_macs_of_its_shapes_with_the_stride_in_the_middle_convo
             expected += first * first * inputs * c + side * side * (9 * c * c + c * 4 * c)
             expected += side * side * inputs * 4 * c if block == 0 else 0
             inputs = 4 * c
-    found = count_command(model="resnet50")["resnet50"]
+    found = count_command(model=["resnet50"])["resnet50"]
     assert (found["macs"]["float"], found["parameters"]) == (expected, 25_557_032)
 
 

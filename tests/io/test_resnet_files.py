@@ -63,7 +63,7 @@ def test_conversion_both_ways_changes_nothing(run, tmp_path, depths, bottleneck,
     assert load(tmp_path / "b.safetensors")[1]["model"]["name"] == name  # the file describes itself
 
 
-def test_a_file_that_cannot_be_binary_is_no_bnn_and_a_bnn_is_no_resnet_of_other_size(tmp_path):
+def test_only_a_file_whose_stages_are_alike_may_be_a_bnn(tmp_path):
     path = save_bare(tmp_path / "a.pth", tensors(depths=(3, 4, 6, 3)))
     with pytest.raises(UserError, match=r"a.pth holds resnet34 \(10 classes\), not bnn18; use --model=resnet34"):
         load(path, "bnn18")
