@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bnext_jax.analysis.count import weigh
-from bnext_jax.data.preprocessing import reported
+from bnext_jax.data.preprocessing import CHECKSUM, Given, reported
 from bnext_jax.distill import roster
 from bnext_jax.errors import UserError
 from bnext_jax.io import buckets, foreign, sidecar
@@ -79,6 +79,9 @@ def convert(
         raise UserError(f"{output} exists; remove it or name another --output")
     given = None if preprocessing is None else sidecar.parsed(preprocessing)
     with _located(source, output, model, gate_bits, weights) as (path, expected):
+        if path != source and given is None:
+            teacher = roster.ROSTER[source]
+            given = Given(CHECKSUM, teacher.mean, teacher.std, teacher.size, crop=teacher.crop)
         log.info("reading %s", path)
         network, metadata = load(path, expected, gate_bits, form="float", weights=weights, given=given)
     described = metadata["model"]

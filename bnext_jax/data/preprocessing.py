@@ -24,7 +24,9 @@ from bnext_jax.errors import UserError
 log = logging.getLogger(__name__)
 SIZE = 224  # pixels
 RESIZED, RESIZED_BEFORE = 235, 256  # pixels; evaluation on ImageNet: BNext (docs/spec.md, section 3), and the networks before it
-BEFORE = ("bnn", "xnornet", "birealnet", "meliusnet", "real_to_binary", "strong_baseline", "reactnet", "pokebnn")  # how their names begin
+BEFORE = (  # how their names begin
+    "bnn", "xnornet", "birealnet", "meliusnet", "real_to_binary", "strong_baseline", "reactnet", "pokebnn", "resnet",
+)  # fmt: skip
 CIFAR: dict[str, Any] = {"mean": [0.507, 0.487, 0.441], "std": [0.267, 0.256, 0.276], "eval_transform": "", "image_shape": [32, 32, 3]}
 CIFAR_CLASSES = (10, 100)
 CHECKSUM, ASSUMED, CHECKPOINT, CONFIGURATION = "the checksum of the weights", "assumed", "the checkpoint", "the configuration"
@@ -69,7 +71,7 @@ def published(name: str, num_classes: int) -> dict[str, Any] | None:
     """Returns the preprocessing that a network was published with for ImageNet.
 
     Args:
-      name: the model's name, a key of bnext_jax.models.table.MODELS.
+      name: the model's name, a key of bnext_jax.models.table.MODELS. If several teachers have it, the result is what most papers use.
       num_classes: number of classes.
     Returns:
       the preprocessing; None if there are not 1,000 classes.
@@ -77,13 +79,19 @@ def published(name: str, num_classes: int) -> dict[str, Any] | None:
     return _for_imagenet(name) if num_classes == CLASSES else None
 
 
+def of_teacher(teacher: roster.Teacher) -> dict[str, Any]:
+    """The preprocessing that a teacher was published with, for its own accuracy."""
+    shape = [teacher.size, teacher.size, 3]
+    return {"mean": list(teacher.mean), "std": list(teacher.std), "eval_transform": teacher.eval_transform(), "image_shape": shape}
+
+
 def _for_imagenet(name: str) -> dict[str, Any]:
-    teacher = roster.of_model(name)
-    size = SIZE if teacher is None else teacher.size
-    resized = RESIZED_BEFORE if name.startswith(BEFORE) else RESIZED
-    line = f"resize({resized})|center_crop({SIZE})" if teacher is None else teacher.eval_transform()
-    mean, std = (roster.IMAGENET_MEAN, roster.IMAGENET_STD) if teacher is None else (teacher.mean, teacher.std)
-    return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [size, size, 3]}
+    teachers = roster.of_model(name)
+    if len(teachers) == 1:
+        return of_teacher(teachers[0])
+    line = f"resize({RESIZED_BEFORE if name.startswith(BEFORE) else RESIZED})|center_crop({SIZE})"
+    mean, std = roster.IMAGENET_MEAN, roster.IMAGENET_STD
+    return {"mean": list(mean), "std": list(std), "eval_transform": line, "image_shape": [SIZE, SIZE, 3]}
 
 
 def upright(known: Mapping[str, Any] | None) -> bool:

@@ -1,6 +1,7 @@
 """The known real-valued teachers: timm's tags, the preprocessing of each, where the weights come from, and how files are checked.
 
-Top-1 is timm's number, measured at the size and crop given beside it (huggingface/pytorch-image-models, results/results-imagenet.csv).
+Top-1 is timm's number, measured at the size and crop given beside it (huggingface/pytorch-image-models, results/results-imagenet.csv). For
+torchvision's weights (.tv_in1k, .tv2_in1k) it is torchvision's own.
 In BNext's training the teachers see the student's 224-pixel crop instead.
 """
 
@@ -18,6 +19,7 @@ from bnext_jax.io.files import sha256, write_whole, written_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5)
+BSD = "BSD-3-Clause"
 HUB_FILE = "model.safetensors"
 
 
@@ -31,7 +33,7 @@ class Teacher:
       sha256: first digits of the file's checksum (release names carry eight); "" if none was published.
       size: side in pixels of the images that top-1 was measured with.
       crop: the central crop's share of the resized image's side, for top-1.
-      top1: timm's accuracy on ImageNet, in percent.
+      top1: published accuracy on ImageNet, in percent.
       mean: per channel, of pixels in [0, 1].
       std: per channel, of pixels in [0, 1].
       licence: license of the weights.
@@ -65,6 +67,13 @@ ROSTER = {
     "tf_efficientnet_lite0.in1k": Teacher(
         "tf_efficientnet_lite0", "tf_efficientnet_lite0-0aa007d2.pth", "0aa007d2", 224, 0.875, 74.830, HALVES, HALVES
     ),
+    "resnet18.tv_in1k": Teacher("resnet18", "resnet18-f37072fd.pth", "f37072fd", 224, 0.875, 69.758, licence=BSD),
+    "resnet18.a1_in1k": Teacher("resnet18", "resnet18_a1_0-d63eafa0.pth", "d63eafa0", 288, 1.0, 73.158),
+    "resnet34.tv_in1k": Teacher("resnet34", "resnet34-b627a593.pth", "b627a593", 224, 0.875, 73.314, licence=BSD),
+    "resnet34.a1_in1k": Teacher("resnet34", "resnet34_a1_0-46f8f793.pth", "46f8f793", 288, 1.0, 77.918),
+    "resnet50.tv_in1k": Teacher("resnet50", "resnet50-0676ba61.pth", "0676ba61", 224, 0.875, 76.130, licence=BSD),
+    "resnet50.tv2_in1k": Teacher("resnet50", "resnet50-11ad3fa6.pth", "11ad3fa6", 224, 0.965, 80.858, licence=BSD),
+    "resnet50.a1_in1k": Teacher("resnet50", "resnet50_a1_0-14fe96d1.pth", "14fe96d1", 288, 1.0, 81.214),
 }
 
 # student -> (assistants in order, main teacher); docs/spec.md, section 4
@@ -86,9 +95,9 @@ PACKAGED = {
 }
 
 
-def of_model(name: str) -> Teacher | None:
-    """The teacher of a model's name (a key of models.table.MODELS); None if the model is not a teacher's."""
-    return next((teacher for teacher in ROSTER.values() if teacher.model == name), None)
+def of_model(name: str) -> list[Teacher]:
+    """The teachers of a model's name (a key of models.table.MODELS); [] if the model is not a teacher's."""
+    return [teacher for teacher in ROSTER.values() if teacher.model == name]
 
 
 @functools.lru_cache
@@ -115,8 +124,17 @@ def _known(tag):
     return [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
 
 
-def released(model: str, path: os.PathLike | str) -> bool:
-    """Whether the checksum of a file is one of the roster's for this model.
+def of_file(path: os.PathLike | str) -> Teacher | None:
+    """The teacher whose checksum a file has; None if it has none of the roster's.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    return next((teacher for tag, teacher in ROSTER.items() if _checksum(path).startswith(tuple(_known(tag)))), None)
+
+
+def published(model: str, path: os.PathLike | str) -> bool:
+    """Whether a file is known by its checksum: that of a teacher with this model, or the one in `PATH.sha256`.
 
     Args:
       model: a name for create_model.
@@ -124,13 +142,8 @@ def released(model: str, path: os.PathLike | str) -> bool:
     Raises:
       UserError: the file cannot be read.
     """
-    known = [part for tag, teacher in ROSTER.items() if teacher.model == model for part in _known(tag)]
-    return bool(known) and _checksum(path).startswith(tuple(known))
-
-
-def published(model: str, path: os.PathLike | str) -> bool:
-    """Whether a file is known by its checksum: it is `released`, or matches the checksum in `PATH.sha256`. Arguments: see `released`."""
-    return released(model, path) or _checksum(path) in _noted(path)
+    teacher = of_file(path)
+    return (teacher is not None and teacher.model == model) or _checksum(path) in _noted(path)
 
 
 def check_noted(path: os.PathLike | str) -> None:

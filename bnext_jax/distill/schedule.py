@@ -80,7 +80,7 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
             roster.check_file(tag, copy)
         elif place.is_file():
             roster.check_noted(copy)
-        model, metadata = load(copy, form="float")
+        model, metadata = load(copy, form="float", hint=roster.ROSTER[tag].model if tag else None)
     name = metadata["model"]["name"]
     if tag and name != roster.ROSTER[tag].model:
         raise UserError(f"{path} holds {name}, not the {roster.ROSTER[tag].model} of teacher {tag}")

@@ -29,8 +29,10 @@ from bnext_jax.packed import network
 log = logging.getLogger(__name__)
 
 
-def _recognised(path, expected, weights):
+def _recognised(path, expected, weights, hint):
     """Reads a file of another program, finds its network, and checks the network against the expected name (None = any).
+
+    Where tensors of several networks have the same names, the file's checksum decides, else the expected name, else `hint`.
 
     Returns:
       (TorchFile with timm's tensor names, (model's name, number of classes, arguments)).
@@ -38,7 +40,11 @@ def _recognised(path, expected, weights):
     file = foreign.read(path, weights)
     try:
         tensors, told = without_copy(timm_names(file.tensors), path), file.described
-        found = recognise(tensors, expected) if told is None else (told["name"], told["num_classes"], told["arguments"])
+        if told is None:
+            teacher = roster.of_file(path)
+            found = recognise(tensors, teacher.model if teacher else expected or hint)
+        else:
+            found = told["name"], told["num_classes"], told["arguments"]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     file = dataclasses.replace(file, tensors=tensors)
@@ -66,8 +72,9 @@ def _preprocessed(path, file, metadata, given, binary):
         if not packed_file.is_preprocessing(own) or "image_shape" not in own:
             raise UserError(f"{path} describes its preprocessing wrongly; write it again with `convert`, or use another file")
         return {**metadata, "preprocessing": own, "preprocessing_from": described.get("preprocessing_from", str(path))}, None
-    if roster.released(name, path):
-        return {**metadata, "preprocessing_from": preprocessing.CHECKSUM}, None
+    teacher = roster.of_file(path)
+    if teacher is not None and teacher.model == name:
+        return {**metadata, "preprocessing": preprocessing.of_teacher(teacher), "preprocessing_from": preprocessing.CHECKSUM}, None
     beside = None if given is not None and given.complete else sidecar.beside(path)
     if beside is not None:
         sidecar.check(beside, path, metadata["model"])
@@ -75,7 +82,7 @@ def _preprocessed(path, file, metadata, given, binary):
     recipe = metadata["preprocessing"]
     if recipe is None:
         return metadata, None
-    known = roster.published(name, path)
+    known = len(roster.of_model(name)) < 2 and roster.published(name, path)
     if not known and not binary and given is None:
         log.warning(
             "%s does not say how its images were scaled; assuming %s, mean %s, std %s (see --preprocessing)",
@@ -141,6 +148,7 @@ def from_file(
     gate_bits: int | None = None,
     weights: str | None = None,
     given: preprocessing.Given | None = None,
+    hint: str | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Reads the network in a file of PyTorch, Keras or Flax.
 
@@ -151,6 +159,8 @@ def from_file(
         is not quantized is not changed here; `load` quantizes it.
       weights: which weights to take if the file holds several, see foreign.read.
       given: what the user says of the preprocessing; `load` applies it. If it is complete, files beside the weights are not read.
+      hint: the model's name where several networks share the names of the file's tensors and neither `expected` nor the file's checksum
+        decides.
     Returns:
       (model, metadata) as from checkpoint.load_network. Epoch and temperature are the file's. The class names are unknown. The
       preprocessing is that of the file, of a JSON file beside it (see sidecar), or for ImageNet's 1,000 classes the published one; else
@@ -158,7 +168,7 @@ def from_file(
     Raises:
       UserError: the file cannot be read, its network is unknown or not the expected one, or its tensors do not fit or are not finite.
     """
-    file, (name, classes, arguments) = _recognised(path, expected, weights)
+    file, (name, classes, arguments) = _recognised(path, expected, weights, hint)
     if "gate_bits" in arguments and file.described is None and gate_bits in BITS:
         arguments = {**arguments, "gate_bits": gate_bits}
     broken = [key for key, array in file.tensors.items() if not np.isfinite(array).all()]
@@ -188,6 +198,7 @@ def load(
     threads: int = 0,
     weights: str | None = None,
     given: preprocessing.Given | None = None,
+    hint: str | None = None,
 ) -> tuple[TableModel, dict[str, Any]]:
     """Loads a trained network from a work directory, a file of PyTorch, Keras or Flax, or a packed file.
 
@@ -201,6 +212,7 @@ def load(
       weights: of a PyTorch file that holds several: "ema", "raw" or the name of an entry; None = the only ones, or the averaged
         ones of two.
       given: what the user says of the preprocessing of images, see sidecar.parsed; it wins over all others. None = nothing.
+      hint: see from_file. Other files ignore it.
     Returns:
       (the network as an evaluation view, its metadata: a dict with "model", "step", "epoch", "temperature" (None = the network takes
       none), "preprocessing", "preprocessing_from" (see data.preprocessing), "class_names", "precision" and more).
@@ -228,7 +240,7 @@ def load(
         model, metadata = checkpoint.load_network(path)
     else:
         with buckets.local_copy(place, sidecar.names_beside(place.name)) as copy:
-            model, metadata = from_file(copy, expected, gate_bits, weights, given)
+            model, metadata = from_file(copy, expected, gate_bits, weights, given, hint)
         if place.bucket and "preprocessing_from" in metadata:
             metadata["preprocessing_from"] = metadata["preprocessing_from"].replace(str(copy.parent), str(place.parent))
     name = metadata["model"]["name"]

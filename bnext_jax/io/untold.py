@@ -10,6 +10,8 @@ from bnext_jax.distill import roster
 from bnext_jax.io.torch.torch_files import TorchFile
 from bnext_jax.models.base import default_stride
 from bnext_jax.models.efficientnet import SCALES
+from bnext_jax.models.frame18 import FrameConfig
+from bnext_jax.models.table import entry
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def warn(
     if name == "xnornet18":
         order = arguments.get("order", "conv_norm")
         log.warning("%s does not say whether its shortcuts are binary; assuming real ones, and units in the order %s", path, order)
+    if issubclass(entry(name).config, FrameConfig) and classes != CLASSES and arguments.get("stem_stride") == 2:
+        log.warning("%s does not say whether its stem has a max pool; assuming that it has one", path)
     if name in SCALES and architecture is None and not roster.published(name, path):
         log.warning(
             "timm's EfficientNets with and without tf_ in their tag have the same names and shapes, but pad differently;"

@@ -23,8 +23,8 @@ from bnext_jax.nn.layers import Conv
 INITIALIZER = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 BOTTLENECK = 4  # output channels of a bottleneck / its inner channels
 SIZES: dict[str, dict[str, Any]] = {
-    "resnet18": {"depths": (2, 2, 2, 2)},
-    "resnet34": {"depths": (3, 4, 6, 3)},
+    "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
+    "resnet34": {"depths": (3, 4, 6, 3), "bottleneck": False},
     "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
 }
 convolution = functools.partial(Conv, initializer=INITIALIZER)  # (inputs, features, size, stride, rngs=)

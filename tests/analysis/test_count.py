@@ -75,6 +75,31 @@ def test_published_networks_are_counted_exactly(published, name):
     assert found["published"]["ops"] == ops
 
 
+@pytest.mark.parametrize(("name", "depths", "parameters"), [("resnet18", (2, 2, 2, 2), 11_689_512), ("resnet34", (3, 4, 6, 3), 21_797_672)])
+def test_resnets_of_basic_blocks_have_the_macs_of_their_shapes(name, depths, parameters):
+    expected = 112 * 112 * 7 * 7 * 3 * 64 + 512 * 1000
+    for stage, (c, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True)):
+        area, before = (56 >> stage) ** 2, c if stage == 0 else c // 2
+        shortcut = before * c if stage else 0
+        expected += area * (3 * 3 * before * c + shortcut + (2 * depth - 1) * 3 * 3 * c * c)
+    found = count_command(model=[name])[name]
+    assert found["macs"] == {"binary": 0, "int8": 0, "int4": 0, "float": expected}
+    assert (found["parameters"], found["binary_weights"]) == (parameters, 0)
+
+
+def test_resnet50_has_the_macs_of_its_shapes_with_the_stride_in_3x3():
+    expected, inputs = 112 * 112 * 7 * 7 * 3 * 64 + 2048 * 1000, 64
+    for stage, (c, depth) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
+        side = 56 >> stage
+        for block in range(depth):
+            first = side if block or stage == 0 else 2 * side  # before the stride
+            expected += first * first * inputs * c + side * side * (9 * c * c + c * 4 * c)
+            expected += side * side * inputs * 4 * c if block == 0 else 0
+            inputs = 4 * c
+    found = count_command(model=["resnet50"])["resnet50"]
+    assert (found["macs"]["float"], found["parameters"]) == (expected, 25_557_032)
+
+
 @pytest.mark.parametrize("name", WIDTHS)
 def test_published_networks_have_the_macs_of_the_papers_widths(published, name):
     expected = products(WIDTHS[name], 224, 1000)

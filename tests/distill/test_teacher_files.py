@@ -14,11 +14,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from bnext_jax.config import DataConfig
 from bnext_jax.distill import roster
+from bnext_jax.distill.schedule import read
 from bnext_jax.errors import UserError
 from bnext_jax.io.load import load
 from bnext_jax.io.names.recognise import timm_names
 from bnext_jax.io.torch import torch_files
+from bnext_jax.io.torch.state_dict import to_state_dict
 from bnext_jax.models.table import create_model
 from bnext_jax.nn.network import split
 from bnext_jax.training import run as run_module
@@ -65,6 +68,18 @@ def test_a_teacher_file_is_checked_before_the_student_is_created(student, tmp_pa
     refused(student(f"--config.distill.main={known}"), "known.pth has sha256", "known.pth.sha256 says")
     refused(student(f"--config.distill.main={B0}={tmp_path}"), "is a work directory, which has no checksum")
     assert not list((tmp_path / "run/checkpoints").glob("*"))
+
+
+def test_a_resnet_of_torchvision_teaches_by_its_tag(student, tmp_path):
+    model = create_model("resnet18", 10, widths=(4, 4, 8, 8), rngs=nnx.Rngs(0))
+    path = save_bare(tmp_path / "r18.pth", to_state_dict(model))  # says nothing of itself
+    refused(student(f"--config.distill.main=resnet34.tv_in1k={path}"), "is not the file of teacher resnet34.tv_in1k", "not b627a593")
+    refused(student(f"--config.distill.main={path}"), "r18.pth: the file has the names of a ResNet-18", "--model=resnet18 (of convert)")
+    noted(path)
+    refused(student(f"--config.distill.main=resnet34.tv_in1k={path}"), "holds resnet18, not the resnet34 of teacher resnet34.tv_in1k")
+    teacher, variables = read(f"resnet18.tv_in1k={path}", DataConfig(), [str(digit) for digit in range(10)])
+    assert teacher.has_taps and variables["classifier/kernel"].shape == (8, 10)
+    np.testing.assert_array_equal(variables["conv/kernel"], model.conv.kernel[...])
 
 
 def test_a_pytorch_file_teaches_and_its_own_top1_is_reported_first(student, run, digits, tmp_path, caplog):

@@ -98,9 +98,10 @@ def test_a_quantized_network_has_only_its_ranges_and_limits_more_than_count_says
 
 
 def test_a_network_without_binary_weights_is_refused():
-    model = create_model("convnext", 3, widths=(8,), depths=(1,), patch=4, rngs=nnx.Rngs(0))
-    with pytest.raises(UserError, match="the network has no binary weights; there is nothing to pack"):
-        pack(model, {})
+    for name, arguments in (("convnext", {"patch": 4}), ("resnet", {})):
+        model = create_model(name, 3, widths=(8,), depths=(1,), rngs=nnx.Rngs(0), **arguments)
+        with pytest.raises(UserError, match="the network has no binary weights; there is nothing to pack"):
+            pack(model, {})
 
 
 @pytest.mark.parametrize(("name", "temperature", "limit"), [("bnext", 1, "1e-07"), ("bnext", 1e-6, "1e-07"), ("bnext18", 2e-5, "1e-05")])

@@ -86,6 +86,16 @@ def test_a_small_form_learns_the_digits(digits, tmp_path, name, more, epochs, to
     check_run(configured(digits, name, more, epochs), tmp_path / "run", top1)
 
 
+def test_a_narrow_real_valued_resnet_learns_the_digits(digits, tmp_path):
+    config = recipes.digits_teacher("main")
+    config.model = c.ModelConfig(name="resnet", widths=(8, 16), extra={"depths": (1, 1), "stem_stride": 1})
+    config.data.directory, config.tensorboard = digits, False
+    config.epochs, config.optimizer.learning_rate = 10, 1e-2
+    result = train(config.check(), tmp_path / "run")
+    assert result["top1"] >= 85 and "temperature" not in result
+    assert evaluate(str(tmp_path / "run"), config=config.check())["top1"] == result["top1"]
+
+
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_a_pokebnn_stopped_in_each_of_its_phases_ends_as_the_whole_run(digits, tmp_path):
     def run(folder, stop=0):  # an epoch has 12 steps

@@ -1,6 +1,7 @@
-"""The reference implementations' names for the variables of the networks in the frame of ResNet-18: BNN, XNOR-Net, Bi-Real Net, ReActNet.
+"""The PyTorch names of the variables of the networks in the frame of ResNet: ResNet itself, BNN, XNOR-Net, Bi-Real Net, ReActNet.
 
-All are PyTorch names. Those of BNN and XNOR-Net are torchvision's for a real ResNet-18, so names and shapes do not tell the three apart.
+ResNet's are those of torchvision and timm, the others' those of the reference implementations. BNN and XNOR-Net have torchvision's names
+for ResNet-18, so names and shapes do not tell the three apart.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,14 @@ def recognise(tensors: Mapping[str, np.ndarray], depth: int) -> tuple[int, dict[
     found = {"widths": widths, "depth": count(tensors, r"layer1\.(\d+)\."), "stem_stride": stride}
     usual = {"widths": WIDTHS, "depth": depth, "stem_stride": default_stride(outputs)}
     return outputs, {key: value for key, value in found.items() if value != usual[key]}
+
+
+def recognise_resnet(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
+    """Finds the arguments of a ResNet, see recognise. A third convolution in its blocks tells bottlenecks."""
+    outputs, arguments = recognise(tensors, 2)
+    depths = tuple(count(tensors, rf"layer{i}\.(\d+)\.") for i in range(1, 1 + count(tensors, r"layer(\d+)\.", start=1)))
+    blocks = {"depths": depths, "bottleneck": "layer1.0.conv3.weight" in tensors}
+    return outputs, {**blocks, **{key: value for key, value in arguments.items() if key != "depth"}}
 
 
 def recognise_xnornet(tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:

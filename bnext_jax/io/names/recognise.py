@@ -98,14 +98,18 @@ def _convnext(tensors):
     return "convnext", classes(tensors, "head.fc"), {"widths": widths, "depths": depths} | ({} if patch == PATCH else {"patch": patch})
 
 
-def _like_resnet18(tensors, expected):
+def _like_resnet(tensors, expected):
+    outputs, arguments = frame18.recognise_resnet(tensors)
+    binary = not arguments["bottleneck"] and len(set(arguments["depths"])) == 1  # may be binary: all stages are alike
+    if not binary or str(expected).startswith("resnet"):
+        return "resnet", outputs, arguments
     if expected == "bnn18":
         return expected, *frame18.recognise(tensors, 2)
     if expected == "xnornet18":
         return expected, *frame18.recognise_xnornet(tensors)
     raise UserError(
         "the file has the names of a ResNet-18, which BNN-18, XNOR-Net-18 and a real-valued ResNet-18 share;"
-        " say which it is with --model=bnn18 or --model=xnornet18 (of convert)"
+        " say which it is with --model=bnn18, --model=xnornet18 or --model=resnet18 (of convert)"
     )
 
 
@@ -122,7 +126,7 @@ FAMILIES: tuple[tuple[str, str, Callable[[Any, str | None], tuple[str, int, dict
     (r"layer0\.\d", "BNext-18", lambda tensors, _: _bnext18(tensors)),
     (r"layer\d+\.\d+\.binary_conv\.weights", "Bi-Real Net", _named("birealnet18", lambda tensors: frame18.recognise(tensors, 4))),
     (r"layer\d+\.\d+\.(binary_conv|move0)\.", "ReActNet-18", _named("reactnet18", lambda tensors: frame18.recognise(tensors, 4))),
-    (r"layer1\.\d", "ResNet-18", _like_resnet18),
+    (r"layer1\.\d", "ResNet", _like_resnet),
     (r"r2b_bnn_block_1_", "Real-to-Binary", lambda tensors, _: real_to_binary.recognise(tensors)),
     (rf"{re.escape(meliusnet.BITORCH)}\d|{meliusnet.LARQ}", "MeliusNet", _named("meliusnet", meliusnet.recognise)),
     (r"params/init_conv/", "PokeBNN", _named("pokebnn", pokebnn.recognise)),
@@ -134,7 +138,7 @@ BEGINS = re.compile(rf"(?:^|\.)(_?conv_stem\.|{'|'.join(begin for begin, *_ in F
 # Generic name -> {name: arguments} of the known networks of that kind
 NAMED = {
     kind: {name: entry.arguments for name, entry in MODELS.items() if name.startswith(kind) and entry.arguments}
-    for kind in ("bnext", "convnext", "meliusnet")
+    for kind in ("bnext", "convnext", "meliusnet", "resnet")
 }
 
 
@@ -145,8 +149,8 @@ def recognise(tensors: Mapping[str, np.ndarray], expected: str | None = None) ->
       tensors: {name in the reference implementation: array}; timm's names for the teachers.
       expected: the name that the user gives, or None. It decides only where the names of several networks are the same.
     Returns:
-      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext", "convnext" or "meliusnet",
-      with widths in the arguments, if no published network has these widths.
+      (name, num_classes, arguments) for create_model. The name is a key of MODELS. It is "bnext", "convnext", "meliusnet" or
+      "resnet", with widths in the arguments, if no published network has these widths.
     Raises:
       UserError: the names are those of another network or of several, or tensors that tell the widths are missing.
     """
