@@ -123,7 +123,7 @@ def test_the_network_has_the_published_number_of_parameters(file):
 
 
 def test_smoke_forms_differ_only_in_their_transforms():
-    plain = [to_json(module(file).get_config("smoke").check()) for file in FILES]
+    plain = [to_json(module(file).get_config("smoke").check()) for file in (*FILES, "fashion")]
     for config in plain:
         assert "(32)" in config["data"].pop("train_transform") and "(32)" in config["data"].pop("eval_transform")
     assert all(config == plain[0] for config in plain)
@@ -151,6 +151,22 @@ def test_the_docstring_has_the_published_top1_and_commands_that_parse(file):
     trained = [(given["workdir"], given["config"].data.name) for command, given in parsed if command == "train"]
     alone = [(f"runs/{file}_labels", dataset)] if len(forms) == 3 else []
     assert trained == [(f"runs/{file}", dataset), *alone, ("/tmp/smoke", "digits"), (f"gs://BUCKET/runs/{file}", dataset)]
+
+
+def test_fashion_mnist_keeps_its_28_pixels_and_its_commands_parse():
+    file = module("fashion")
+    config = file.get_config().check()
+    photo = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    for line in (config.data.train_transform, config.data.eval_transform):
+        assert Transform(line)(photo, random.Random(0)).shape == (28, 28, 3)
+    assert (config.data.name, config.data.mean, config.data.std) == ("fashion_mnist", (0.286,) * 3, (0.353,) * 3)  # published figures
+    assert 28 % abstract_model(config.model.name, 10, **config.model.arguments()).total_stride == 0
+    lines = [line.strip() for line in file.__doc__.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python main.py")]
+    named = [(words[1], program.parse(words)[1]["config"].data.name) for words in commands]
+    assert named == [("prepare", "fashion_mnist")] * 2 + [("train", "fashion_mnist"), ("train", "digits")]
+    with pytest.raises(ValueError, match=r"unknown form 'tiny' of configs/fashion\.py: labels or smoke"):
+        file.get_config("tiny")
 
 
 def proposals():

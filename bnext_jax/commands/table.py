@@ -169,7 +169,8 @@ COMMANDS = {
             Flag("source", "folder of images in class folders: DIR/train/CLASS/IMAGE, and DIR/val or DIR/test", "DIR", path),
             Flag(
                 "manual_dir",
-                "folder of files that you have already: for ImageNet two tar files, for MNIST and its like four IDX files (plain or .gz)",
+                "folder of files that you have already: for ImageNet its two tar files; for any other dataset the four IDX files that make"
+                " it, plain or .gz (MNIST and its like); if the folder has no IDX file, the files that TFDS asks for",
                 "DIR",
                 path,
             ),

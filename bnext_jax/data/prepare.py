@@ -39,23 +39,26 @@ def prepare(data: DataConfig, source: str | None = None, manual_dir: str | None 
     Args:
       data: names the dataset and its directory.
       source: a folder of class folders (data.datasets.folders) to make the dataset from; None: a dataset of TFDS, or digits.
-      manual_dir: folder with the files that TFDS cannot download; for ImageNet, its two tar files. A folder of IDX files makes the dataset
-        of them (data.datasets.idx).
+      manual_dir: folder with the files that TFDS cannot download; for ImageNet, its two tar files. For any other dataset, IDX files in it
+        are the dataset (data.datasets.idx).
     Returns:
       {"dataset": name, "directory": path, "splits": {name: number of examples}, "classes": number, "bytes": size of all files,
       "sha256": checksum of the manifest's list of files}.
     Raises:
-      UserError: the dataset is unknown or has no classes, files are missing or incomplete, or there is no network or no free space.
+      UserError: the dataset is unknown or has no classes, files are missing or incomplete, there is no network or no free space, or the
+        dataset has no use for `source` or `manual_dir`.
     """
     if source and manual_dir:
         raise UserError("prepare takes --source or --manual_dir, not both")
     for flag, given in (("source", source), ("manual_dir", manual_dir)):
+        if given and data.name == "digits":  # the name in every smoke form
+            raise UserError(f"digits comes with scikit-learn and takes no --{flag}; leave it out, or name your dataset in config.data.name")
         if given and "://" in given:
             raise UserError(f"--{flag} {given} lies in a bucket; copy it to a disk, or mount the bucket with gcsfuse")
     where = prepared_folder(data)
     if where is None:
         where = _write(data, source, manual_dir)
-    elif source:
+    elif source or manual_dir:
         log.info("%s is there already; remove %s to prepare it again", data.name, where)
     builder = open_builder(data)
     manifest = _manifest(where, builder, data.name)
@@ -122,17 +125,19 @@ def _write_on_disk(data: DataConfig, root: Path, source: str | None, manual_dir:
 
 
 def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str | None) -> "tfds.core.DatasetBuilder":
-    """Makes the TFDS builder that writes the dataset. Raises UserError if TFDS does not know the name, or if IDX files are damaged."""
+    """Makes the TFDS builder that writes the dataset.
+
+    Raises UserError if TFDS does not know the name or has no use for manual_dir, or if IDX files or class folders are damaged.
+    """
     import tensorflow_datasets as tfds
 
     if manual_dir and not pathlib.Path(manual_dir).is_dir():
         raise UserError(f"--manual_dir {manual_dir} is no folder")
-    if manual_dir and data.name != IMAGENET and not source:
+    if manual_dir and data.name != IMAGENET:
         from bnext_jax.data.datasets import idx
 
-        if idx.holds_idx(manual_dir):
-            return idx.make_builder(data.name, os.fspath(root), manual_dir, FILE_FORMAT)
-
+        if files := idx.find(manual_dir):
+            return idx.make_builder(data.name, os.fspath(root), files, FILE_FORMAT)
     if source:
         from bnext_jax.data.datasets.folders import make_builder
 
@@ -142,13 +147,19 @@ def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str |
 
         return Digits(data_dir=os.fspath(root), file_format=FILE_FORMAT)
     try:
-        return tfds.builder(data.name, data_dir=os.fspath(root), file_format=FILE_FORMAT)
+        builder = tfds.builder(data.name, data_dir=os.fspath(root), file_format=FILE_FORMAT)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}); see tensorflow.org/datasets,"
             " or give images in class folders with --source=DIR"
         ) from error
+    if manual_dir and not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # without them, TFDS does not look into the folder
+        raise UserError(
+            f"--manual_dir {manual_dir} holds no IDX files, and TFDS takes no files for {data.name}: it downloads them; name the folder of"
+            " train-images-idx3-ubyte and the others, or leave out the flag"
+        )
+    return builder
 
 
 def _check_imagenet_files(manual_dir: str | None) -> None:

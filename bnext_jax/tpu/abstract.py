@@ -27,6 +27,7 @@ KNOWN: dict[str, tuple[int, dict[str, int], tuple[int, int]]] = {
     "imagenet2012": (1000, {"train": 1_281_167, "validation": 50_000}, (375, 500)),
     "cifar10": (10, {"train": 50_000, "test": 10_000}, (32, 32)),
     "cifar100": (100, {"train": 50_000, "test": 10_000}, (32, 32)),
+    "fashion_mnist": (10, {"train": 60_000, "test": 10_000}, (28, 28)),
     "digits": (10, {"train": 1437, "test": 360}, (8, 8)),
 }
 

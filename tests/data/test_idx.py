@@ -1,10 +1,13 @@
 """Datasets from IDX files: what is read, and what is refused."""
 
 import gzip
+import pathlib
+import shutil
 import struct
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from bnext_jax.config import DataConfig
 from bnext_jax.data.datasets import idx
@@ -108,7 +111,10 @@ TRAIN, LABEL, TEST = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k
         (broken(LABEL, lambda b: encoded(np.array([0, 1, 2, 9, 1, 2], np.uint8))), "has the labels 0, 1, 2, 9; they must be 0, 1, 2, ..."),
         (broken(TEST, lambda b: encoded(np.array([0, 1, 2, 7], np.uint8))), "has labels that train does not have: 7"),
         (broken(TEST, lambda b: None), "lacks t10k-labels-idx1-ubyte, each plain or with .gz"),
-        (broken("t10k-images-idx3-ubyte", lambda b: encoded(GRAY["t10k"][:, :4])), "(5, 4, 1) in train and (4, 4, 1) in test"),
+        (
+            broken("t10k-images-idx3-ubyte", lambda b: encoded(GRAY["t10k"][:, :4])),
+            "has images of (5, 4, 1), t10k-images-idx3-ubyte of (4, 4, 1); they must have one size",
+        ),
         (lambda folder: write(folder, {s: np.zeros((*x.shape, 2), np.uint8) for s, x in GRAY.items()}), "has images of 2 channels"),
     ],
 )
@@ -135,8 +141,68 @@ def test_a_small_file_that_unpacks_to_more_than_its_header_says_is_refused(tmp_p
         idx.read(path, (3,))
 
 
-def test_a_folder_without_idx_files_is_left_to_tfds(tmp_path, run):
+@pytest.mark.parametrize("name", idx.CLASSES)
+def test_the_classes_are_named_as_tfds_names_them(name, tmp_path):
+    assert idx.CLASSES[name] == tuple(tfds.builder(name, data_dir=str(tmp_path)).info.features["label"].names)
+
+
+def test_a_dataset_of_ten_known_classes_is_refused_if_the_files_have_three(tmp_path):
+    folder = write(tmp_path / "idx")
+    with pytest.raises(UserError, match=r"train-labels-idx1-ubyte has 3 classes, kmnist has 10; name another dataset in config.data.name"):
+        idx.make_builder("kmnist", str(tmp_path), idx.find(folder), "array_record")
+
+
+def test_a_folder_that_holds_two_datasets_is_refused_and_hidden_files_do_not_count(tmp_path):
+    folder = write(tmp_path / "idx", prefix="emnist-letters-")
+    expected = idx.find(folder)
+    shutil.copy(folder / "emnist-letters-t10k-images-idx3-ubyte", folder / "._emnist-letters-t10k-images-idx3-ubyte")
+    assert idx.find(folder) == expected and len(expected) == 4
+    for path in folder.glob("emnist*t10k*"):  # four files, but of two datasets
+        path.rename(folder / path.name.replace("letters", "digits"))
+    message = r"several datasets \(emnist-digits-t10k-images-idx3-ubyte, emnist-letters-train-images-idx3-ubyte\); give each a folder"
+    with pytest.raises(UserError, match=message):
+        idx.find(folder)
+
+
+def test_a_folder_without_permission_is_one_sentence(tmp_path, run, monkeypatch):
+    folder = write(tmp_path / "idx")
+
+    def iterdir(path):  # tests run as root, who may read everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", iterdir)
+    words = ["--config=configs/fashion.py", f"--config.data.directory={tmp_path / 'data'}", f"--manual_dir={folder}"]
+    refused(run("prepare", *words), f"--manual_dir {folder} cannot be read: Permission denied; give yourself access to it")
+
+
+@pytest.mark.parametrize("flag", ["manual_dir", "source"])
+def test_digits_are_never_made_of_other_images(tmp_path, run, flag):
+    folder = write(tmp_path / "idx")
+    words = ["--config=configs/fashion.py:smoke", f"--config.data.directory={tmp_path / 'data'}", f"--{flag}={folder}"]
+    refused(run("prepare", *words), f"digits comes with scikit-learn and takes no --{flag}; leave it out, or name your dataset")
+    assert not (tmp_path / "data").exists()
+
+
+def test_files_are_read_once_and_a_second_call_says_so(tmp_path, caplog):
+    folder, data = write(tmp_path / "idx"), DataConfig(name="clothes", directory=str(tmp_path / "data"))
+    caplog.set_level("INFO", "bnext_jax")
+    first = prepare(data, manual_dir=str(folder))
+    assert "is there already" not in caplog.text
+    shutil.rmtree(folder)
+    assert prepare(data, manual_dir=str(folder)) == first
+    assert f"clothes is there already; remove {tmp_path / 'data/clothes/1.0.0'} to prepare it again" in caplog.text
+
+
+def test_a_folder_without_idx_files_is_left_to_tfds_if_tfds_has_a_use_for_it(tmp_path, run):
     (tmp_path / "files").mkdir()
     words = ["--config=configs/fashion.py", f"--config.data.directory={tmp_path / 'data'}", "--config.data.name=no_such_dataset"]
     refused(run("prepare", *words, f"--manual_dir={tmp_path / 'files'}"), "is no dataset that TFDS knows")
     refused(run("prepare", *words, f"--manual_dir={tmp_path / 'none'}"), "--manual_dir", "is no folder")
+    refused(
+        run("prepare", *words, f"--manual_dir={write(tmp_path / 'idx')}", "--config.data.name=My-Set"), "'My-Set' cannot name a dataset"
+    )
+    words[-1] = "--config.data.name=fashion_mnist"
+    refused(
+        run("prepare", *words, f"--manual_dir={tmp_path / 'files'}"), "files holds no IDX files, and TFDS takes no files for fashion_mnist"
+    )
+    assert not (tmp_path / "data").exists()

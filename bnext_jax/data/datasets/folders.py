@@ -164,6 +164,12 @@ def _check_names(root: pathlib.Path, classes: Collection[str]) -> None:
             raise UserError(f"the class folder {name!r} in {_text(root)} has a space at an end of its name, or a line break; rename it")
 
 
+def check_name(name: str) -> None:
+    """Raises UserError unless `name` can name a dataset: lower-case letters, digits and "_", starting with a letter."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"config.data.name {name!r} cannot name a dataset; use lower-case letters, digits and _")
+
+
 def make_builder(name: str, directory: str, source: os.PathLike | str, file_format: str) -> tfds.core.GeneratorBasedBuilder:
     """Makes the TFDS builder that writes a folder of class folders as a dataset.
 
@@ -177,8 +183,7 @@ def make_builder(name: str, directory: str, source: os.PathLike | str, file_form
     Raises:
       UserError: the name has another form, or `source` has another layout (see scan).
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"config.data.name {name!r} cannot name a dataset; use lower-case letters, digits and _")
+    check_name(name)
     classes, splits = scan(source)
     turned = dict.fromkeys(splits, 0)
 

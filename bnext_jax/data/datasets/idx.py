@@ -15,44 +15,52 @@ import pathlib
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from bnext_jax.data.datasets.folders import check_name
 from bnext_jax.errors import UserError, one_line
-from bnext_jax.host.progress import Progress
 
 UNSIGNED_BYTE = 0x08
 LARGEST = 2**34  # bytes of a file's values: 16 GiB. A header may lie
 SPLITS = {"train": "train", "t10k": "test", "test": "test"}  # word in the file's name -> split
-NAMES = re.compile(r"(?:(?P<prefix>.*)[-_.])?(?P<split>train|t10k|test)[-_](?P<role>images|labels)[-_.]idx\d-ubyte(?:\.gz)?")
+# "._train-images-idx3-ubyte", which a Mac's archive adds, is no such name.
+NAMES = re.compile(r"(?:(?P<prefix>[^.].*)[-_.])?(?P<split>train|t10k|test)[-_](?P<role>images|labels)[-_.]idx\d-ubyte(?:\.gz)?")
 # Datasets whose files do not tell the names of the classes. The names are those of TFDS.
 CLASSES = {
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     "fashion_mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 }
-
-
-def holds_idx(folder: os.PathLike | str) -> bool:
-    """Whether a folder holds a file with the name of an IDX file."""
-    return any(NAMES.fullmatch(path.name) for path in pathlib.Path(folder).iterdir())
 
 
 def find(folder: os.PathLike | str) -> dict[tuple[str, str], pathlib.Path]:
     """Finds the four files in a folder.
 
     Returns:
-      {(split, "images" or "labels"): path}, split "train" or "test".
+      {(split, "images" or "labels"): path}, split "train" or "test"; {} if no file has the name of an IDX file.
     Raises:
-      UserError: a file is missing, or two files have the same role.
+      UserError: only some of the files are there, two files have the same role, or their prefixes differ; or the folder cannot be read.
     """
     found: dict[tuple[str, str], pathlib.Path] = {}
-    for path in sorted(pathlib.Path(folder).iterdir()):
+    prefixes: dict[str | None, str] = {}
+    try:
+        paths = sorted(pathlib.Path(folder).iterdir())
+    except OSError as error:
+        raise UserError(f"--manual_dir {folder} cannot be read: {error.strerror or error}; give yourself access to it") from error
+    for path in paths:
         if match := NAMES.fullmatch(path.name):
             key = SPLITS[match["split"]], match["role"]
+            prefixes.setdefault(match["prefix"], path.name)
+            if len(prefixes) > 1:
+                raise UserError(f"{folder} holds files of several datasets ({', '.join(prefixes.values())}); give each a folder of its own")
             if key in found:
                 raise UserError(f"{folder} holds {found[key].name} and {path.name}, both the {key[1]} of {key[0]}; keep one of them")
             found[key] = path
+    if not found:
+        return {}
     kinds = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
     words = {"train": "train", "test": "t10k"}
     missing = [f"{words[split]}-{kinds[role]}" for split in words for role in kinds if (split, role) not in found]
@@ -105,16 +113,19 @@ def _read_some(file: Any, most: int) -> bytearray:
     return values
 
 
-def load(folder: os.PathLike | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def load(files: Mapping[tuple[str, str], pathlib.Path]) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Reads and checks the four files.
 
+    Args:
+      files: as find returns them.
     Returns:
-      {"train": (images uint8 [N,H,W,1] or [N,H,W,3], labels uint8 [N]), "test": likewise}.
+      ({"train": (images uint8 [N,H,W,1] or [N,H,W,3], classes uint8 [N], counted from 0), "test": likewise}, the labels as they stand in
+      the files, one a class, as text).
     Raises:
-      UserError: see find and read; or images and labels of a split differ in number, images of the splits differ in size, or a label of
+      UserError: see read; or images and labels of a split differ in number, images of the splits differ in size, or a label of
         test does not occur in train.
     """
-    files, found = find(folder), {}
+    found = {}
     for split in ("train", "test"):
         images, labels = read(files[split, "images"], (3, 4)), read(files[split, "labels"], (1,))
         images = images[..., None] if images.ndim == 3 else images
@@ -125,40 +136,44 @@ def load(folder: os.PathLike | str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found[split] = images, labels
     sizes = [images.shape[1:] for images, _ in found.values()]
     if sizes[0] != sizes[1]:
-        raise UserError(f"the images in {folder} are {sizes[0]} in train and {sizes[1]} in test; they must have one size")
+        told = f"{files['train', 'images']} has images of {sizes[0]}, {files['test', 'images'].name} of {sizes[1]}"
+        raise UserError(f"{told}; they must have one size")
     used = np.unique(found["train"][1])
     if len(strange := np.setdiff1d(found["test"][1], used)):
         raise UserError(f"{files['test', 'labels']} has labels that train does not have: {', '.join(map(str, strange[:5]))}")
     if used[0] > 1 or len(used) != used[-1] - used[0] + 1:
         raise UserError(f"{files['train', 'labels']} has the labels {_ranges(used)}; they must be 0, 1, 2, ... or 1, 2, 3, ...")
-    return {split: (images, labels - used[0]) for split, (images, labels) in found.items()}  # EMNIST's letters begin at 1
+    splits = {split: (images, labels - used[0]) for split, (images, labels) in found.items()}  # EMNIST's letters begin at 1
+    return splits, tuple(map(str, used))
 
 
 def _ranges(used: np.ndarray) -> str:
     return ", ".join(map(str, used[:8])) + (" ..." if len(used) > 8 else "")
 
 
-def make_builder(name: str, directory: str, folder: os.PathLike | str, file_format: str) -> tfds.core.GeneratorBasedBuilder:
+def make_builder(
+    name: str, directory: str, files: Mapping[tuple[str, str], pathlib.Path], file_format: str
+) -> tfds.core.GeneratorBasedBuilder:
     """Makes the TFDS builder that writes IDX files as a dataset.
 
     Class names are those of CLASSES, else the labels as they stand in the files. Images are kept without loss.
 
     Args:
-      name: name of the dataset.
+      name: name of the dataset: lower-case letters, digits and "_", starting with a letter.
       directory: folder of all datasets.
-      folder: the folder with the four files, see the module.
+      files: as find returns them.
       file_format: TFDS's name of the format, e.g. "array_record".
     Returns:
       the builder.
     Raises:
-      UserError: see load; or a known dataset has another number of classes.
+      UserError: see load; or the name has another form, or a known dataset has another number of classes.
     """
-    splits = load(folder)
-    first = int(read(find(folder)["train", "labels"], (1,)).min())
-    count = int(splits["train"][1].max()) + 1
-    classes = CLASSES.get(name, tuple(str(first + i) for i in range(count)))
-    if len(classes) != count:
-        raise UserError(f"{folder} holds {count} classes, {name} has {len(classes)}; name another dataset in config.data.name")
+    check_name(name)
+    splits, labels = load(files)
+    classes = CLASSES.get(name, labels)
+    if len(classes) != len(labels):
+        told = f"{files['train', 'labels']} has {len(labels)} classes, {name} has {len(classes)}"
+        raise UserError(f"{told}; name another dataset in config.data.name")
 
     class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         """Images from IDX files."""
@@ -175,13 +190,11 @@ def make_builder(name: str, directory: str, folder: os.PathLike | str, file_form
 
         def _split_generators(self, dl_manager):
             del dl_manager  # nothing is downloaded
-            return {split: self._generate_examples(split, *arrays) for split, arrays in splits.items()}
+            return {split: self._generate_examples(*arrays) for split, arrays in splits.items()}
 
-        def _generate_examples(self, split, images, labels):
-            with Progress(f"writing {split}", len(images), unit="image") as progress:
-                for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-                    yield index, {"image": image, "label": int(label)}
-                    progress.step()
+        def _generate_examples(self, images, labels):
+            for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                yield index, {"image": image, "label": int(label)}
 
     Idx.name = name
     return Idx(data_dir=directory, file_format=file_format)
