@@ -92,9 +92,7 @@ class OptimizerConfig(ReadOnly):
 
     name: str = fixed("adamw")  # adamw (decoupled weight decay); adam, radam or sgd (weight decay is added to the gradients, as L2)
     learning_rate: float = fixed(1e-3)  # learning rate at the end of the warm-up
-    schedule: str = fixed(
-        "bnext"
-    )  # after the warm-up: bnext (an unfinished cosine), cosine, linear, or steps (constant without step_epochs)
+    schedule: str = fixed("bnext")  # of the learning rate after the warm-up: bnext (an unfinished cosine), cosine, linear or steps
     per_step: bool = fixed(False)  # True = the learning rate changes every step; False = once an epoch
     warmup_epochs: int = fixed(5)  # epochs of linear warm-up
     warmup_rate: float = fixed(1e-5)  # learning rate at the beginning of the warm-up

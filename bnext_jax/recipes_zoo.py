@@ -60,7 +60,7 @@ def xnornet18(form: str = "labels") -> c.Config:
     check_form("imagenet_xnornet18", form, ("labels", "smoke"))
     adam = {"name": "adam", "learning_rate": 1e-3, "schedule": "steps", "step_epochs": (20, 35, 45, 50)}
     config = _imagenet("xnornet18", adam, epochs=58, batch=256)
-    return _smoke(config, {"depth": 1}) if form == "smoke" else config
+    return _smoke(config, {"depth": 1}, rate=1e-2) if form == "smoke" else config
 
 
 def birealnet18(form: str = "labels") -> c.Config:
@@ -128,7 +128,7 @@ def real_to_binary(form: str = "step3") -> c.Config:
         config.model.extra = extra[step]
         config.init = before if step == 3 else ""
     small: dict[str, Any] = {"depth": 1} if step else {"depths": (1, 1, 1)}
-    return _smoke(config, small, epochs=(8, 12, 12, 16)[step]) if smoke else config
+    return _smoke(config, small, epochs=(8, 12, 16, 24)[step]) if smoke else config
 
 
 def meliusnet(form: str = "22") -> c.Config:
