@@ -126,9 +126,7 @@ class DistillConfig(ReadOnly):
     main: str = fixed("")  # main teacher: a work directory, a PyTorch file, or TAG=FILE (tags: bnext_jax/distill/roster.py); "" = none
     assistants: tuple[str, ...] = fixed(())  # assistants, one after another over equal shares of the run; may include the main teacher
     measure: bool = free(False)  # evaluate every teacher on the evaluation split before the first step
-    form: str = fixed(
-        "product_of_means"
-    )  # BNext's: product_of_means, or per_instance (the paper's); teacher (it alone); labels (they and it)
+    form: str = fixed("product_of_means")  # BNext's: product_of_means, or per_instance (the paper's); teacher (alone); labels (and teacher)
     kl_weight: float = fixed(1.0)  # form labels: weight of the divergence KL(teacher || student)
     attention_weight: float = fixed(0.0)  # form labels: weight of the difference of the attention maps of all blocks
     precision: str = fixed("auto")  # precision of the teachers' forward pass; "auto" = the student's
