@@ -187,7 +187,7 @@ def check(given: Given, path: os.PathLike | str, described: Mapping[str, Any]) -
       UserError: it is about another network, or another number of classes.
     """
     name, classes = described["name"], described["num_classes"]
-    family = name in ("bnext", "convnext", "efficientnet")  # names for any widths
+    family = name in ("bnext", "convnext", "efficientnet", "resnet")  # names for any widths
     other = given.architecture
     differs = other is not None and not (str(other).startswith(name) if family else other == name)
     if differs or given.num_classes not in (None, classes):

@@ -141,7 +141,7 @@ def test_our_files_keep_the_arguments_that_shapes_do_not_show(run, tmp_path):
     [
         (("bnext", 10, {"widths": "wide"}), "describes an impossible network|looks like bnext"),
         (("bnext", -1, {"widths": [8, 8]}), "describes an impossible network|looks like bnext"),
-        (("resnet50", 10, {}), "there is no model 'resnet50'"),
+        (("resnet51", 10, {}), "there is no model 'resnet51'"),
         (("bnext", 10, {"widths": [8, 8], "depth": 3}), "model 'bnext' takes no argument 'depth'; it takes: widths"),
     ],
 )

@@ -95,7 +95,8 @@ def test_exactly_the_networks_with_a_temperature_take_one_in_their_call():
     assert {name for name in MODELS if takes_temperature(name)} == takers
     for network, name in first.items():
         taken = ["temperature"] if name in takers else []
-        assert list(inspect.signature(network.__call__).parameters) == ["self", "images", *taken]
+        taps = ["taps"] if network.has_taps else []
+        assert list(inspect.signature(network.__call__).parameters) == ["self", "images", *taken, *taps]
         _, state = nnx.split(abstract_model(name, 10))
         found = [path for path, variable in nnx.to_flat_state(state) if isinstance(variable, Temperature)]
         assert found == [(part,) for part in taken]
