@@ -1,6 +1,6 @@
 """Trains BNext, its ablations, its distillations and its ancestors on Fashion-MNIST, and compares them.
 
-    bnext prepare --config=configs/fashion.py --manual_dir=DIR    # the dataset first; DIR: docs/measured.md
+    bnext prepare --config=configs/fashion.py --manual_dir=DIR    # the dataset first; DIR: docs/own_images.md
     python benchmarks/comparison.py pilot              # chooses images and epochs for a budget of five hours
     python benchmarks/comparison.py run --minutes=50   # trains the next runs; call it again until it says that none is left
     python benchmarks/comparison.py speed              # seconds a step and milliseconds packed, all networks in turn, on a quiet machine

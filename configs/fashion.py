@@ -2,7 +2,7 @@
 
 Dataset: Xiao et al. 2017, arXiv 1708.07747. TFDS downloads it. Without a network, give the folder of its four IDX files; Debian has them in
 the package dataset-fashion-mnist. Any other dataset of IDX files: also set --config.data.name, and its mean and std.
-What BNext and its ancestors reach on these photos: docs/measured.md.
+BNext and its ancestors on these photos, side by side: benchmarks/comparison.py.
 
     python main.py prepare --config=configs/fashion.py    # from TFDS
     python main.py prepare --config=configs/fashion.py --manual_dir=/usr/share/datasets/fashion-mnist    # or from IDX files
