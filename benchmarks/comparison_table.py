@@ -1,4 +1,7 @@
-"""The table and the picture of benchmarks/comparison.py: results/comparison.json and docs/measured.png, from results/comparison.jsonl."""
+"""The table and the picture of benchmarks/comparison.py, from results/comparison.jsonl.
+
+They are results/comparison.json, docs/measured.png, and the table in docs/measured.md, between the two lines MARKS.
+"""
 
 import pathlib
 import statistics
@@ -7,7 +10,9 @@ from benchmarks import record
 from benchmarks.comparison_runs import ENTRIES, EXACT_FROM, RATE
 from bnext_jax.plot import figures
 
-PICTURE = pathlib.Path(__file__).parent.parent / "docs" / "measured.png"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+PICTURE, PAGE = DOCS / "measured.png", DOCS / "measured.md"
+MARKS = ("<!-- the table: written by benchmarks/comparison.py -->", "<!-- end of the table -->")
 GROUPS = ("BNext", "ablation", "distillation", "ancestor", "own recipe", "ceiling")
 
 
@@ -28,6 +33,33 @@ def write(plan, done, counted):
     settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM}
     record.write("comparison", {"settings": settings, "hours": round(seconds / 3600, 2), "runs": len(done), "rows": rows})
     draw(rows)
+    if PAGE.exists():
+        before, _, rest = PAGE.read_text().partition(MARKS[0])
+        PAGE.write_text(f"{before}{MARKS[0]}\n\n{markdown(rows)}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+
+
+def markdown(rows):
+    """The table of the manual, one row a run, by group."""
+    lines = [
+        "| | top-1 % | seeds | against its reference | parameters | bytes packed | OPs, millions | s a step | ms packed |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for group in GROUPS:
+        lines.append(f"| **{group}** | | | | | | | | |")
+        lines += [_cells(one) for one in rows.values() if one["group"] == group]
+    return "\n".join(lines)
+
+
+def _cells(one):
+    """One line of the table. What was not measured is a dash."""
+    top1 = f"{one['top1']:.2f}" + (f" ± {one['spread']:.2f}" if one["spread"] is not None else "")
+    against = ""
+    if "difference" in one:
+        against = f"{one['difference']:+.2f}" + (f" ± {one['error']:.2f}" if one["error"] is not None else "")
+    packed = ", ".join(f"{ms:.2f} ({form})" for form, ms in one.get("milliseconds", {}).items()) or "-"
+    figures_of = (f"{one['parameters']:,}", f"{one['bytes_packed']:,}" if "bytes_packed" in one else "-", f"{one['ops'] / 1e6:.2f}",
+                  f"{one['step_seconds']:.3f}" if "step_seconds" in one else "-", packed)  # fmt: skip
+    return f"| {' | '.join((one['title'], top1, str(len(one['values'])), against, *figures_of))} |"
 
 
 def row(key, done, counted, speed):

@@ -81,3 +81,14 @@ def test_a_row_has_mean_spread_and_the_error_of_its_difference():
     assert (rows["bnext"]["top1"], rows["bnext"]["spread"]) == (81.0, 1.0) and rows["no_elm"]["spread"] == 1.73
     told = comparison_table.compared(rows["no_elm"], rows["bnext"], "bnext")
     assert (told["difference"], told["error"]) == (-1.0, round((1 / 3 + 1.73**2 / 3) ** 0.5, 2))
+
+
+def test_the_manuals_table_shows_a_dash_for_what_was_not_measured():
+    counted = {"parameters": 1234, "ops": 5_670_000.0}
+    lines = {("bnext", seed): {"run": "bnext", "top1": 80.0 + seed, "binary": True, "train_seconds": [1.0]} for seed in range(2)}
+    one = comparison_table.row("bnext", lines, counted, {})
+    two = {**one, "group": "ablation", "title": "x", "difference": -0.5, "error": None, "spread": None, "step_seconds": 0.1234,
+           "bytes_packed": 45678, "milliseconds": {"engine": 0.251, "xla": 1.5}}  # fmt: skip
+    text = comparison_table.markdown({"bnext": one, "x": two}).splitlines()
+    assert "| BNext, narrow | 80.50 ± 0.71 | 2 |  | 1,234 | - | 5.67 | - | - |" in text
+    assert "| x | 80.50 | 2 | -0.50 | 1,234 | 45,678 | 5.67 | 0.123 | 0.25 (engine), 1.50 (xla) |" in text
