@@ -85,7 +85,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
 
 def test_a_teacher_with_other_classes_is_refused(digits, tmp_path, run, monkeypatch):
     described = {"model": {"name": "bnext18", "num_classes": 2}, "class_names": ["cat", "dog"], "preprocessing": {}}
-    monkeypatch.setattr(schedule, "load", lambda path, form: (None, described))
+    monkeypatch.setattr(schedule, "load", lambda path, form, hint: (None, described))
     outcome = run("train", SMOKE, f"--workdir={tmp_path / 'run'}", f"--config.data.directory={digits}", "--config.distill.main=teacher")
     refused(outcome, "the teacher in teacher knows 2 classes, the dataset has 10")
 
