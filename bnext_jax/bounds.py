@@ -83,12 +83,12 @@ def check_optimizer(part: Any, epochs: int) -> None:
     for field in ("warmup_rate", "final_rate", "decay_weights", "decay_rest", "epsilon"):
         if (value := getattr(part, field)) < 0:
             raise UserError(f"{name}.{field} is {value}; it must be 0 or more")
-    readers = {"step_epochs": ("steps",), "ahead": ("linear",), "schedule_epochs": ("cosine", "linear")}
-    for field, schedules in readers.items():
-        if getattr(part, field) and part.schedule not in schedules:
-            raise UserError(
-                f"{name}.{field} is set, but only the schedule {' or '.join(schedules)} reads it; {name}.schedule is {part.schedule}"
-            )
+    readers = {"step_epochs": ("steps",), "step_factor": ("steps",), "ahead": ("linear",), "schedule_epochs": ("cosine", "linear")}
+    for one in dataclasses.fields(part):
+        schedules = readers.get(one.name, ())
+        if schedules and getattr(part, one.name) != one.default and part.schedule not in schedules:
+            told = f"{name}.{one.name} is set, but only the schedule {' or '.join(schedules)} reads it"
+            raise UserError(f"{told}; {name}.schedule is {part.schedule}")
     if list(part.step_epochs) != sorted(set(part.step_epochs)):
         raise UserError(f"{name}.step_epochs is {part.step_epochs}; the epochs must rise")
     end = part.schedule_epochs if part.schedule_epochs is not None else epochs
@@ -98,19 +98,28 @@ def check_optimizer(part: Any, epochs: int) -> None:
         )
 
 
-def check_distillation(part: Any) -> None:
-    """Checks the distillation of a configuration.
+def check_loss(part: Any, smoothing: float) -> None:
+    """Checks the loss of a configuration.
 
     Args:
       part: a DistillConfig.
+      smoothing: the label smoothing.
     Raises:
-      UserError: assistants without a main teacher, a weight below 0, or a weight that the form does not read.
+      UserError: assistants without a main teacher, a number out of range, or a number that the loss does not read.
     """
     if part.assistants and not part.main:
         raise UserError("config.distill.assistants are given without config.distill.main; name the main teacher too")
-    for field in ("kl_weight", "attention_weight"):
-        value, default = getattr(part, field), {f.name: f.default for f in dataclasses.fields(part)}[field]
+    if not 0 <= smoothing < 1:
+        raise UserError(f"config.label_smoothing is {smoothing}; it is a share of a label, in [0, 1)")
+    if smoothing and part.main and part.form != "labels":
+        raise UserError(
+            f"config.label_smoothing is {smoothing}, but the loss of config.distill.form={part.form} has no labels; leave it out"
+        )
+    for field in dataclasses.fields(part):
+        if not field.name.endswith("_weight"):
+            continue
+        value, told = getattr(part, field.name), f"config.distill.{field.name}"
         if not 0 <= value < math.inf:
-            raise UserError(f"config.distill.{field} is {value}; it must be 0 or more")
-        if value != default and part.form != "labels":
-            raise UserError(f"config.distill.{field} is {value}, but only the form labels reads it; config.distill.form is {part.form}")
+            raise UserError(f"{told} is {value}; it must be 0 or more")
+        if value != field.default and (part.form != "labels" or not part.main):
+            raise UserError(f"{told} is {value}, but only the form labels with a main teacher reads it; leave it out")

@@ -8,7 +8,7 @@ import dataclasses
 import typing
 from typing import Any, Self
 
-from bnext_jax.bounds import check_distillation, check_numbers, check_optimizer, check_temperature
+from bnext_jax.bounds import check_loss, check_numbers, check_optimizer, check_temperature
 from bnext_jax.errors import UserError, nearest
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
@@ -156,9 +156,9 @@ class Config(ReadOnly):
     distill: DistillConfig = fixed(DistillConfig)
     checkpoint: CheckpointConfig = free(CheckpointConfig)
     init: str = fixed("")  # fine-tuning: work directory or PyTorch file with the initial weights; "" = random initial weights
-    label_smoothing: float = fixed(0.0)  # share of each label that is spread over all classes, in the cross-entropy with the labels
     init_new_head: bool = fixed(False)  # start with a new classifier if the network of `init` has another number of classes
     init_fresh_latent: bool = fixed(False)  # do not take the latent weights of `init`: they start at random
+    label_smoothing: float = fixed(0.0)  # share of each label that is spread over all classes, in the cross-entropy with the labels
     epochs: int = fixed(512)  # length of the run, in epochs
     batch_size: int = fixed(512)  # images per step, over all processes and devices
     eval_batch_size: int = free(512)  # images per evaluation step, over all devices; padding of the last batch does not count
@@ -189,9 +189,7 @@ class Config(ReadOnly):
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
         check_optimizer(self.optimizer, self.epochs)
-        check_distillation(self.distill)
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"config.label_smoothing is {self.label_smoothing}; it is a share of a label, in [0, 1)")
+        check_loss(self.distill, self.label_smoothing)
         if not 0 <= self.data.undecodable_share < 1:
             raise UserError(f"config.data.undecodable_share is {self.data.undecodable_share}; it is a share of an epoch, in [0, 1)")
         group = self.batch_norm_group
