@@ -16,8 +16,8 @@ from bnext_jax.training.step import StepSpec, compile_step, initial_state, make_
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dtype="float32", classes=1000, **arguments):
-    """Builds a training step in float32 and its arguments, with random images.
+def built(shardings, name, batch, pixels, *, group=None, teachers=(), dtype="float32", teacher_dtype="float32", classes=1000, **arguments):
+    """Builds a training step and its arguments, with random images.
 
     Args:
       shardings: training.mesh.Shardings.
@@ -26,6 +26,7 @@ def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dt
       pixels: side of the images.
       group: images of a batch-norm group; None = the whole batch.
       teachers: names of models; of two, the first is the assistant.
+      dtype: type of the student's activations.
       teacher_dtype: type of the teachers' activations.
       classes: number of classes.
       **arguments: the student's arguments, see create_model.
@@ -39,8 +40,8 @@ def built(shardings, name, batch, pixels, *, group=None, teachers=(), teacher_dt
     for role, teacher in zip(("assistant", "main")[-len(teachers) :] if teachers else (), teachers, strict=True):
         networks[role], *parts = split(create_model(teacher, classes, rngs=nnx.Rngs(1)), training=False)
         variables[role] = shardings.put({**parts[0], **parts[1]})
-    float32 = jnp.dtype("float32")
-    spec = StepSpec(2502, 512, MEAN, STD, float32, jnp.dtype(teacher_dtype), DistillConfig(), group, OptimizerConfig(), TemperatureConfig())
+    types = jnp.dtype(dtype), jnp.dtype(teacher_dtype)
+    spec = StepSpec(2502, 512, MEAN, STD, *types, DistillConfig(), group, OptimizerConfig(), TemperatureConfig())
     current = shardings.put_state(initial_state(network, params, batch_stats, adamw))
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (batch, pixels, pixels, 3), dtype=np.uint8), rng.integers(0, classes, batch, dtype=np.int32)
