@@ -128,7 +128,7 @@ def real_to_binary(form: str = "step3") -> c.Config:
         config.model.extra = extra[step]
         config.init = before if step == 3 else ""
     small: dict[str, Any] = {"depth": 1} if step else {"depths": (1, 1, 1)}
-    return _smoke(config, small, epochs=(8, 12, 16, 24)[step]) if smoke else config
+    return _smoke(config, small, epochs=(8, 10, 12, 14)[step]) if smoke else config
 
 
 def meliusnet(form: str = "22") -> c.Config:
@@ -167,12 +167,14 @@ def shortened(config: c.Config, epochs: int) -> c.OptimizerConfig:
 
 
 def _smoke(config: c.Config, small: dict[str, Any], *, epochs: int = 8, rate: float | None = None) -> c.Config:
-    """Turns a recipe into a run of seconds: a small network on digits of 16x16 pixels, its schedule shortened, larger learning rates."""
+    """Turns a recipe into a run of seconds: a small network on digits of 12x12 pixels, its schedule shortened, larger learning rates."""
     config.optimizer = shortened(config, epochs)
     config.optimizer.learning_rate = rate or SMOKE_RATES.get(config.optimizer.name, 5e-3)
     extra = {**config.model.extra, **small}
     widths = extra.pop("widths", () if config.model.name in ("meliusnet",) else (8, 16, 32))
     config.model = c.ModelConfig(name=config.model.name, widths=widths, extra=extra)
-    config.data, config.epochs, config.batch_size, config.eval_batch_size = digits(), epochs, 64, 120
+    config.data = dataclasses.replace(digits(), train_transform="resize(12)|pad_crop(1)", eval_transform="resize(12)")
+    config.epochs = config.eval_every_epochs = epochs
+    config.batch_size, config.eval_batch_size = 64, 120
     config.batch_norm_group, config.tensorboard = None, False
     return config

@@ -9,7 +9,8 @@ from bnext_jax.io.torch.state_dict import from_state_dict
 from bnext_jax.models.table import abstract_model
 from tests.helpers import golden_files
 
-TOLERANCES = {"logits": 5e-4, "features_mean": 1e-3}  # x the standard deviation; float32 and float64 of the reference differ by 1.3e-4
+# x the standard deviation. In ResNet-50, float32 and float64 of the reference differ by 1.3e-4.
+TOLERANCES = {"resnet": {"logits": 5e-4, "features_mean": 1e-3}, "others": {"logits": 1e-4, "features_mean": 1e-4}}
 pytestmark = pytest.mark.golden
 
 
@@ -40,4 +41,4 @@ def test_golden_logits_and_features(path, monkeypatch):
 
     for key, found in jax.jit(tapped if model.has_taps else outputs)(state, images).items():
         error = np.abs(np.asarray(found) - arrays[key]).max() / arrays[key].std()
-        assert error <= TOLERANCES[key], key
+        assert error <= TOLERANCES["resnet" if model.has_taps else "others"][key], key
