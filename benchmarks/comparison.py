@@ -6,7 +6,8 @@
     python benchmarks/comparison.py speed              # seconds a step and milliseconds packed, all networks in turn, on a quiet machine
     python benchmarks/comparison.py table              # results/comparison.json and docs/measured.png
 
-Every finished run adds one line to results/comparison.jsonl. A run that is stopped in the middle goes on from its last checkpoint.
+Every finished run adds one line to results/comparison.jsonl. A run that is stopped in the middle goes on from its last checkpoint; its line
+says "resumed", because its seconds are those of the last call alone.
 First every run is trained with seed 0. A run within CLOSE points of the run that it is compared with, and that run, get the seeds 1 and 2.
 The runs are in benchmarks/comparison_runs.py. A work directory that another version of a run began is refused: name another --folder.
 """
@@ -99,7 +100,10 @@ def run(options):
         if not left:
             return print("no run is left")
         key, seed = left[0]
-        durations = [line["seconds"] for line in done.values() if line["run"] == key] or [line["seconds"] for line in done.values()]
+        if missing := [need for need in ENTRIES[key].needs if (need, 0) not in done]:
+            sys.exit(f"{key} needs the teachers {', '.join(missing)}; train them first")
+        whole = [line for line in done.values() if not line["resumed"]]
+        durations = [line["seconds"] for line in whole if line["run"] == key] or [line["seconds"] for line in whole]
         expected = statistics.median(durations) if durations else BUDGET / RUNS
         if time.monotonic() - begun + expected > 60 * options.minutes:
             return print(f"{len(left)} runs are left, the next one ({key}, seed {seed}) takes about {expected:.0f} s")
@@ -110,13 +114,18 @@ def one_run(plan, key, seed):
     """Trains one run, all its steps, and returns its line."""
     start, result, parts = time.monotonic(), {}, []
     made = ENTRIES[key].steps(plan, seed)
-    for i, config in enumerate(made):
-        result = train(config.check(), plan.place(key, seed, i if i < len(made) - 1 else None))
+    places = [plan.place(key, seed, i if i < len(made) - 1 else None) for i in range(len(made))]
+    resumed = any(pathlib.Path(place).exists() for place in places)
+    for config, place in zip(made, places, strict=True):
+        result = train(config.check(), place)
+        if not result["finished"]:
+            sys.exit(result["exit_code"])
         parts.append(round(result["train_seconds"], 1))
     return {
         "run": key, "seed": seed, "top1": round(result["top1"], 2), "loss": round(result["loss"], 4), "binary": result["binary"],
         "images": plan.images, "epochs": plan.epochs, "examples": result["examples"], "train_seconds": parts,
-        "seconds": round(time.monotonic() - start, 1), "commit": process.revision(), "machine": record.machine()["processor"],
+        "seconds": round(time.monotonic() - start, 1), "resumed": resumed,
+        "commit": process.revision(), "machine": record.machine()["processor"],
     }  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def own(name: str, *published: Callable[[], c.Config], teacher: str = "") -> Cal
         found = []
         for i, make in enumerate(published):
             source, epochs = make(), plan.epochs // len(published)
+            epochs += plan.epochs % len(published) if i == len(published) - 1 else 0
             config = recipe(plan, seed, name, {**ANCESTORS[name][1], **source.model.extra})
             config.optimizer, config.label_smoothing = recipes_zoo.shortened(source, epochs), source.label_smoothing
             config.epochs = config.eval_every_epochs = epochs

@@ -66,6 +66,7 @@ def row(key, done, counted, speed):
     """One row: {"group", "title", "top1", "spread", "values", counts, speeds}. The spread is the standard deviation over the seeds."""
     lines = [line for (run, _), line in sorted(done.items()) if run == key]
     values = [line["top1"] for line in lines]
+    whole = [sum(line["train_seconds"]) for line in lines if not line["resumed"]]
     return {
         "group": ENTRIES[key].group,
         "title": ENTRIES[key].title,
@@ -73,7 +74,7 @@ def row(key, done, counted, speed):
         "spread": round(statistics.stdev(values), 2) if len(values) > 1 else None,
         "values": values,
         "binary": all(line["binary"] for line in lines) if lines[0]["binary"] is not None else None,
-        "train_seconds": round(statistics.median(sum(line["train_seconds"]) for line in lines), 1),
+        "train_seconds": round(statistics.median(whole), 1) if whole else None,
         **counted,
         **speed,
     }

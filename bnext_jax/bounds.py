@@ -85,8 +85,12 @@ def check_optimizer(part: Any, epochs: int) -> None:
             raise UserError(f"{name}.{field} is {value}; it must be 0 or more")
     readers = {"step_epochs": ("steps",), "step_factor": ("steps",), "ahead": ("linear",), "schedule_epochs": ("cosine", "linear")}
     for one in dataclasses.fields(part):
+        if isinstance(value := getattr(part, one.name), float) and math.isinf(value):
+            raise UserError(f"{name}.{one.name} is {value}; it must be a finite number")
+        if part.name == "sgd" and one.name in ("beta2", "epsilon") and value != one.default:
+            raise UserError(f"{name}.{one.name} is set, but sgd has no second moment; leave it out")
         schedules = readers.get(one.name, ())
-        if schedules and getattr(part, one.name) != one.default and part.schedule not in schedules:
+        if schedules and value != one.default and part.schedule not in schedules:
             told = f"{name}.{one.name} is set, but only the schedule {' or '.join(schedules)} reads it"
             raise UserError(f"{told}; {name}.schedule is {part.schedule}")
     if list(part.step_epochs) != sorted(set(part.step_epochs)):
@@ -96,6 +100,8 @@ def check_optimizer(part: Any, epochs: int) -> None:
         raise UserError(
             f"{name}.warmup_epochs is {part.warmup_epochs}, and the schedule {part.schedule} ends at epoch {end}; warm up for less"
         )
+    if part.schedule == "linear" and part.ahead >= end - part.warmup_epochs:
+        raise UserError(f"{name}.ahead is {part.ahead}; it must be less than the {end - part.warmup_epochs} epochs of the schedule")
 
 
 def check_loss(part: Any, smoothing: float) -> None:
@@ -115,11 +121,17 @@ def check_loss(part: Any, smoothing: float) -> None:
         raise UserError(
             f"config.label_smoothing is {smoothing}, but the loss of config.distill.form={part.form} has no labels; leave it out"
         )
+    if part.form in ("teacher", "labels") and not part.main:
+        raise UserError(f"config.distill.form is {part.form}, but there is no config.distill.main; name the teacher, or leave the form out")
+    if part.form == "labels" and not part.kl_weight and not part.attention_weight:
+        raise UserError(
+            "config.distill.kl_weight and attention_weight are both 0, so the teacher has no effect; leave out config.distill.main"
+        )
     for field in dataclasses.fields(part):
         if not field.name.endswith("_weight"):
             continue
         value, told = getattr(part, field.name), f"config.distill.{field.name}"
         if not 0 <= value < math.inf:
             raise UserError(f"{told} is {value}; it must be 0 or more")
-        if value != field.default and (part.form != "labels" or not part.main):
-            raise UserError(f"{told} is {value}, but only the form labels with a main teacher reads it; leave it out")
+        if value != field.default and part.form != "labels":
+            raise UserError(f"{told} is {value}, but only the form labels reads it; config.distill.form is {part.form}")

@@ -188,8 +188,6 @@ class Config(ReadOnly):
         for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"config.{name} is {value}; it must be positive")
-        check_optimizer(self.optimizer, self.epochs)
-        check_loss(self.distill, self.label_smoothing)
         if not 0 <= self.data.undecodable_share < 1:
             raise UserError(f"config.data.undecodable_share is {self.data.undecodable_share}; it is a share of an epoch, in [0, 1)")
         group = self.batch_norm_group
@@ -202,6 +200,8 @@ class Config(ReadOnly):
         for name, value, known in chosen:
             if value not in known:
                 raise UserError(f"config.{name} is {value!r}; one of: {', '.join(known)}")
+        check_optimizer(self.optimizer, self.epochs)
+        check_loss(self.distill, self.label_smoothing)
         for name in ("init_new_head", "init_fresh_latent"):
             if getattr(self, name) and not self.init:
                 raise UserError(f"config.{name} is set without config.init; name the network to start from, or leave it out")

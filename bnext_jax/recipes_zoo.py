@@ -155,11 +155,15 @@ def pokebnn(form: str = "1.0x") -> c.Config:
 
 
 def shortened(config: c.Config, epochs: int) -> c.OptimizerConfig:
-    """The optimizer of a recipe for a run of so many epochs. The epochs of its schedule move in proportion."""
+    """The optimizer of a recipe for a run of so many epochs.
+
+    All epochs of its schedule move in proportion and are rounded: a step ahead of one epoch disappears, and two steps that meet become one.
+    """
     share, old = epochs / config.epochs, config.optimizer
     return dataclasses.replace(
         old,
         warmup_epochs=round(share * old.warmup_epochs),
+        ahead=round(share * old.ahead),
         step_epochs=tuple(sorted({max(1, round(share * epoch)) for epoch in old.step_epochs})),
         schedule_epochs=old.schedule_epochs and round(share * old.schedule_epochs),
         decay_until=old.decay_until and max(1, round(share * old.decay_until)),

@@ -1,8 +1,8 @@
 """BNN (Hubara et al. 2016, arXiv 1602.02830) in the frame of ResNet-18 on ImageNet-1k: 100 epochs of SGD, labels alone.
 
 Published top-1: 42.2 % (results of others; docs/zoo.md). We ran only the smoke form, so the published top-1 is not reproduced here.
-Momentum 0.9, learning rate 0.1, times 0.1 at epochs 30, 60 and 90, weight decay 1e-4 until epoch 60. Latent weights are clipped to [-1,
-1].
+Momentum 0.9, learning rate 0.1, times 0.1 at epochs 30, 60 and 90, weight decay 1e-4 until epoch 60. Latent weights are clipped to the
+range of -1 to 1.
 The number of epochs and the batch size are our choice: our sources do not state them.
 Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.
 

@@ -4,7 +4,7 @@ Published top-1: 69.4 % in the paper, 69.5 % in the authors' repository (docs/zo
 is not reproduced here.
 Each step: 128 epochs of Adam, learning rate 1.25e-3, batch 256, linear to 0 with the published step ahead: the last epoch moves only
 running statistics. The teacher is torchvision's ResNet-34, and there are no labels in the loss. Step 1 has a weight decay of 1e-5 on
-convolutions and shifts, step 2 none. PCA lighting 0.1.
+convolutions and shifts, step 2 none. PCA lighting 0.1 (the published code hardly changes a pixel; ours does what the method means).
 Step 2 starts from all weights of step 1, as in the paper. In the published code the binary weights start anew, because their names differ
 in the two steps: --config.init_fresh_latent=True does the same.
 Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.

@@ -7,7 +7,9 @@ Step 0: ResNet-18, SGD, learning rate 0.1, 100 epochs, batch 512. Step 1: real w
 binary activations. Step 3: both binary, from the weights of step 2. The teacher of each step is the step before. Steps 1 to 3: 75 epochs
 of Adam, batch 256, learning rate 1e-3 (step 3: 2e-4), five epochs of warm-up, times 0.3 at epochs 40, 60 and 70. The loss is that of the
 labels plus 3 KL plus 30 times the difference of the attention maps of the eight blocks; in step 3 plus 0.8 KL alone. Steps 1 and 2 have
-an L2 term of 1e-5.
+an L2 term of 1e-5; that it covers convolutions and gates alone is our choice. Step 3 is also published with a cosine and ten epochs of
+warm-up: --config.optimizer.schedule=cosine --config.optimizer.step_epochs=() --config.optimizer.step_factor=0.1
+--config.optimizer.warmup_epochs=10.
 The weight decay of step 0, 1e-4, is our choice: our sources do not state it.
 Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.
 

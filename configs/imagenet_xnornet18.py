@@ -1,6 +1,6 @@
 """XNOR-Net (Rastegari et al. 2016, arXiv 1603.05279) in the frame of ResNet-18 on ImageNet-1k: 58 epochs of Adam, labels alone.
 
-Published top-1: 51.2 % (docs/zoo.md). We ran only the smoke form, so the published top-1 is not reproduced here.
+Published top-1: 51.2 %, top-5: 73.2 % (docs/zoo.md). We ran only the smoke form, so the published top-1 is not reproduced here.
 The recipe is that of the port to PyTorch: learning rate 1e-3, times 0.1 at epochs 20, 35, 45 and 50, batch 256, no weight decay, latent
 weights clipped to [-1, 1]. The paper trains with SGD.
 Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.

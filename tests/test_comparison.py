@@ -1,5 +1,7 @@
 """The runs of benchmarks/comparison.py: equal cost, valid configurations, and the order in which they are trained."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks import comparison, comparison_table
@@ -28,11 +30,12 @@ def test_the_real_twin_has_the_multiplications_of_the_ancestors_frame():
     assert macs["binary"] == 0 and abs((macs["float"] - 196 * 49 * 3 * 24 - 10 * 48) / frame - 1) < 0.05  # stem and classifier aside
 
 
+@pytest.mark.parametrize("epochs", [9, 12])
 @pytest.mark.parametrize("key", ENTRIES)
-def test_all_runs_have_one_recipe_but_for_what_their_row_is_about(key):
+def test_all_runs_have_one_recipe_but_for_what_their_row_is_about(key, epochs):
     entry = ENTRIES[key]
-    made = [config.check() for config in entry.steps(PLAN, 1)]
-    assert sum(config.epochs for config in made) == PLAN.epochs and {config.seed for config in made} == {1}
+    made = [config.check() for config in entry.steps(dataclasses.replace(PLAN, epochs=epochs), 1)]
+    assert sum(config.epochs for config in made) == epochs and {config.seed for config in made} == {1}
     for config in made:
         assert (config.data.train_split, config.data.train_transform, config.data.eval_split) == (
             "train[:10000]",
@@ -52,7 +55,7 @@ def test_all_runs_have_one_recipe_but_for_what_their_row_is_about(key):
 
 def test_an_own_recipe_is_the_published_one_shortened_to_the_epochs_of_the_table():
     (config,) = ENTRIES["own_birealnet18"].steps(PLAN, 0)
-    assert (config.optimizer.name, config.optimizer.schedule, config.optimizer.ahead, config.label_smoothing) == ("adam", "linear", 1, 0.1)
+    assert (config.optimizer.name, config.optimizer.schedule, config.optimizer.ahead, config.label_smoothing) == ("adam", "linear", 0, 0.1)
     first, second = ENTRIES["own_reactnet18"].steps(PLAN, 0)
     assert (first.model.extra["binary_weights"], second.model.extra.get("binary_weights"), first.epochs) == (False, None, 6)
     assert second.init == "runs/comparison/own_reactnet18-0-step0" and second.distill.form == "teacher"
@@ -75,7 +78,7 @@ def test_teachers_come_before_their_students_and_close_runs_get_more_seeds():
 
 
 def test_a_row_has_mean_spread_and_the_error_of_its_difference():
-    base = {(key, seed): {"run": key, "top1": top1, "binary": True, "train_seconds": [1.0]} for key, values in
+    base = {(key, seed): {"run": key, "top1": top1, "binary": True, "train_seconds": [1.0], "resumed": False} for key, values in
             {"bnext": (80.0, 81.0, 82.0), "no_elm": (79.0, 79.0, 82.0)}.items() for seed, top1 in enumerate(values)}  # fmt: skip
     rows = {key: comparison_table.row(key, base, {}, {}) for key in ("bnext", "no_elm")}
     assert (rows["bnext"]["top1"], rows["bnext"]["spread"]) == (81.0, 1.0) and rows["no_elm"]["spread"] == 1.73
@@ -85,7 +88,10 @@ def test_a_row_has_mean_spread_and_the_error_of_its_difference():
 
 def test_the_manuals_table_shows_a_dash_for_what_was_not_measured():
     counted = {"parameters": 1234, "ops": 5_670_000.0}
-    lines = {("bnext", seed): {"run": "bnext", "top1": 80.0 + seed, "binary": True, "train_seconds": [1.0]} for seed in range(2)}
+    lines = {
+        ("bnext", seed): {"run": "bnext", "top1": 80.0 + seed, "binary": True, "train_seconds": [1.0], "resumed": False}
+        for seed in range(2)
+    }
     one = comparison_table.row("bnext", lines, counted, {})
     two = {**one, "group": "ablation", "title": "x", "difference": -0.5, "error": None, "spread": None, "step_seconds": 0.1234,
            "bytes_packed": 45678, "milliseconds": {"engine": 0.251, "xla": 1.5}}  # fmt: skip

@@ -25,7 +25,7 @@ FILES = {
 }
 NONE, LIGHT = (0.0, 0.0), "random_resized_crop(224)|lighting(0.1)|flip"
 CROP = "random_resized_crop(224)|flip"
-# SPEC_ZOO, sections 3 to 10: (file, form) -> network, optimizer, rate, (decay of weights, of the rest), epochs, batch, transform
+# (file, form) -> network, optimizer, rate, (decay of weights, of the rest), epochs, batch, transform
 VALUES = {
     ("imagenet_bnn18", "labels"): ("bnn18", "sgd", 0.1, (1e-4, 1e-4), 100, 256, CROP),
     ("imagenet_xnornet18", "labels"): ("xnornet18", "adam", 1e-3, NONE, 58, 256, CROP),

@@ -71,7 +71,7 @@ def weigh(model: TableModel) -> dict[str, Any]:
         "bytes_edition": the same with gates at 4 bits, stem and classifier at 8 bits (docs/spec.md, section 5). None if the network has
           no quantized edition;
         "bytes_float32": 4 bytes per parameter;
-        "bytes_checkpoint": size of a training checkpoint: every variable in float32, and two optimizer moments per parameter.
+        "bytes_checkpoint": size of a training checkpoint: every variable in float32, and two optimizer moments per parameter (SGD has one).
     """
     has_edition = model.config.edition(4) is not None
     parameters = _elements(model, nnx.Param) + _elements(model, Buffer)

@@ -137,7 +137,9 @@ def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str |
         from bnext_jax.data.datasets import idx
 
         if files := idx.find(manual_dir):
-            return idx.make_builder(data.name, os.fspath(root), files, FILE_FORMAT)
+            built = idx.make_builder(data.name, os.fspath(root), files, FILE_FORMAT)
+            _check_name(built, data.name, manual_dir)
+            return built
     if source:
         from bnext_jax.data.datasets.folders import make_builder
 
@@ -160,6 +162,22 @@ def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str |
             " train-images-idx3-ubyte and the others, or leave out the flag"
         )
     return builder
+
+
+def _check_name(built: "tfds.core.DatasetBuilder", name: str, folder: str) -> None:
+    """Raises UserError if TFDS knows the dataset of this name, and its images or classes are others than those of the IDX files."""
+    import tensorflow_datasets as tfds
+
+    try:
+        known = tfds.builder(name).info.features
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return
+    found = built.info.features
+    same = "label" in known and known["label"].num_classes == found["label"].num_classes
+    if not same or any(a not in (None, b) for a, b in zip(known["image"].shape, found["image"].shape, strict=True)):
+        raise UserError(
+            f"the IDX files in {folder} are not {name}, whose images or classes are others; name your dataset in config.data.name"
+        )
 
 
 def _check_imagenet_files(manual_dir: str | None) -> None:

@@ -17,7 +17,7 @@ from bnext_jax.io.load import describe
 from bnext_jax.models.table import abstract_model
 from bnext_jax.nn.network import Network, split
 from bnext_jax.training import mesh
-from bnext_jax.training.programs import Programs, check_input, train_batch
+from bnext_jax.training.programs import Programs, check_input, check_maps, train_batch
 
 if TYPE_CHECKING:
     from bnext_jax.config import Config, DataConfig
@@ -148,6 +148,9 @@ def abstract_programs(config: "Config", where: Any, known: Facts) -> AbstractPro
     for shape in {known.train_shape, known.eval_shape}:
         check_input(programs.eval_network, {**params, **batch_stats}, shape)
     taught, variables, names = _teachers(config, known.classes)
+    if config.distill.attention_weight:
+        teachers = {name: (taught[role], variables[role]) for name, role in zip(names, sorted(taught), strict=True)}
+        check_maps((programs.eval_network, {**params, **batch_stats}), teachers, known.train_shape)
     current = jax.eval_shape(programs.initial_state, params, batch_stats)
 
     def lies(tree, places):

@@ -184,7 +184,8 @@ def make_step(
 
     def step(state, batch, flag, teacher_variables):
         epoch = state["step"] // spec.steps_per_epoch
-        now = state["step"] / spec.steps_per_epoch if spec.optimizer.per_step else epoch
+        # The whole part is exact: a division of the step itself can fall short of a whole number.
+        now = epoch + state["step"] % spec.steps_per_epoch / spec.steps_per_epoch if spec.optimizer.per_step else epoch
         rate = schedules.learning_rate(spec.optimizer, spec.epochs, now)
         temperature = None
         if student.temperature is not None and spec.temperature is not None:

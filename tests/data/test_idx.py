@@ -206,3 +206,13 @@ def test_a_folder_without_idx_files_is_left_to_tfds_if_tfds_has_a_use_for_it(tmp
         run("prepare", *words, f"--manual_dir={tmp_path / 'files'}"), "files holds no IDX files, and TFDS takes no files for fashion_mnist"
     )
     assert not (tmp_path / "data").exists()
+
+
+def test_idx_files_are_not_written_under_the_name_of_another_dataset(tmp_path, run):
+    words = [
+        "--config=configs/cifar10_bnext18.py",
+        f"--manual_dir={write(tmp_path / 'idx')}",
+        f"--config.data.directory={tmp_path / 'data'}",
+    ]
+    refused(run("prepare", *words), "are not cifar10, whose images or classes are others; name your dataset in config.data.name")
+    assert not (tmp_path / "data" / "cifar10").exists()

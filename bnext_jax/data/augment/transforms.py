@@ -194,7 +194,7 @@ def lighting(image: np.ndarray | Photo, rng: random.Random, deviation: float) ->
     """
     drawn = np.array([deviation * _normal(rng) for _ in range(3)])
     color = 255 * COLOURS @ (drawn * EIGENVALUES)
-    table = np.clip(np.rint(np.arange(256) + color[:, None]), 0, 255).astype(np.uint8)  # a table is 20 times as fast as adding to pixels
+    table = np.clip(np.rint(np.arange(256) + color[:, None]), 0, 255).astype(np.uint8)  # 256 sums in place of one a pixel
     return operations.lookup(np.ascontiguousarray(pixels_of(image)), table)
 
 
