@@ -37,6 +37,8 @@ class Teacher:
       mean: per channel, of pixels in [0, 1].
       std: per channel, of pixels in [0, 1].
       licence: license of the weights.
+      also: first digits of the checksums of other files with the same weights: an earlier release (torchvision wrote its files anew), the
+        safetensors file on timm's page.
     """
 
     model: str
@@ -48,6 +50,7 @@ class Teacher:
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     licence: str = "Apache-2.0"
+    also: tuple[str, ...] = ()
 
     def eval_transform(self, size: int | None = None) -> str:
         """The line of the evaluation transform.
@@ -67,13 +70,17 @@ ROSTER = {
     "tf_efficientnet_lite0.in1k": Teacher(
         "tf_efficientnet_lite0", "tf_efficientnet_lite0-0aa007d2.pth", "0aa007d2", 224, 0.875, 74.830, HALVES, HALVES
     ),
-    "resnet18.tv_in1k": Teacher("resnet18", "resnet18-f37072fd.pth", "f37072fd", 224, 0.875, 69.758, licence=BSD),
-    "resnet18.a1_in1k": Teacher("resnet18", "resnet18_a1_0-d63eafa0.pth", "d63eafa0", 288, 1.0, 73.158),
-    "resnet34.tv_in1k": Teacher("resnet34", "resnet34-b627a593.pth", "b627a593", 224, 0.875, 73.314, licence=BSD),
+    "resnet18.tv_in1k": Teacher(
+        "resnet18", "resnet18-f37072fd.pth", "f37072fd", 224, 0.875, 69.758, licence=BSD, also=("5c106cde", "694f673d")
+    ),
+    "resnet18.a1_in1k": Teacher("resnet18", "resnet18_a1_0-d63eafa0.pth", "d63eafa0", 288, 1.0, 73.158, also=("80c49dee",)),
+    "resnet34.tv_in1k": Teacher("resnet34", "resnet34-b627a593.pth", "b627a593", 224, 0.875, 73.314, licence=BSD, also=("333f7ec4",)),
     "resnet34.a1_in1k": Teacher("resnet34", "resnet34_a1_0-46f8f793.pth", "46f8f793", 288, 1.0, 77.918),
-    "resnet50.tv_in1k": Teacher("resnet50", "resnet50-0676ba61.pth", "0676ba61", 224, 0.875, 76.130, licence=BSD),
+    "resnet50.tv_in1k": Teacher(
+        "resnet50", "resnet50-0676ba61.pth", "0676ba61", 224, 0.875, 76.130, licence=BSD, also=("19c8e357", "5d061a3c")
+    ),
     "resnet50.tv2_in1k": Teacher("resnet50", "resnet50-11ad3fa6.pth", "11ad3fa6", 224, 0.965, 80.858, licence=BSD),
-    "resnet50.a1_in1k": Teacher("resnet50", "resnet50_a1_0-14fe96d1.pth", "14fe96d1", 288, 1.0, 81.214),
+    "resnet50.a1_in1k": Teacher("resnet50", "resnet50_a1_0-14fe96d1.pth", "14fe96d1", 288, 1.0, 81.214, also=("773525d5",)),
 }
 
 # student -> (assistants in order, main teacher); docs/spec.md, section 4
@@ -121,7 +128,7 @@ def _noted(path):
 
 
 def _known(tag):
-    return [part for part in (ROSTER[tag].sha256, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
+    return [part for part in (ROSTER[tag].sha256, *ROSTER[tag].also, *PACKAGED.get(ROSTER[tag].model, ())[2:]) if part]
 
 
 def of_file(path: os.PathLike | str) -> Teacher | None:

@@ -108,6 +108,9 @@ def test_a_known_checksum_tells_the_network_and_the_preprocessing_of_its_own_tag
     assert (found["preprocessing"]["eval_transform"], found["preprocessing"]["image_shape"]) == (line, [size, size, 3])
     assert "assuming" not in caplog.text
     if "18" in tag:
+        older = dataclasses.replace(roster.ROSTER[tag], sha256="0" * 8, also=("1" * 8, checksum[:8]))  # an earlier release of the weights
+        monkeypatch.setitem(roster.ROSTER, tag, older)
+        assert load(path)[1]["preprocessing"] == found["preprocessing"]
         with pytest.raises(UserError, match=r"a.pth holds resnet18 \(1000 classes\), not bnn18"):
             load(path, "bnn18")
 
