@@ -96,7 +96,7 @@ def reactnet(name: str, form: str = "step2") -> c.Config:
         return config
     config.distill = c.DistillConfig(main=SMOKE_TEACHER, form="teacher")
     small: dict[str, Any] = {"depth": 1} if name == "reactnet18" else {"widths": (16, 32, 64, 64)}
-    return _smoke(config, small)
+    return _smoke(config, small, epochs=8 if name == "reactnet18" else 5)
 
 
 def real_to_binary(form: str = "step3") -> c.Config:
