@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnext_jax.config import Config, DataConfig
@@ -152,8 +153,9 @@ def _builder(data: DataConfig, root: Path, source: str | None, manual_dir: str |
         builder = tfds.builder(data.name, data_dir=os.fspath(root), file_format=FILE_FORMAT)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
+        lacking = f", and --manual_dir {manual_dir} holds no IDX files" if manual_dir else ""
         raise UserError(
-            f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}); see tensorflow.org/datasets,"
+            f"config.data.name {data.name!r} is no dataset that TFDS knows ({first}){lacking}; see tensorflow.org/datasets,"
             " or give images in class folders with --source=DIR"
         ) from error
     if manual_dir and not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # without them, TFDS does not look into the folder
@@ -169,15 +171,22 @@ def _check_name(built: "tfds.core.DatasetBuilder", name: str, folder: str) -> No
     import tensorflow_datasets as tfds
 
     try:
-        known = tfds.builder(name).info.features
+        known = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError):
         return
-    found = built.info.features
-    same = "label" in known and known["label"].num_classes == found["label"].num_classes
-    if not same or any(a not in (None, b) for a, b in zip(known["image"].shape, found["image"].shape, strict=True)):
+    try:
+        same = len(class_names(known, name)) == len(class_names(built, name))
+    except UserError:  # texts, sounds, boxes
+        same = False
+    if not same or not _fits(built.info.features["image"].shape, known.info.features["image"].shape):
         raise UserError(
             f"the IDX files in {folder} are not {name}, whose images or classes are others; name your dataset in config.data.name"
         )
+
+
+def _fits(shape: Sequence[int], known: Sequence[int | None]) -> bool:
+    """Whether images of a shape may stand in a dataset with images of the shape `known`. None = any number."""
+    return len(shape) == len(known) and all(b in (None, a) for a, b in zip(shape, known, strict=True))
 
 
 def _check_imagenet_files(manual_dir: str | None) -> None:

@@ -196,7 +196,7 @@ def test_files_are_read_once_and_a_second_call_says_so(tmp_path, caplog):
 def test_a_folder_without_idx_files_is_left_to_tfds_if_tfds_has_a_use_for_it(tmp_path, run):
     (tmp_path / "files").mkdir()
     words = ["--config=configs/fashion.py", f"--config.data.directory={tmp_path / 'data'}", "--config.data.name=no_such_dataset"]
-    refused(run("prepare", *words, f"--manual_dir={tmp_path / 'files'}"), "is no dataset that TFDS knows")
+    refused(run("prepare", *words, f"--manual_dir={tmp_path / 'files'}"), "is no dataset that TFDS knows", "files holds no IDX files; see")
     refused(run("prepare", *words, f"--manual_dir={tmp_path / 'none'}"), "--manual_dir", "is no folder")
     refused(
         run("prepare", *words, f"--manual_dir={write(tmp_path / 'idx')}", "--config.data.name=My-Set"), "'My-Set' cannot name a dataset"
@@ -216,3 +216,22 @@ def test_idx_files_are_not_written_under_the_name_of_another_dataset(tmp_path, r
     ]
     refused(run("prepare", *words), "are not cifar10, whose images or classes are others; name your dataset in config.data.name")
     assert not (tmp_path / "data" / "cifar10").exists()
+
+
+def test_idx_files_are_not_written_under_the_name_of_a_dataset_without_images(tmp_path):
+    folder = write(tmp_path / "idx", labels={split: labels % 2 for split, labels in LABELS.items()})
+    with pytest.raises(UserError, match="are not imdb_reviews, whose images or classes are others"):  # texts, of two classes too
+        prepare(DataConfig(name="imdb_reviews", directory=str(tmp_path / "data")), manual_dir=str(folder))
+    assert not (tmp_path / "data" / "imdb_reviews").exists()
+
+
+def test_other_files_that_are_named_as_idx_files_are_left_out_with_a_warning(tmp_path, caplog):
+    folder = write(tmp_path / "idx")
+    expected = idx.find(folder)
+    assert not caplog.records
+    for name in ("validation-images-idx3-ubyte", "train-labels-idx2-int.gz", "._t10k-images-idx3-ubyte", "mapping.txt", "faces.idx"):
+        (folder / name).touch()
+    assert idx.find(folder) == expected
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("are read: train-labels-idx2-int.gz, validation-images-idx3-ubyte")

@@ -9,6 +9,7 @@ Format: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits
 """
 
 import gzip
+import logging
 import math
 import os
 import pathlib
@@ -24,11 +25,13 @@ import tensorflow_datasets as tfds
 from bnext_jax.data.datasets.folders import check_name
 from bnext_jax.errors import UserError, one_line
 
+log = logging.getLogger(__name__)
 UNSIGNED_BYTE = 0x08
 LARGEST = 2**34  # bytes of a file's values: 16 GiB. A header may lie
 SPLITS = {"train": "train", "t10k": "test", "test": "test"}  # word in the file's name -> split
 # "._train-images-idx3-ubyte", which a Mac's archive adds, is no such name.
 NAMES = re.compile(r"(?:(?P<prefix>[^.].*)[-_.])?(?P<split>train|t10k|test)[-_](?P<role>images|labels)[-_.]idx\d-ubyte(?:\.gz)?")
+LIKE = re.compile(r"[-_.]idx\d-")  # also "validation-images-idx3-ubyte", "qmnist-train-labels-idx2-int"
 # Datasets whose files do not tell the names of the classes. The names are those of TFDS.
 CLASSES = {
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
@@ -37,7 +40,7 @@ CLASSES = {
 
 
 def find(folder: os.PathLike | str) -> dict[tuple[str, str], pathlib.Path]:
-    """Finds the four files in a folder.
+    """Finds the four files in a folder. Warns of other files that are named as IDX files are.
 
     Returns:
       {(split, "images" or "labels"): path}, split "train" or "test"; {} if no file has the name of an IDX file.
@@ -50,6 +53,7 @@ def find(folder: os.PathLike | str) -> dict[tuple[str, str], pathlib.Path]:
         paths = sorted(pathlib.Path(folder).iterdir())
     except OSError as error:
         raise UserError(f"--manual_dir {folder} cannot be read: {error.strerror or error}; give yourself access to it") from error
+    left = [path.name for path in paths if LIKE.search(path.name) and not NAMES.fullmatch(path.name) and not path.name.startswith(".")]
     for path in paths:
         if match := NAMES.fullmatch(path.name):
             key = SPLITS[match["split"]], match["role"]
@@ -66,6 +70,8 @@ def find(folder: os.PathLike | str) -> dict[tuple[str, str], pathlib.Path]:
     missing = [f"{words[split]}-{kinds[role]}" for split in words for role in kinds if (split, role) not in found]
     if missing:
         raise UserError(f"{folder} lacks {', '.join(missing)}, each plain or with .gz; an IDX dataset needs all four files")
+    if left:
+        log.warning("left out of %s, because only train and t10k (or test) of unsigned bytes are read: %s", folder, ", ".join(left))
     return found
 
 
