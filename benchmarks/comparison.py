@@ -29,7 +29,7 @@ if __name__ == "__main__":
 import jax
 
 from benchmarks import comparison_speed, comparison_table, record, steps
-from benchmarks.comparison_runs import ENTRIES, Plan
+from benchmarks.comparison_runs import BATCH, CLASSES, ENTRIES, PIXELS, Plan
 from bnext_jax.analysis.count import measure
 from bnext_jax.host import process
 from bnext_jax.models.table import abstract_model
@@ -44,7 +44,6 @@ BUDGET = 4.5 * 3600  # seconds of all runs; half an hour of the five is left for
 RUNS = 55  # about so many runs are expected
 OVERHEAD = 30  # seconds of a run for compilation and evaluation
 SHARE = 0.75  # of the bare step's speed that a run reaches, with reading of images, logs and checkpoints; seen in a first run
-PIXELS, CLASSES, BATCH = 28, 10, 64
 
 
 def pilot(options):
@@ -138,7 +137,7 @@ def note(line):
 
 
 def counted(plan):
-    """What each run's network costs: {key: {"parameters", "binary_macs", "ops", "bytes_packed"}}. The bytes are those of the count."""
+    """What each run's network costs: {key: {"parameters", "binary_macs", "ops", "bytes"}}. The bytes are those of the count."""
     found = {}
     for key, entry in ENTRIES.items():
         config = entry.steps(plan, 0)[-1]

@@ -14,6 +14,7 @@ from typing import Any
 from bnext_jax import config as c
 from bnext_jax import recipes, recipes_zoo
 
+PIXELS, CLASSES, BATCH = 28, 10, 64  # of the dataset; images of a step
 RATE = 5e-3
 WIDTHS = (24, 48, 48, 96, 96)
 SMALL_STEM = {"stem_stride": 2, "stem_pool": False}
@@ -111,7 +112,7 @@ def taught(main: str, *assistants: str, form: str = "product_of_means") -> Calla
 
 def poke(plan: Plan, seed: int) -> list[c.Config]:
     """PokeBNN. Its phases begin after the same share of the run as in the paper: bounds after 6 %, quantized weights after 1/16."""
-    steps_an_epoch = plan.images // 64
+    steps_an_epoch = plan.images // BATCH
     phases = {"bounds_from_step": round(0.06 * plan.epochs * steps_an_epoch), "quantized_from_epoch": max(1, round(plan.epochs / 16))}
     return network("pokebnn", **ANCESTORS["pokebnn"][1], **phases)(plan, seed)
 

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from benchmarks import steps
-from benchmarks.comparison_runs import ENTRIES
+from benchmarks.comparison_runs import BATCH, CLASSES, ENTRIES, PIXELS
 from bnext_jax.host.progress import Progress
 from bnext_jax.io.load import load as load_any
 from bnext_jax.packed import file, network
 from bnext_jax.packed.pack import pack
 from bnext_jax.training import mesh
 
-BATCH, PIXELS, CLASSES, TURNS = 64, 28, 10, 9
+TURNS = 9
 GROUPS = ("BNext", "ablation", "ancestor", "ceiling")  # the others have one of these networks
 SAME = ("window_1", "window_3", "hard")  # ablations of the training alone
 

@@ -16,7 +16,7 @@ from bnext_jax.recipes import check_form, digits
 
 CROP = "random_resized_crop(224)|flip"
 LIT = "random_resized_crop(224)|lighting(0.1)|flip"
-RESNET18, RESNET34, RESNET50 = "resnet18.tv_in1k", "resnet34.tv_in1k", "resnet50.tv_in1k"
+RESNET34, RESNET50 = "resnet34.tv_in1k", "resnet50.tv_in1k"
 REAL = {"binary_weights": False}
 SMOKE_TEACHER = "runs/smoke_real_to_binary_step0"
 SMOKE_RATES = {"sgd": 0.1}  # else 5e-3: a short run needs larger steps
@@ -175,7 +175,7 @@ def _smoke(config: c.Config, small: dict[str, Any], *, epochs: int = 8, rate: fl
     config.optimizer = shortened(config, epochs)
     config.optimizer.learning_rate = rate or SMOKE_RATES.get(config.optimizer.name, 5e-3)
     extra = {**config.model.extra, **small}
-    widths = extra.pop("widths", () if config.model.name in ("meliusnet",) else (8, 16, 32))
+    widths = extra.pop("widths", () if config.model.name == "meliusnet" else (8, 16, 32))
     config.model = c.ModelConfig(name=config.model.name, widths=widths, extra=extra)
     config.data = dataclasses.replace(digits(), train_transform="resize(12)|pad_crop(1)", eval_transform="resize(12)")
     config.epochs = config.eval_every_epochs = epochs

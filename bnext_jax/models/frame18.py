@@ -21,7 +21,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameConfig(NetworkConfig):
+class FrameConfig(NetworkConfig, abc.ABC):
     """The arguments that all networks in this frame take.
 
     Attributes:
@@ -48,9 +48,9 @@ class FrameConfig(NetworkConfig):
         return 1
 
     @property
+    @abc.abstractmethod
     def depths(self) -> tuple[int, ...]:
         """The number of blocks of each stage."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raises UserError, see the class."""
