@@ -3,9 +3,11 @@
 `trained` gives the state after some steps, on batches that `images` draws. main(OUTPUT, DEVICES, CASE...) does it on several devices.
 """
 
+import contextlib
 import dataclasses
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -117,11 +119,30 @@ def labels(step):
     return np.random.default_rng(1000 + step).integers(0, CLASSES, BATCH)
 
 
+@contextlib.contextmanager
+def compilations():
+    """Gives a list that gets the name of each program that XLA compiles meanwhile.
+
+    The size of a jitted function's own cache would not do: in a process with thousands of them it may stay 0.
+    """
+    names = []
+
+    def heard(event, seconds, fun_name="", **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+
+
 def trained(case, steps, start=None, first=0):
     """Does the steps first, ..., first + steps - 1 of a case.
 
     Returns:
-      (Network, {path: array} of all variables before the first step, state, metrics of each step, number of compilations).
+      (Network, {path: array} of all variables before the first step, state, metrics of each step, how often the step was compiled).
     """
     precision, accumulate, devices = CASES[case]
     dtype = jnp.dtype(precision)
@@ -134,11 +155,12 @@ def trained(case, steps, start=None, first=0):
     current = shardings.put_state(initial_state(network, params, stats, adamw) if start is None else start)
     step = compile_step(make_step(network, {}, adamw, spec, shardings), shardings, current)
     go, seen = shardings.put_flag(0), []
-    for number in range(first, first + steps):
-        batch = shardings.put_batch({"image": images(number).astype(dtype), "label": labels(number)})
-        current, metrics = step(current, batch, go, {})
-        seen.append({name: float(value) for name, value in metrics.items()})
-    return network, fresh, current, seen, step._cache_size()
+    with compilations() as names:
+        for number in range(first, first + steps):
+            batch = shardings.put_batch({"image": images(number).astype(dtype), "label": labels(number)})
+            current, metrics = step(current, batch, go, {})
+            seen.append({name: float(value) for name, value in metrics.items()})
+    return network, fresh, current, seen, names.count("jit(step)")
 
 
 def evaluated(variables, image):
