@@ -1,7 +1,8 @@
 """The exceptions that users see as one sentence, and helpers that format errors on one line."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -17,6 +18,19 @@ class Unreachable(UserError):
 
 class MachineLost(Exception):
     """A run lost another process, or its bucket. The command line prints the message and exits with code 75: start again."""
+
+
+@contextlib.contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Puts the name of a field before the message of a UserError, where the code that raises it does not know the field.
+
+    Args:
+      field: for example "config.init".
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{field}: {error}") from error
 
 
 def one_line(error: object, longest: int = 300) -> str:

@@ -12,7 +12,7 @@ from bnext_jax.config import DataConfig, DistillConfig
 from bnext_jax.data import preprocessing
 from bnext_jax.distill import roster
 from bnext_jax.distill.losses import assistant_index
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, naming
 from bnext_jax.io import buckets, sidecar
 from bnext_jax.io.load import fits_classes, load
 from bnext_jax.io.paths import to_path
@@ -80,7 +80,8 @@ def read(teacher: str, data: DataConfig, class_names: Sequence[str]) -> tuple[Ne
             roster.check_file(tag, copy)
         elif place.is_file():
             roster.check_noted(copy)
-        model, metadata = load(copy, form="float", hint=roster.ROSTER[tag].model if tag else None)
+        with naming("config.distill"):
+            model, metadata = load(copy, form="float", hint=roster.ROSTER[tag].model if tag else None)
     name = metadata["model"]["name"]
     if tag and name != roster.ROSTER[tag].model:
         raise UserError(f"{path} holds {name}, not the {roster.ROSTER[tag].model} of teacher {tag}")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from bnext_jax.errors import UserError
+from bnext_jax.errors import UserError, naming
 from bnext_jax.io.load import load
 from bnext_jax.models.base import NetworkConfig
 from bnext_jax.models.table import model_config
@@ -52,7 +52,8 @@ def start_from(
       UserError: the trained network is not the one in `described`, or it has another number of classes and new_head is False, or it has
         no binary convolutions and fresh_latent is True.
     """
-    model, metadata = load(path, form="float")
+    with naming("config.init"):
+        model, metadata = load(path, form="float")
     (cls, ours), (other, theirs) = _complete(described), _complete(metadata["model"])
     if cls is not other:
         raise UserError(f"config.init {path} holds {metadata['model']['name']}, but config.model names another network")
