@@ -48,7 +48,7 @@ class Entry:
     """One row of the table.
 
     Attributes:
-      group: "BNext", "ablation", "distillation", "ancestor", "own recipe", "ceiling" or "teacher".
+      group: "BNext", "ablation", "distillation", "ancestor", "own recipe" or "real-valued" (the ceiling and the teachers).
       title: what the row shows.
       steps: makes the configurations of the run's steps, in order. The last one's accuracy counts.
       against: key of the run that it is compared with; "" = none.
@@ -161,11 +161,13 @@ ENTRIES: dict[str, Entry] = {
     "window_1": Entry("ablation", "STE window 1 in place of 1.5", bnext(ste_window=1.0)),
     "window_3": Entry("ablation", "STE window 3 in place of 1.5", bnext(ste_window=3.0)),
     "hard": Entry("ablation", "exact signs from the start, not annealed", hard),
-    "twin": Entry("ceiling", "real-valued ResNet in the ancestors' widths", network(TWIN[0], **TWIN[1])),
+    "twin": Entry("real-valued", "ResNet in the ancestors' widths: the ceiling", network(TWIN[0], **TWIN[1])),
     "small": Entry(
-        "teacher", "small real-valued ResNet", network("resnet", **{**TWIN[1], "widths": (16, 32), "depths": (1, 1)}), against=""
+        "real-valued", "small ResNet: a teacher", network("resnet", **{**TWIN[1], "widths": (16, 32), "depths": (1, 1)}), against=""
     ),
-    "wide": Entry("teacher", "wide real-valued ResNet", network("resnet", **{**TWIN[1], "widths": (48, 96), "depths": (2, 2)}), against=""),
+    "wide": Entry(
+        "real-valued", "wide ResNet: a teacher", network("resnet", **{**TWIN[1], "widths": (48, 96), "depths": (2, 2)}), against=""
+    ),
     "one_teacher": Entry("distillation", "one teacher (wide)", taught("wide"), needs=("wide",)),
     "two_product": Entry("distillation", "two teachers, product of means", taught("wide", "small"), needs=("wide", "small")),
     "two_instance": Entry(

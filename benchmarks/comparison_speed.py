@@ -17,7 +17,7 @@ from bnext_jax.packed.pack import pack
 from bnext_jax.training import mesh
 
 TURNS = 9
-GROUPS = ("BNext", "ablation", "ancestor", "ceiling")  # the others have one of these networks
+GROUPS = ("BNext", "ablation", "ancestor", "real-valued")  # the others have one of these networks
 SAME = ("window_1", "window_3", "hard")  # ablations of the training alone
 
 
@@ -36,7 +36,7 @@ def measured(plan):
                 mesh.make_shardings(), config.model.name, BATCH, PIXELS, classes=CLASSES, **config.model.arguments()
             )
             training[key] = steps.Stepping(step.lower(*arguments).compile(), arguments)
-            if ENTRIES[key].group != "ceiling":
+            if ENTRIES[key].group != "real-valued":
                 path = pathlib.Path(folder) / f"{key}.bnext"
                 file.write(path, *pack(*load_any(plan.place(key))))
                 found[key]["bytes_packed"] = path.stat().st_size

@@ -13,7 +13,7 @@ from bnext_jax.plot import figures
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PICTURE, PAGE = DOCS / "measured.png", DOCS / "measured.md"
 MARKS = ("<!-- the table: written by benchmarks/comparison.py -->", "<!-- end of the table -->")
-GROUPS = ("BNext", "ablation", "distillation", "ancestor", "own recipe", "ceiling")
+GROUPS = ("BNext", "ablation", "distillation", "ancestor", "own recipe", "real-valued")
 
 
 def write(plan, done, counted):
@@ -103,9 +103,9 @@ def draw(rows):
     base = rows["bnext"]["top1"]
     axis.axvline(base, color=colours["BNext"], linewidth=0.8, linestyle=":")
     axis.set_yticks(range(len(shown)), [f"{one['title']}" for _, one in shown])
-    axis.invert_yaxis()
     for group in GROUPS:
         axis.plot([], [], "o", color=colours[group], label=group)
-    axis.legend(loc="lower left")
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.2, -0.06), ncol=len(GROUPS))
     figures.tidy(axis, "Fashion-MNIST, top-1 of each seed (dots) and mean (bars)", "top-1 on 10,000 test images (%)")
     figures.save(figure, PICTURE)
