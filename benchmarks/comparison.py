@@ -92,8 +92,6 @@ def difference(done, key):
 def run(options):
     """Trains the next runs until the minutes are over. No run begins that would not end in time."""
     plan, begun = planned(options), time.monotonic()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
-    logging.getLogger("bnext_jax").setLevel(logging.INFO)
     while True:
         done = lines()
         left = [one for one in wanted(done) if not options.only or one[0] in options.only]
@@ -157,6 +155,8 @@ def main(words):
     parser.add_argument("--data", default="", help="folder of the prepared dataset; empty = as config.data.directory")
     parser.add_argument("--only", nargs="*", default=(), choices=tuple(ENTRIES), help="of run: only these")
     options = parser.parse_args(words)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("bnext_jax").setLevel(logging.INFO)
     if options.command in ("pilot", "run"):
         return {"pilot": pilot, "run": run}[options.command](options)
     plan = planned(options)

@@ -1,6 +1,6 @@
 """Compares distillation with training on labels alone: the quick start's student, three seeds each.
 
-    python benchmarks/quickstart.py         # about twenty minutes on two cores
+    python benchmarks/quickstart.py         # about a quarter of an hour on two cores
 
 Each run starts in a new folder. Top-1 is measured on the 360 test images, so one image is 0.28 points.
 """
