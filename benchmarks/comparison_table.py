@@ -94,15 +94,15 @@ def compared(one, other, name):
 
 def draw(rows):
     """Draws top-1 of all rows, by group: each seed as a dot, the mean as a bar."""
-    shown = [(key, row) for group in GROUPS for key, row in rows.items() if row["group"] == group]
+    shown = [one for group in GROUPS for one in rows.values() if one["group"] == group]
     figure, axis = figures.subplots(1, 1, (8, 0.27 * len(shown) + 1))
     colours = dict(zip(GROUPS, figures.COLOURS, strict=True))
-    for place, (_, one) in enumerate(shown):
+    for place, one in enumerate(shown):
         axis.plot([one["top1"]] * 2, [place - 0.35, place + 0.35], color=colours[one["group"]], linewidth=2.5)
         axis.plot(one["values"], [place] * len(one["values"]), "o", color=colours[one["group"]], markersize=4, alpha=0.6)
     base = rows["bnext"]["top1"]
     axis.axvline(base, color=colours["BNext"], linewidth=0.8, linestyle=":")
-    axis.set_yticks(range(len(shown)), [f"{one['title']}" for _, one in shown])
+    axis.set_yticks(range(len(shown)), [one["title"] for one in shown])
     for group in GROUPS:
         axis.plot([], [], "o", color=colours[group], label=group)
     axis.set_ylim(len(shown) - 0.4, -0.6)

@@ -1,5 +1,6 @@
 """The base class of all network configs. A config is frozen and hashable."""
 
+import abc
 import dataclasses
 import numbers
 import types
@@ -97,6 +98,7 @@ class TableModel(nnx.Module):
         """The factor by which the network downsamples an image. An image whose sides are multiples of it fits the network."""
         return 1
 
+    @abc.abstractmethod
     def __call__(self, images: jax.Array) -> jax.Array:
         """Computes the logits.
 
@@ -105,7 +107,6 @@ class TableModel(nnx.Module):
         Returns:
           [N, num_classes] in float32 (float64 for float64 images).
         """
-        raise NotImplementedError
 
 
 def told_temperature(temperature: float | None) -> dict[str, float]:
