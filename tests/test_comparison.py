@@ -98,3 +98,10 @@ def test_the_manuals_table_shows_a_dash_for_what_was_not_measured():
     text = comparison_table.markdown({"bnext": one, "x": two}).splitlines()
     assert "| BNext, narrow | 80.50 ± 0.71 | 2 |  | 1,234 | - | 5.67 | - | - |" in text
     assert "| x | 80.50 | 2 | -0.50 | 1,234 | 45,678 | 5.67 | 0.123 | 0.25 (engine), 1.50 (xla) |" in text
+
+
+def test_a_teacher_trained_again_may_differ_by_less_than_a_point(monkeypatch):
+    monkeypatch.setattr(comparison, "one_run", lambda plan, key, seed: {"run": key, "seed": seed, "top1": 86.5})
+    assert comparison.teacher(PLAN, "small", 86.48) == 86.5
+    with pytest.raises(SystemExit, match=r"runs/comparison/small-0 has 86\.5 % top-1, its line in comparison\.jsonl says 87\.6 %"):
+        comparison.teacher(PLAN, "small", 87.6)
