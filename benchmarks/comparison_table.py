@@ -26,12 +26,15 @@ def write(plan, done, counted):
     """
     speeds = record.kept("comparison_speed").get("networks", {})
     rows = {key: row(key, done, counted[key], speeds.get(key, {})) for key in ENTRIES if (key, 0) in done}
+    noise = pooled(rows.values())
     for key, entry in ENTRIES.items():
         if key in rows and entry.against in rows:
-            rows[key] |= compared(rows[key], rows[entry.against], entry.against)
+            rows[key] |= compared(rows[key], rows[entry.against], entry.against, noise)
     seconds = sum(line["seconds"] for line in done.values())
     settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM}
-    record.write("comparison", {"settings": settings, "hours": round(seconds / 3600, 2), "runs": len(done), "rows": rows})
+    record.write(
+        "comparison", {"settings": settings, "hours": round(seconds / 3600, 2), "runs": len(done), "pooled_spread": noise, "rows": rows}
+    )
     draw(rows)
     if PAGE.exists():
         before, _, rest = PAGE.read_text().partition(MARKS[0])
@@ -80,16 +83,30 @@ def row(key, done, counted, speed):
     }
 
 
-def compared(one, other, name):
-    """The difference of two rows, and its uncertainty: the standard error of the difference of two means, None with a single seed.
+def pooled(rows):
+    """The standard deviation over the seeds, from all rows with several seeds together: the root of their mean variance. None without any.
+
+    Of two or three seeds alone it would be known within a factor of two or three only.
+    """
+    squares = [sum((value - statistics.mean(one["values"])) ** 2 for value in one["values"]) for one in rows]
+    free = sum(len(one["values"]) - 1 for one in rows)
+    return round((sum(squares) / free) ** 0.5, 3) if free else None
+
+
+def compared(one, other, name, noise):
+    """The difference of two rows, and the standard error of the difference of their means.
 
     A difference is within noise if it is smaller than twice the standard error.
+
+    Args:
+      one: a row.
+      other: the row that it is compared with.
+      name: key of that row.
+      noise: the standard deviation over the seeds (`pooled`); None = the error is unknown.
     """
-    difference = one["top1"] - other["top1"]
-    if one["spread"] is None or other["spread"] is None:
-        return {"against": name, "difference": round(difference, 2), "error": None}
-    error = (one["spread"] ** 2 / len(one["values"]) + other["spread"] ** 2 / len(other["values"])) ** 0.5
-    return {"against": name, "difference": round(difference, 2), "error": round(error, 2)}
+    difference = round(statistics.mean(one["values"]) - statistics.mean(other["values"]), 2)
+    error = noise and round(noise * (1 / len(one["values"]) + 1 / len(other["values"])) ** 0.5, 2)
+    return {"against": name, "difference": difference, "error": error}
 
 
 def draw(rows):

@@ -82,8 +82,12 @@ def test_a_row_has_mean_spread_and_the_error_of_its_difference():
             {"bnext": (80.0, 81.0, 82.0), "no_elm": (79.0, 79.0, 82.0)}.items() for seed, top1 in enumerate(values)}  # fmt: skip
     rows = {key: comparison_table.row(key, base, {}, {}) for key in ("bnext", "no_elm")}
     assert (rows["bnext"]["top1"], rows["bnext"]["spread"]) == (81.0, 1.0) and rows["no_elm"]["spread"] == 1.73
-    told = comparison_table.compared(rows["no_elm"], rows["bnext"], "bnext")
-    assert (told["difference"], told["error"]) == (-1.0, round((1 / 3 + 1.73**2 / 3) ** 0.5, 2))
+    noise = comparison_table.pooled([*rows.values(), {"values": [70.0]}])
+    assert noise == round(((1 + 0 + 1 + 1 + 1 + 4) / 4) ** 0.5, 3)  # squares of the distances to the two means; 3 - 1 + 3 - 1 + 1 - 1
+    told = comparison_table.compared(rows["no_elm"], rows["bnext"], "bnext", noise)
+    assert (told["difference"], told["error"]) == (-1.0, round(2**0.5 * (1 / 3 + 1 / 3) ** 0.5, 2))
+    assert comparison_table.pooled([{"values": [70.0]}]) is None
+    assert comparison_table.compared(rows["no_elm"], rows["bnext"], "bnext", None)["error"] is None
 
 
 def test_the_manuals_table_shows_a_dash_for_what_was_not_measured():
