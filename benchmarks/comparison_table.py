@@ -30,11 +30,8 @@ def write(plan, done, counted):
     for key, entry in ENTRIES.items():
         if key in rows and entry.against in rows:
             rows[key] |= compared(rows[key], rows[entry.against], entry.against, noise)
-    seconds = sum(line["seconds"] for line in done.values())
     settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM}
-    record.write(
-        "comparison", {"settings": settings, "hours": round(seconds / 3600, 2), "runs": len(done), "pooled_spread": noise, "rows": rows}
-    )
+    record.write("comparison", {"settings": settings, "runs": len(done), "pooled_spread": noise, "rows": rows})
     draw(rows)
     if PAGE.exists():
         before, _, rest = PAGE.read_text().partition(MARKS[0])
@@ -69,7 +66,6 @@ def row(key, done, counted, speed):
     """One row: {"group", "title", "top1", "spread", "values", counts, speeds}. The spread is the standard deviation over the seeds."""
     lines = [line for (run, _), line in sorted(done.items()) if run == key]
     values = [line["top1"] for line in lines]
-    whole = [sum(line["train_seconds"]) for line in lines if not line["resumed"]]
     return {
         "group": ENTRIES[key].group,
         "title": ENTRIES[key].title,
@@ -77,7 +73,6 @@ def row(key, done, counted, speed):
         "spread": round(statistics.stdev(values), 2) if len(values) > 1 else None,
         "values": values,
         "binary": all(line["binary"] for line in lines) if lines[0]["binary"] is not None else None,
-        "train_seconds": round(statistics.median(whole), 1) if whole else None,
         **counted,
         **speed,
     }

@@ -71,14 +71,14 @@ def test_teachers_come_before_their_students_and_close_runs_get_more_seeds():
     first = [key for key, seed in comparison.wanted({}) if seed == 0]
     assert sorted(first) == sorted(ENTRIES)
     assert all(first.index(need) < first.index(key) for key, entry in ENTRIES.items() for need in entry.needs)
-    found = comparison.wanted(done(bnext=80.0, no_elm=79.5, twin=80.9, pokebnn=82.0, birealnet18=60.0, own_birealnet18=60.2))
-    again = ["bnext", "no_elm", "twin", "birealnet18", "own_birealnet18"]
+    found = comparison.wanted(done(bnext=80.0, no_elm=79.5, twin=80.9, pokebnn=82.0, hard=85.0, birealnet18=60.0, own_birealnet18=60.2))
+    again = ["bnext", "no_elm", "neither", "early", "hard", "twin", "birealnet18", "own_birealnet18"]
     others = [key for key in ("own_meliusnet", "own_reactnet18") for key in (key, ENTRIES[key].against)]  # both 70: close to one another
     assert sorted(found) == sorted((key, seed) for key in again + others for seed in (1, 2))
 
 
 def test_a_row_has_mean_spread_and_the_error_of_its_difference():
-    base = {(key, seed): {"run": key, "top1": top1, "binary": True, "train_seconds": [1.0], "resumed": False} for key, values in
+    base = {(key, seed): {"run": key, "top1": top1, "binary": True} for key, values in
             {"bnext": (80.0, 81.0, 82.0), "no_elm": (79.0, 79.0, 82.0)}.items() for seed, top1 in enumerate(values)}  # fmt: skip
     rows = {key: comparison_table.row(key, base, {}, {}) for key in ("bnext", "no_elm")}
     assert (rows["bnext"]["top1"], rows["bnext"]["spread"]) == (81.0, 1.0) and rows["no_elm"]["spread"] == 1.73
@@ -92,10 +92,7 @@ def test_a_row_has_mean_spread_and_the_error_of_its_difference():
 
 def test_the_manuals_table_shows_a_dash_for_what_was_not_measured():
     counted = {"parameters": 1234, "ops": 5_670_000.0}
-    lines = {
-        ("bnext", seed): {"run": "bnext", "top1": 80.0 + seed, "binary": True, "train_seconds": [1.0], "resumed": False}
-        for seed in range(2)
-    }
+    lines = {("bnext", seed): {"run": "bnext", "top1": 80.0 + seed, "binary": True} for seed in range(2)}
     one = comparison_table.row("bnext", lines, counted, {})
     two = {**one, "group": "ablation", "title": "x", "difference": -0.5, "error": None, "spread": None, "step_seconds": 0.1234,
            "bytes_packed": 45678, "milliseconds": {"engine": 0.251, "xla": 1.5}}  # fmt: skip
