@@ -10,7 +10,7 @@ labels plus 3 KL plus 30 times the difference of the attention maps of the eight
 an L2 term of 1e-5; that it covers convolutions and gates alone is our choice. Step 3 is also published with a cosine and ten epochs of
 warm-up: --config.optimizer.schedule=cosine --config.optimizer.step_epochs=() --config.optimizer.step_factor=0.1
 --config.optimizer.warmup_epochs=10.
-The weight decay of step 0, 1e-4, is our choice: our sources do not state it.
+The momentum of step 0, 0.9, and its weight decay, 1e-4, are our choice: our sources do not state them.
 Batch norm over groups of 64 images is our choice, as in BNext's recipe: our sources do not say how many images a device had.
 
     python main.py prepare --config=configs/imagenet_real_to_binary.py --manual_dir=DIR    # the two tar files; class folders: --source=DIR
