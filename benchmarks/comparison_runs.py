@@ -104,6 +104,13 @@ def exact_from(share: float) -> Callable[[Plan, int], list[c.Config]]:
     return steps
 
 
+def forgetful(plan: Plan, seed: int) -> list[c.Config]:
+    """BNext with an Adam that forgets sooner: the large gradients of the soft signs in the first epochs do not slow the later ones."""
+    (config,) = bnext()(plan, seed)
+    config.optimizer.beta2 = 0.99
+    return [config]
+
+
 def taught(main: str, *assistants: str, form: str = "product_of_means") -> Callable[[Plan, int], list[c.Config]]:
     """BNext with teachers, which are runs of this table."""
 
@@ -167,6 +174,7 @@ ENTRIES: dict[str, Entry] = {
     "window_3": Entry("ablation", "STE window 3 in place of 1.5", bnext(ste_window=3.0)),
     "early": Entry("ablation", "exact signs after 30 % of the epochs, as in the paper", exact_from(PAPER_EXACT_FROM)),
     "hard": Entry("ablation", "exact signs from the start, not annealed", exact_from(0.0)),
+    "forgetful": Entry("ablation", "AdamW with beta2 0.99 in place of 0.999", forgetful),
     "twin": Entry("real-valued", "ResNet in the ancestors' widths: the ceiling", network(TWIN[0], **TWIN[1])),
     "small": Entry(
         "real-valued", "small ResNet: a teacher", network("resnet", **{**TWIN[1], "widths": (16, 32), "depths": (1, 1)}), against=""
