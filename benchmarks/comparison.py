@@ -5,6 +5,7 @@
     python benchmarks/comparison.py run --minutes=50   # trains the next runs; call it again until it says that none is left
     python benchmarks/comparison.py speed              # seconds a step and milliseconds packed, all networks in turn, on a quiet machine
     python benchmarks/comparison.py table              # results/comparison.json and docs/measured.png
+    python benchmarks/comparison.py latent             # the same of the latent weights' gradients and steps, from the runs' logs
 
 Every finished run adds one line to results/comparison.jsonl. A run that is stopped in the middle goes on from its last checkpoint; its line
 says "resumed", because its seconds are those of the last call alone. A teacher whose work directory is gone
@@ -30,7 +31,7 @@ if __name__ == "__main__":
 
 import jax
 
-from benchmarks import comparison_speed, comparison_table, record, steps
+from benchmarks import comparison_latent, comparison_speed, comparison_table, record, steps
 from benchmarks.comparison_runs import BATCH, CLASSES, ENTRIES, PIXELS, Plan
 from bnext_jax.analysis.count import measure
 from bnext_jax.host import process
@@ -167,7 +168,7 @@ def counted(plan):
 def main(words):
     """Runs one of the commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("pilot", "run", "speed", "table"))
+    parser.add_argument("command", choices=("pilot", "run", "speed", "table", "latent"))
     parser.add_argument("--minutes", type=float, default=50, help="of run: begin no run that would not end in so many minutes")
     parser.add_argument("--images", type=int, default=10_000, help="of pilot: training images of each run")
     parser.add_argument("--folder", default="runs/comparison", help="folder of the work directories")
@@ -181,6 +182,8 @@ def main(words):
     plan = planned(options)
     if options.command == "speed":
         return record.write("comparison_speed", comparison_speed.measured(plan))
+    if options.command == "latent":
+        return comparison_latent.write(plan, SEEDS)
     return comparison_table.write(plan, lines(), counted(plan))
 
 

@@ -30,7 +30,8 @@ def write(plan, done, counted):
     for key, entry in ENTRIES.items():
         if key in rows and entry.against in rows:
             rows[key] |= compared(rows[key], rows[entry.against], entry.against, noise)
-    settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM}
+    settings = {"images": plan.images, "epochs": plan.epochs, "learning_rate": RATE, "exact_from": EXACT_FROM,
+                "processors": sorted({line["machine"] for line in done.values()})}  # fmt: skip
     record.write("comparison", {"settings": settings, "runs": len(done), "pooled_spread": noise, "rows": rows})
     draw(rows)
     if PAGE.exists():

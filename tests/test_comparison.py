@@ -1,10 +1,11 @@
 """The runs of benchmarks/comparison.py: equal cost, valid configurations, and the order in which they are trained."""
 
 import dataclasses
+import json
 
 import pytest
 
-from benchmarks import comparison, comparison_table
+from benchmarks import comparison, comparison_latent, comparison_table
 from benchmarks.comparison_runs import ANCESTORS, ENTRIES, Plan, own
 from bnext_jax import recipes_zoo
 from bnext_jax.analysis import count
@@ -108,3 +109,13 @@ def test_a_teacher_trained_again_may_differ_by_less_than_a_point(monkeypatch):
     assert comparison.teacher(PLAN, "small", 86.48) == 86.5
     with pytest.raises(SystemExit, match=r"runs/comparison/small-0 has 86\.5 % top-1, its line in comparison\.jsonl says 87\.6 %"):
         comparison.teacher(PLAN, "small", 87.6)
+
+
+def test_the_logs_of_latent_weights_are_read_epoch_by_epoch(tmp_path):
+    lines = [{"epoch": i, "flip_ratio": 0.12345 / i, "grad_norm/latent": 7.0, "update_norm/latent": 0.5 * i} for i in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 3, "test_top1": 80.0}]))
+    assert comparison_latent.logged(tmp_path) == {
+        "flip_ratio": [0.123, 0.0617],
+        "grad_norm/latent": [7.0, 7.0],
+        "update_norm/latent": [0.5, 1.0],
+    }
