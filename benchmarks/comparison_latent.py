@@ -47,6 +47,7 @@ def write(plan, seeds):
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
         for (key, values), colour in zip(rows.items(), figures.COLOURS, strict=False):
             axis.semilogy(range(1, len(values[name]) + 1), values[name], color=colour, label=ENTRIES[key].title)
+        axis.set_xticks(range(4, plan.epochs + 1, 4))
         figures.tidy(axis, title, "epoch")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     figures.save(figure, DOCS / "measured_latent.png")
