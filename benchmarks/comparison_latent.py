@@ -33,8 +33,6 @@ def write(plan, seeds):
     Args:
       plan: a comparison_runs.Plan.
       seeds: the seeds of the comparison, in order.
-    Returns:
-      {run: {"seed", names of SHOWN}}.
     """
     rows = {}
     for key in RUNS:
@@ -51,4 +49,3 @@ def write(plan, seeds):
         figures.tidy(axis, title, "epoch")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     figures.save(figure, DOCS / "measured_latent.png")
-    return rows

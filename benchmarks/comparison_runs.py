@@ -175,7 +175,7 @@ ENTRIES: dict[str, Entry] = {
     "early": Entry("ablation", "exact signs after 30 % of the epochs, as in the paper", exact_from(PAPER_EXACT_FROM)),
     "hard": Entry("ablation", "exact signs from the start, not annealed", exact_from(0.0)),
     "forgetful": Entry("ablation", "AdamW with beta2 0.99 in place of 0.999", forgetful),
-    "twin": Entry("real-valued", "ResNet in the ancestors' widths: the ceiling", network(TWIN[0], **TWIN[1])),
+    "twin": Entry("real-valued", "ResNet in the ancestors' widths: their twin", network(TWIN[0], **TWIN[1])),
     "small": Entry(
         "real-valued", "small ResNet: a teacher", network("resnet", **{**TWIN[1], "widths": (16, 32), "depths": (1, 1)}), against=""
     ),
