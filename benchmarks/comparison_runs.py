@@ -49,7 +49,7 @@ class Entry:
     """One row of the table.
 
     Attributes:
-      group: "BNext", "ablation", "distillation", "ancestor", "own recipe" or "real-valued" (the ceiling and the teachers).
+      group: "BNext", "ablation", "distillation", "ancestor", "own recipe" or "real-valued" (the twin and the teachers).
       title: what the row shows.
       steps: makes the configurations of the run's steps, in order. The last one's accuracy counts.
       against: key of the run that it is compared with; "" = none.
