@@ -172,7 +172,7 @@ ENTRIES: dict[str, Entry] = {
     "neither": Entry("ablation", "without both", bnext(elm_attention=False, info_recoupling=False)),
     "window_1": Entry("ablation", "STE window 1 in place of 1.5", bnext(ste_window=1.0)),
     "window_3": Entry("ablation", "STE window 3 in place of 1.5", bnext(ste_window=3.0)),
-    "early": Entry("ablation", "exact signs after 30 % of the epochs, as in the paper", exact_from(PAPER_EXACT_FROM)),
+    "early": Entry("ablation", "exact signs after 30 % of the epochs", exact_from(PAPER_EXACT_FROM)),
     "hard": Entry("ablation", "exact signs from the start, not annealed", exact_from(0.0)),
     "forgetful": Entry("ablation", "AdamW with beta2 0.99 in place of 0.999", forgetful),
     "twin": Entry("real-valued", "ResNet in the ancestors' widths: their twin", network(TWIN[0], **TWIN[1])),

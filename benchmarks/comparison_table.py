@@ -120,5 +120,5 @@ def draw(rows):
         axis.plot([], [], "o", color=colours[group], label=group)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.legend(loc="upper center", bbox_to_anchor=(0.2, -0.06), ncol=len(GROUPS))
-    figures.tidy(axis, "Fashion-MNIST, top-1 of each seed (dots) and mean (bars)", "top-1 on 10,000 test images (%)")
+    figures.tidy(axis, "Fashion-MNIST: each seed (dots), mean (bars)", "top-1 on 10,000 test images (%)")
     figures.save(figure, PICTURE)
